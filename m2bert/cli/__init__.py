@@ -1,0 +1,41 @@
+"""The command line: `m2bert COMMAND`. Each sibling module registers the commands of one part.
+
+May import everything of m2bert; nothing imports it. Test: tests/test_cli.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from m2bert.errors import M2BertError
+
+PARTS = ("search", "demo", "train", "evaluate")
+
+
+def build_app() -> typer.Typer:
+    """Assemble the application from its parts."""
+    app = typer.Typer(
+        name="m2bert",
+        help="Long-document retrieval with Monarch Mixer encoders.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    for part in PARTS:
+        importlib.import_module(f"m2bert.cli.{part}").register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point. User errors become one line on stderr and exit code 2."""
+    try:
+        build_app()()
+    except M2BertError as error:
+        print(f"m2bert: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("m2bert: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

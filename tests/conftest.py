@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests: seeds, the shared data folder, instruction sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Same random numbers in every test, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder of shared parity fixtures and data beside the checkout; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the shared data folder beside the checkout (../shared)")
+    return SHARED
