@@ -1,0 +1,106 @@
+"""The configuration of an M2-BERT model: M2BertConfig, an ordinary transformers configuration.
+
+May import m2bert.errors only. Test: tests/test_configuration.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from m2bert.errors import M2BertError
+
+POOLINGS = ("mean", "cls", "cls_dense")
+KERNELS = ("m2ops", "reference")
+
+
+class M2BertConfig(PreTrainedConfig):
+    """Sizes and switches of an M2-BERT encoder; the defaults are the published 80M model of 2,048 tokens.
+
+    Fields
+        vocab_size, hidden_size, num_hidden_layers, intermediate_size, max_position_embeddings, type_vocab_size,
+        hidden_dropout_prob, layer_norm_eps, initializer_range, pad_token_id, tie_word_embeddings: as in BERT.
+        position_init_std: standard deviation of fresh position embeddings; None means `initializer_range`, 0 zeros.
+        bidirectional: long convolutions also see later tokens.
+        residual_long_conv: a second long convolution carries the un-projected input of each sequence mixer.
+        short_conv_width: taps of the causal short convolution (2 to 7).
+        filter_order, filter_emb_dim, filter_w: width, input features (odd) and initial sine frequency of the
+            networks that generate the long filters.
+        use_glu: gated MLP; otherwise a plain two-layer MLP. mlp_nblocks: diagonal blocks of its weights (1 = dense).
+        mixer_layer_norm: legacy layer norm on the input of the sequence mixer.
+        pooling: "mean" over real tokens, "cls" (state of the first token) or "cls_dense" (with dense and tanh).
+        pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings` and
+            the padding flows through the sequence mixer.
+        kernels: "m2ops" for the kernels, "reference" for their plain-torch meaning.
+
+    Raises M2BertError when a field is out of range or two fields do not fit together.
+    """
+
+    model_type = "m2_bert"
+
+    vocab_size: int = 30528
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 2048
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.0
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    position_init_std: float | None = None
+    pad_token_id: int | None = 0
+    bidirectional: bool = True
+    residual_long_conv: bool = True
+    short_conv_width: int = 3
+    filter_order: int = 128
+    filter_emb_dim: int = 5
+    filter_w: float = 10.0
+    use_glu: bool = True
+    mlp_nblocks: int = 4
+    mixer_layer_norm: bool = False
+    pooling: str = "mean"
+    pad_to_max_length: bool = False
+    kernels: str = "m2ops"
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self._check_ranges()
+        self._check_choices()
+
+    def _check_ranges(self) -> None:
+        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "type_vocab_size")
+        positive += ("max_position_embeddings", "filter_order", "mlp_nblocks")
+        for name in positive:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 1, got {value!r}")
+        if not 2 <= self.short_conv_width <= 7:
+            raise M2BertError(f"M2BertConfig: short_conv_width must be 2 to 7, got {self.short_conv_width!r}")
+        if self.filter_emb_dim < 3 or self.filter_emb_dim % 2 == 0:
+            raise M2BertError(
+                f"M2BertConfig: filter_emb_dim must be odd and at least 3 (time, then cosines and sines), "
+                f"got {self.filter_emb_dim!r}"
+            )
+        if not 0.0 <= self.hidden_dropout_prob < 1.0:
+            raise M2BertError(
+                f"M2BertConfig: hidden_dropout_prob must be in [0, 1), got {self.hidden_dropout_prob!r}"
+            )
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise M2BertError(
+                f"M2BertConfig: pad_token_id must be a row of the vocabulary of {self.vocab_size}, "
+                f"got {self.pad_token_id!r}"
+            )
+
+    def _check_choices(self) -> None:
+        for name, size in (("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)):
+            if size % self.mlp_nblocks:
+                raise M2BertError(
+                    f"M2BertConfig: {name} must be a multiple of mlp_nblocks ({self.mlp_nblocks}), got {size}"
+                )
+        for name, choices in (("pooling", POOLINGS), ("kernels", KERNELS)):
+            if getattr(self, name) not in choices:
+                raise M2BertError(
+                    f"M2BertConfig: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )

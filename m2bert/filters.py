@@ -1,0 +1,227 @@
+"""Long filters of M2-BERT: LongConv generates them from time, FilterBank keeps their spectra at inference.
+
+May import m2bert.configuration, m2bert.errors and m2ops. Test: tests/test_filters.py.
+
+A filter is a small sine network over positional features, times an exponential window that decays at a rate of its
+own in every channel. Everything here is computed in float32 whatever the model's dtype: bfloat16 tells only about a
+thousand positions apart.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import m2ops
+from m2bert.configuration import M2BertConfig
+from m2bert.errors import M2BertError
+
+WINDOW_TARGET = 1e-2
+FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
+CACHE_VARIABLE = "M2OPS_SPECTRUM_CACHE_MB"
+CACHE_MEGABYTES = 1024.0
+
+
+def positional_features(max_positions: int, emb_dim: int) -> Tensor:
+    """Initial features (max_positions, emb_dim) float32: time in [0, 1], cosines, negative sines of the bands."""
+    bands = (emb_dim - 1) // 2
+    positions = torch.arange(max_positions, dtype=torch.float64)
+    time = positions / max(max_positions - 1, 1)
+    angles = (2 * math.pi / max_positions) * positions[:, None] * torch.linspace(1e-4, bands - 1, bands)
+    return torch.cat([time[:, None], angles.cos(), -angles.sin()], dim=1).float()
+
+
+def decay_rates(dim: int) -> Tensor:
+    """Rates (dim,) float32 of the exponential windows, per unit of time (the whole range is 1); all negative."""
+    return torch.linspace(
+        math.log(WINDOW_TARGET) / SLOWEST_DECAY, math.log(WINDOW_TARGET) / FASTEST_DECAY, dim, device="cpu"
+    )
+
+
+def decay_window(dim: int, max_positions: int, seqlen: int, device: torch.device) -> Tensor:
+    """Windows (dim, seqlen) float32: exp(rate * t) at the first `seqlen` of `max_positions` times in [0, 1]."""
+    time = torch.linspace(0, 1, max_positions, device=device)[:seqlen]
+    return torch.exp(decay_rates(dim).to(device)[:, None] * time)
+
+
+class ImplicitFilter(nn.Module):
+    """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen), float32."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        order = config.filter_order
+        widths = [config.filter_emb_dim, order, order, order]
+        self.layers = nn.ModuleList([nn.Linear(widths[i], order) for i in range(3)])
+        self.out = nn.Linear(order, config.hidden_size, bias=False)
+
+    def forward(self, features: Tensor, frequency: Tensor) -> Tensor:
+        # sin(frequency * (W x + b)) with the frequency folded into W and b: one pass over (order, seqlen) less.
+        hidden, scale = features, frequency[:, None]
+        for layer in self.layers:
+            weight, bias = layer.weight.float() * scale, layer.bias.float()[:, None] * scale
+            hidden = torch.addmm(bias, weight, hidden).sin()
+        return self.out.weight.float() @ hidden
+
+
+class LongConv(nn.Module):
+    """Parameters of one long convolution; `forward` generates its filters.
+
+    skip (dim,), features (max_positions, emb_dim) trainable, frequency (order,) shared by all sines of both
+    directions. The parameters stay in float32 when the model is cast to a narrower dtype.
+    """
+
+    def __init__(self, config: M2BertConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.skip = nn.Parameter(torch.empty(config.hidden_size))
+        self.features = nn.Parameter(torch.empty(config.max_position_embeddings, config.filter_emb_dim))
+        self.frequency = nn.Parameter(torch.empty(config.filter_order))
+        self.filter = ImplicitFilter(config)
+        self.filter_rev = ImplicitFilter(config) if config.bidirectional else None
+
+    def forward(self, window: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Filters k and k_rev (dim, seqlen) float32 for the length of `window` (dim, seqlen)."""
+        with torch.autocast(window.device.type, enabled=False):
+            features = self.features[: window.shape[1]].float().t()
+            frequency = self.frequency.float()
+            # In place: neither the product's gradient nor the matmul before it needs the overwritten values.
+            k = self.filter(features, frequency).mul_(window)
+            if self.filter_rev is None:
+                return k, None
+            return k, self.filter_rev(features, frequency).mul_(window)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LongConv:
+        def without_narrowing(x: Tensor) -> Tensor:
+            out = fn(x)
+            narrower = out.is_floating_point() and out.dtype.itemsize < x.dtype.itemsize
+            return x.to(out.device) if narrower else out
+
+        super()._apply(without_narrowing, recurse)
+        return self
+
+
+@dataclass
+class _Entry:
+    spectrum: m2ops.FilterSpectrum
+    state: tuple[tuple[int, int], ...]
+
+
+def cache_budget_bytes() -> int:
+    """Bytes of spectra a model may keep: the environment's M2OPS_SPECTRUM_CACHE_MB, 1024 by default."""
+    text = os.environ.get(CACHE_VARIABLE, str(CACHE_MEGABYTES))
+    try:
+        megabytes = float(text)
+    except ValueError:
+        megabytes = -1.0
+    if not 0 <= megabytes < math.inf:
+        raise M2BertError(f"{CACHE_VARIABLE}: must be a number of megabytes of at least 0, got {text!r}")
+    return int(megabytes * 2**20)
+
+
+class FilterBank:
+    """Filters of all long convolutions of one model: generated for training, kept as spectra at inference.
+
+    Spectra are kept per convolution and transform length, so that one serves every sequence up to that length. An
+    entry is used only while the parameters it was made from are unchanged.
+    """
+
+    def __init__(self, config: M2BertConfig) -> None:
+        self.config = config
+        self.pinned = False
+        self.nbytes = 0
+        self._entries: dict[tuple[int, int], _Entry] = {}
+        self._window: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FilterBank:
+        return FilterBank(self.config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return FilterBank(self.config).__dict__
+
+    def clear(self) -> None:
+        """Forget everything kept."""
+        self._entries.clear()
+        self.nbytes = 0
+        self._window = None
+
+    @contextmanager
+    def pin(self) -> Iterator[None]:
+        """Keep spectra inside, without looking for changed parameters; forget them at the end."""
+        outer, self.pinned = self.pinned, True
+        try:
+            yield
+        finally:
+            self.pinned = outer
+            if not outer:
+                self.clear()
+
+    def filters(self, conv: LongConv, seqlen: int) -> tuple[Tensor | m2ops.FilterSpectrum, Tensor | None]:
+        """Filters (k, k_rev) of `conv` for `seqlen` positions, or (spectrum, None) where spectra are kept."""
+        if torch.is_grad_enabled() or (conv.training and not self.pinned):
+            k, k_rev = conv(self.window(seqlen, conv.skip.device, keep=conv.training))
+            return k, k_rev
+        return self._spectrum(conv, seqlen), None
+
+    def window(self, seqlen: int, device: torch.device, *, keep: bool) -> Tensor:
+        """The decay window (dim, seqlen), the same for all convolutions of a model."""
+        kept = self._window
+        if kept is None or kept.shape[1] < seqlen or kept.device != device or (kept.is_inference() and keep):
+            kept = decay_window(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
+            self._window = kept
+        return kept[:, :seqlen]
+
+    def _spectrum(self, conv: LongConv, seqlen: int) -> m2ops.FilterSpectrum:
+        size = self._transform_length(seqlen)
+        key = (conv.index, size)
+        state = () if self.pinned else _parameter_state(conv)
+        entry = self._entries.pop(key, None)
+        if entry is not None and (self.pinned or entry.state == state):
+            self._entries[key] = entry
+            return entry.spectrum
+        if entry is not None:
+            self.nbytes -= entry.spectrum.nbytes
+        taps = min(size, self.config.max_position_embeddings)
+        k, k_rev = conv(self.window(taps, conv.skip.device, keep=False))
+        spectrum = self._kernel("filter_spectrum")(k, k_rev, taps)
+        self._keep(key, _Entry(spectrum, state))
+        return spectrum
+
+    def _keep(self, key: tuple[int, int], entry: _Entry) -> None:
+        """Store an entry if the budget allows, at the expense of other transform lengths only.
+
+        Layers are visited in the same order in every pass: dropping the least recent spectrum of the same length would
+        drop each one just before its next use.
+        """
+        budget, needed = cache_budget_bytes(), entry.spectrum.nbytes
+        for other in [other for other in self._entries if other[1] != key[1]]:
+            if self.nbytes + needed <= budget:
+                break
+            self.nbytes -= self._entries.pop(other).spectrum.nbytes
+        if self.nbytes + needed <= budget:
+            self._entries[key] = entry
+            self.nbytes += needed
+
+    def _transform_length(self, seqlen: int) -> int:
+        if self.config.kernels == "reference":
+            return 1 << max(seqlen - 1, 0).bit_length()
+        return int(m2ops.fft_size(seqlen))
+
+    def _kernel(self, name: str) -> Callable[..., Any]:
+        return kernel(self.config, name)
+
+
+def _parameter_state(conv: LongConv) -> tuple[tuple[int, int], ...]:
+    """What changes when a parameter is replaced or written in place."""
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in conv.parameters())
+
+
+def kernel(config: M2BertConfig, name: str) -> Callable[..., Any]:
+    """The operator `name` of m2ops, or its plain-torch meaning, as `config.kernels` says."""
+    return getattr(m2ops, f"{name}_ref" if config.kernels == "reference" else name)
