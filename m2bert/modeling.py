@@ -66,10 +66,8 @@ class M2BertPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, PositionEmbedding) and self.config.position_init_std is not None:
-            init.normal_(module.weight, mean=0.0, std=self.config.position_init_std)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=std)
+            self._init_embedding(module)
         elif isinstance(module, ShortConv):
             bound = module.weight.shape[1] ** -0.5
             init.uniform_(module.weight, -bound, bound)
@@ -80,6 +78,12 @@ class M2BertPreTrainedModel(PreTrainedModel):
             init.normal_(module.skip)
             init.copy_(module.features, positional_features(*module.features.shape))
             init.constant_(module.frequency, self.config.filter_w)
+
+    def _init_embedding(self, module: nn.Embedding) -> None:
+        std = self.config.position_init_std if isinstance(module, PositionEmbedding) else None
+        init.normal_(module.weight, mean=0.0, std=self.config.initializer_range if std is None else std)
+        if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+            init.zeros_(module.weight[module.padding_idx])
 
     def _init_mlp(self, module: Mlp) -> None:
         # The bound of a dense layer of as many inputs as a block has: what the reference's rescaling amounts to.

@@ -1,0 +1,193 @@
+"""Files of models: load_model, save_model, fingerprint, and reading tensors without running anybody's code.
+
+May import m2bert.modeling, m2bert.configuration, m2bert.reference and m2bert.errors. Test: tests/test_checkpoints.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from m2bert.configuration import M2BertConfig
+from m2bert.errors import M2BertError
+from m2bert.modeling import M2BertModel, M2BertPreTrainedModel
+from m2bert.reference import load_reference
+from m2bert.tensors import few, read_tensors
+
+__all__ = ["SHIPPED", "fingerprint", "load_model", "load_reference", "save_model"]
+
+SHIPPED = Path(__file__).resolve().parent / "models"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HEADS = ("head.", "decoder.", "classifier.")
+VOLATILE = ("_name_or_path", "architectures", "dtype", "kernels", "transformers_version")
+
+
+def load_model(path_or_name: str | os.PathLike[str] = "m2-bert-mini") -> tuple[M2BertModel, PreTrainedTokenizerBase]:
+    """The encoder in float32 and evaluation mode, and its tokenizer.
+
+    `path_or_name` is a folder made by :func:`save_model` (config.json, model.safetensors, tokenizer.json) or the
+    name of a model shipped with this package. Weights of a head are left out. Raises M2BertError naming what is
+    missing, superfluous or of the wrong shape.
+    """
+    folder = _model_folder(path_or_name)
+    config = _read_config(folder)
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise M2BertError(f"load_model: no {' or '.join(WEIGHTS)} in {folder}; save the model with save_model")
+    tensors = _encoder_tensors(read_tensors("load_model", weights))
+    if any(name.startswith(("bert.", "module.bert.")) for name in tensors):
+        raise M2BertError(
+            f"load_model: {weights} has the reference implementation's names; "
+            "open it with load_reference and write it again with save_model"
+        )
+    with torch.device("meta"):
+        model = M2BertModel(config)
+    _check_tensors(weights, model.state_dict(), tensors)
+    model.load_state_dict({name: x.float() for name, x in tensors.items()}, assign=True)
+    return model.requires_grad_(True).eval(), _read_tokenizer(folder)
+
+
+def save_model(
+    model: M2BertPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike[str],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files to `folder`, all or nothing.
+
+    Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions apart.
+    Other files already in the folder stay.
+    """
+    target = Path(folder).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        if target.is_dir():
+            shutil.copytree(target, staging, dirs_exist_ok=True)
+        save_file(_storable(model, dtype), staging / "model.safetensors", metadata={"format": "pt"})
+        _write_config(model, staging, dtype)
+        tokenizer.save_pretrained(staging)
+        _replace_folder(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def fingerprint(model: M2BertPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits that change whenever weights, configuration or tokenizer do (SHA-256)."""
+    digest = hashlib.sha256()
+    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in VOLATILE}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(_tokenizer_text(tokenizer).encode())
+    for name, x in sorted(model.state_dict().items()):
+        x = x.detach().cpu().contiguous()
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(memoryview(x.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()[:16]
+
+
+def _model_folder(path_or_name: str | os.PathLike[str]) -> Path:
+    folder = Path(path_or_name)
+    if folder.is_dir():
+        return folder
+    shipped = sorted(p.name for p in SHIPPED.iterdir() if (p / "config.json").is_file()) if SHIPPED.is_dir() else []
+    if str(path_or_name) in shipped:
+        return SHIPPED / str(path_or_name)
+    raise M2BertError(
+        f"load_model: {str(path_or_name)!r} is neither a folder nor a shipped model; "
+        f"shipped are: {', '.join(shipped) or 'none'}"
+    )
+
+
+def _read_config(folder: Path) -> M2BertConfig:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise M2BertError(f"load_model: no config.json in {folder}; a model folder is what save_model writes")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise M2BertError(f"load_model: {path} must be JSON, but {error}") from error
+    if not isinstance(fields, dict) or fields.get("model_type") != M2BertConfig.model_type:
+        got = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
+        raise M2BertError(f"load_model: {path} must say model_type {M2BertConfig.model_type!r}, got {got!r}")
+    return M2BertConfig.from_dict(fields)
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not (folder / "tokenizer.json").is_file():
+        raise M2BertError(f"load_model: no tokenizer.json in {folder}; save the model with its tokenizer")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # The Rust tokenizer raises bare Exception on a damaged file.
+        raise M2BertError(f"load_model: {folder / 'tokenizer.json'} cannot be read: {error}") from error
+
+
+def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as of M2BertModel: the prefix of models with a head is stripped, their heads dropped."""
+    prefix = M2BertModel.base_model_prefix + "."
+    if not any(name.startswith(prefix) for name in tensors):
+        return tensors
+    kept = {name: x for name, x in tensors.items() if not name.startswith(HEADS)}
+    return {name.removeprefix(prefix): x for name, x in kept.items()}
+
+
+def _check_tensors(path: Path, expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
+    missing, extra = sorted(expected.keys() - got.keys()), sorted(got.keys() - expected.keys())
+    if missing or extra:
+        found = [f"{len(names)} {what}: {few(names)}" for what, names in (("missing", missing), ("extra", extra)) if names]
+        raise M2BertError(f"load_model: {path} does not hold the tensors of its config.json; {'; '.join(found)}")
+    for name, x in expected.items():
+        if x.shape != got[name].shape:
+            raise M2BertError(
+                f"load_model: {name} in {path} must have shape {tuple(x.shape)}, as config.json says, "
+                f"got {tuple(got[name].shape)}"
+            )
+        if not got[name].is_floating_point():
+            raise M2BertError(f"load_model: {name} in {path} must be floating point, got {got[name].dtype}")
+
+
+def _storable(model: M2BertPreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state dict in `dtype` (filters in float32), without the names that are tied to another."""
+    exact = tuple(f".{name}." for name in M2BertPreTrainedModel._keep_in_fp32_modules_strict)
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    return {
+        name: x.detach().to("cpu", torch.float32 if any(part in name for part in exact) else dtype).contiguous()
+        for name, x in model.state_dict().items()
+        if name not in tied
+    }
+
+
+def _write_config(model: M2BertPreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
+    fields: dict[str, Any] = model.config.to_diff_dict()
+    fields |= {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _replace_folder(staging: Path, target: Path) -> None:
+    """Put `staging` in the place of `target`; the old folder goes only after the new one stands."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        staging.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)

@@ -1,0 +1,243 @@
+"""Checkpoints of the reference implementation (HazyResearch/m2): load_reference.
+
+May import m2bert.modeling, m2bert.configuration, m2bert.filters, m2bert.tensors and m2bert.errors.
+Tests: tests/test_checkpoints.py, tests/test_parity.py.
+
+Everything the configuration needs is in the names and shapes of the tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2bert.configuration import M2BertConfig
+from m2bert.errors import M2BertError
+from m2bert.filters import decay_rates
+from m2bert.modeling import M2BertForMaskedLM, M2BertModel
+from m2bert.tensors import few, read_tensors
+
+WHO = "load_reference"
+FILES = ("model.safetensors", "checkpoint.safetensors", "pytorch_model.bin")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+LAYER = "bert.encoder.layer.{}."
+MIXER = LAYER + "attention."
+WORDS = "bert.embeddings.word_embeddings.weight"
+HEAD = "cls.predictions."
+DUPLICATE_SINE = re.compile(r"\.implicit_filter(_rev)?\.[135]\.freq$")
+DERIVED = re.compile(r"\.position_ids$|\.pos_emb\.t$|\.modulation\.deltas$|\.flashfft\.")
+
+
+def load_reference(path: str | os.PathLike[str], **overrides: Any) -> M2BertModel | M2BertForMaskedLM:
+    """Build the model that a checkpoint of the reference implementation holds, float32 and in evaluation mode.
+
+    `path` is a .safetensors, .bin, .pt or .pth file, or a folder with one. A checkpoint with a masked-LM head gives
+    M2BertForMaskedLM, any other M2BertModel, pooling "cls_dense" where it has a pooler and "mean" otherwise.
+    `overrides` are fields of M2BertConfig that change no shape: `kernels`, `pooling`, `pad_to_max_length` (which
+    the released retrieval models were trained with), ... Raises M2BertError, naming keys, where the file is
+    damaged, a key is missing, unknown or of the wrong shape, or a pickle holds more than tensors.
+    """
+    source = _checkpoint_file(Path(path))
+    tensors = {_strip_prefixes(name): x for name, x in read_tensors(WHO, source).items()}
+    derived = {name: x for name, x in tensors.items() if DERIVED.search(name)}
+    tensors = {name: x for name, x in tensors.items() if name not in derived}
+    config = _derive_config(source, tensors, overrides)
+    _check_derived(source, config, derived)
+    with_head = any(name.startswith(HEAD) for name in tensors)
+    with torch.device("meta"):
+        model = M2BertForMaskedLM(config) if with_head else M2BertModel(config)
+    state = _translate(source, model, tensors)
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def _checkpoint_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise M2BertError(f"{WHO}: {path} does not exist; give a checkpoint file or a folder with one")
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+    if len(found) != 1:
+        what = few(p.name for p in found) or "none"
+        raise M2BertError(f"{WHO}: {path} must hold one checkpoint file, got {what}; give the file itself")
+    return found[0]
+
+
+def _strip_prefixes(name: str) -> str:
+    while name.startswith(("module.", "model.")):
+        name = name.split(".", 1)[1]
+    return f"bert.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
+
+
+def _derive_config(source: Path, tensors: dict[str, Tensor], overrides: dict[str, Any]) -> M2BertConfig:
+    known = {field.name for field in dataclass_fields(M2BertConfig)}
+    unknown = sorted(overrides.keys() - known)
+    if unknown:
+        raise M2BertError(f"{WHO}: {few(unknown)} is no field of M2BertConfig; remove it")
+
+    def shape(name: str, ndim: int | None = None) -> tuple[int, ...]:
+        if name not in tensors:
+            raise M2BertError(f"{WHO}: {source} has no {name}; it is no M2-BERT checkpoint, or not a whole one")
+        found = tuple(tensors[name].shape)
+        if ndim is not None and len(found) != ndim:
+            raise M2BertError(f"{WHO}: {name} in {source} must have {ndim} dimensions, got shape {found}")
+        return found
+
+    layers = {int(m[1]) for name in tensors if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))}
+    if layers != set(range(len(layers))) or not layers:
+        raise M2BertError(f"{WHO}: {source} must hold layers 0, 1, ... without gaps, got {sorted(layers)}")
+    mixer, mlp = MIXER.format(0), LAYER.format(0) + "mlp."
+    w_in, w_out = shape(mlp + "gated_layers.weight"), shape(mlp + "wo.weight")
+    intermediate = w_out[-1] * (w_out[0] if len(w_out) == 3 else 1)
+    inner = w_in[-2] * (w_in[0] if len(w_in) == 3 else 1)
+    vocab, dim = shape(WORDS, 2)
+    order, emb_dim = shape(mixer + "filter_fn.implicit_filter.0.weight", 2)
+    values = {
+        "vocab_size": vocab,
+        "hidden_size": dim,
+        "num_hidden_layers": len(layers),
+        "intermediate_size": intermediate,
+        "max_position_embeddings": shape("bert.embeddings.position_embeddings.weight", 2)[0],
+        "type_vocab_size": shape("bert.embeddings.token_type_embeddings.weight", 2)[0],
+        "bidirectional": any(name.startswith(mixer + "filter_fn.implicit_filter_rev.") for name in tensors),
+        "residual_long_conv": any(name.startswith(mixer + "filter_fn2.") for name in tensors),
+        "short_conv_width": shape(mixer + "short_filter.weight", 3)[2],
+        "filter_order": order,
+        "filter_emb_dim": emb_dim,
+        "use_glu": inner == 2 * intermediate,
+        "mlp_nblocks": w_in[0] if len(w_in) == 3 else 1,
+        "mixer_layer_norm": mixer + "layernorm.weight" in tensors,
+        "pooling": "cls_dense" if "bert.pooler.dense.weight" in tensors else "mean",
+    }
+    return M2BertConfig(**{**values, **overrides})
+
+
+def _check_derived(source: Path, config: M2BertConfig, derived: dict[str, Tensor]) -> None:
+    """Stored buffers are computed anew here: refuse a checkpoint made with another window or another clock."""
+    expected = {
+        ".pos_emb.t": torch.linspace(0, 1, config.max_position_embeddings),
+        ".modulation.deltas": decay_rates(config.hidden_size),
+    }
+    for name, x in derived.items():
+        for suffix, values in expected.items():
+            if not name.endswith(suffix):
+                continue
+            stored = x.float().flatten()
+            # 1 %: the buffers may have been stored in bfloat16.
+            if stored.shape != values.shape or not torch.allclose(stored, values, rtol=1e-2, atol=1e-2):
+                raise M2BertError(
+                    f"{WHO}: {name} in {source} is not what a model of {config.max_position_embeddings} positions "
+                    f"and {config.hidden_size} channels has (shape {tuple(x.shape)}); its filters use a window "
+                    "that this library does not know"
+                )
+
+
+def _translate(
+    source: Path, model: M2BertModel | M2BertForMaskedLM, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The model's state dict from tensors under the reference's names, each used exactly once."""
+    expected = model.state_dict()
+    prefix = "m2bert." if isinstance(model, M2BertForMaskedLM) else ""
+    left, state, missing = dict(tensors), {}, []
+    for ours, theirs, ndim in _name_pairs(model.config, with_head=bool(prefix)):
+        name = ours if ours.startswith(("head.", "decoder.")) else prefix + ours
+        if theirs not in left:
+            missing.append(theirs)
+            continue
+        state[name] = _fit(source, theirs, left.pop(theirs), expected[name].shape, ndim)
+    _drop_duplicates(source, left, tensors)
+    if missing or left:
+        parts = [f"{len(x)} {what}: {few(x)}" for what, x in (("missing", missing), ("unknown", sorted(left))) if x]
+        raise M2BertError(f"{WHO}: {source} does not hold an M2-BERT state dict; {'; '.join(parts)}")
+    if prefix:
+        state["decoder.weight"] = state[prefix + "embeddings.word_embeddings.weight"]
+    return state
+
+
+def _fit(source: Path, name: str, x: Tensor, shape: torch.Size, reshape: bool) -> Tensor:
+    """`x` in float32 and in our shape, which may differ by dimensions of extent 1 where `reshape` is set."""
+    same = x.shape == shape
+    if reshape:
+        same = [n for n in x.shape if n != 1] == [n for n in shape if n != 1]
+    if not same or not x.is_floating_point():
+        raise M2BertError(
+            f"{WHO}: {name} in {source} must be floating point with shape {tuple(shape)}, "
+            f"got {x.dtype} {tuple(x.shape)}"
+        )
+    return x.float().reshape(shape).contiguous()
+
+
+def _drop_duplicates(source: Path, left: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Remove from `left` the further names of shared tensors, after checking that they are shared."""
+    for name in list(left):
+        if DUPLICATE_SINE.search(name):
+            original = DUPLICATE_SINE.sub(".implicit_filter.1.freq", name)
+        elif name == HEAD + "decoder.weight":
+            original = WORDS
+        elif name == HEAD + "bias":
+            original = HEAD + "decoder.bias"
+        else:
+            continue
+        if original in tensors and not torch.equal(left[name], tensors[original]):
+            raise M2BertError(f"{WHO}: {name} in {source} must equal {original}, with which it is tied, but differs")
+        del left[name]
+
+
+def _name_pairs(config: M2BertConfig, *, with_head: bool) -> Iterator[tuple[str, str, bool]]:
+    """(our name, the reference's name, shapes may differ by extents of 1) of every tensor of the model."""
+
+    def both(ours: str, theirs: str, kinds: tuple[str, ...] = ("weight", "bias")) -> Iterator[tuple[str, str, bool]]:
+        for kind in kinds:
+            yield f"{ours}.{kind}", f"{theirs}.{kind}", False
+
+    weight = ("weight",)
+    yield from both("embeddings.word_embeddings", "bert.embeddings.word_embeddings", weight)
+    yield from both("embeddings.position_embeddings", "bert.embeddings.position_embeddings", weight)
+    yield from both("embeddings.token_type_embeddings", "bert.embeddings.token_type_embeddings", weight)
+    yield from both("embeddings.norm", "bert.embeddings.LayerNorm")
+    for i in range(config.num_hidden_layers):
+        block, layer = f"encoder.blocks.{i}.", LAYER.format(i)
+        ours, theirs = block + "sequence_mixer.", MIXER.format(i)
+        yield from both(ours + "in_proj", theirs + "in_linear")
+        yield from both(ours + "out_proj", theirs + "out_linear")
+        yield ours + "short_conv.weight", theirs + "short_filter.weight", True
+        yield ours + "short_conv.bias", theirs + "short_filter.bias", False
+        if config.mixer_layer_norm:
+            yield from both(ours + "norm", theirs + "layernorm")
+        yield from _filter_pairs(config, ours + "long_conv.", theirs + "filter_fn.")
+        if config.residual_long_conv:
+            yield from _filter_pairs(config, ours + "residual_long_conv.", theirs + "filter_fn2.")
+        yield block + "mlp.w_in", layer + "mlp.gated_layers.weight", True
+        yield block + "mlp.w_out", layer + "mlp.wo.weight", True
+        yield block + "mlp.bias", layer + "mlp.wo.bias", False
+        yield from both(block + "norm", layer + "mlp.layernorm")
+    if config.pooling == "cls_dense" and not with_head:
+        yield from both("pooler.dense", "bert.pooler.dense")
+    if with_head:
+        yield from both("head.dense", HEAD + "transform.dense")
+        yield from both("head.norm", HEAD + "transform.LayerNorm")
+        yield "decoder.bias", HEAD + "decoder.bias", False
+
+
+def _filter_pairs(config: M2BertConfig, ours: str, theirs: str) -> Iterator[tuple[str, str, bool]]:
+    yield ours + "skip", theirs + "bias", False
+    yield ours + "features", theirs + "pos_emb.z", True
+    yield ours + "frequency", theirs + "implicit_filter.1.freq", True
+    directions = ("", "_rev") if config.bidirectional else ("",)
+    for direction in directions:
+        mine, other = f"{ours}filter{direction}.", f"{theirs}implicit_filter{direction}."
+        for i in range(3):
+            yield f"{mine}layers.{i}.weight", f"{other}{2 * i}.weight", False
+            yield f"{mine}layers.{i}.bias", f"{other}{2 * i}.bias", False
+        yield f"{mine}out.weight", f"{other}6.weight", False
