@@ -1,6 +1,7 @@
 """Files of models: load_model, save_model, fingerprint, and reading tensors without running anybody's code.
 
-May import m2bert.modeling, m2bert.configuration, m2bert.reference and m2bert.errors. Test: tests/test_checkpoints.py.
+May import m2bert.modeling, configuration, reference, tensors, tokenization and errors.
+Test: tests/test_checkpoints.py.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from m2bert.configuration import M2BertConfig
 from m2bert.errors import M2BertError
 from m2bert.modeling import M2BertModel, M2BertPreTrainedModel
 from m2bert.reference import load_reference
 from m2bert.tensors import few, read_tensors
+from m2bert.tokenization import load_tokenizer
 
 __all__ = ["SHIPPED", "fingerprint", "load_model", "load_reference", "save_model"]
 
@@ -32,18 +34,21 @@ HEADS = ("head.", "decoder.", "classifier.")
 VOLATILE = ("_name_or_path", "architectures", "dtype", "kernels", "transformers_version")
 
 
-def load_model(path_or_name: str | os.PathLike[str] = "m2-bert-mini") -> tuple[M2BertModel, PreTrainedTokenizerBase]:
+def load_model(
+    path_or_name: str | os.PathLike[str] = "m2-bert-mini",
+) -> tuple[M2BertModel, PreTrainedTokenizerBase]:
     """The encoder in float32 and evaluation mode, and its tokenizer.
 
-    `path_or_name` is a folder made by :func:`save_model` (config.json, model.safetensors, tokenizer.json) or the
-    name of a model shipped with this package. Weights of a head are left out. Raises M2BertError naming what is
-    missing, superfluous or of the wrong shape.
+    `path_or_name` is a folder made by :func:`save_model` (config.json, model.safetensors, tokenizer.json) or
+    the name of a model shipped with this package. Weights of a head are left out. Raises M2BertError naming
+    what is missing, superfluous or of the wrong shape.
     """
     folder = _model_folder(path_or_name)
     config = _read_config(folder)
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
-        raise M2BertError(f"load_model: no {' or '.join(WEIGHTS)} in {folder}; save the model with save_model")
+        names = " or ".join(WEIGHTS)
+        raise M2BertError(f"load_model: no {names} in {folder}; save the model with save_model")
     tensors = _encoder_tensors(read_tensors("load_model", weights))
     if any(name.startswith(("bert.", "module.bert.")) for name in tensors):
         raise M2BertError(
@@ -53,8 +58,11 @@ def load_model(path_or_name: str | os.PathLike[str] = "m2-bert-mini") -> tuple[M
     with torch.device("meta"):
         model = M2BertModel(config)
     _check_tensors(weights, model.state_dict(), tensors)
-    model.load_state_dict({name: x.float() for name, x in tensors.items()}, assign=True)
-    return model.requires_grad_(True).eval(), _read_tokenizer(folder)
+    # Copies: what safetensors returns may be pages of the file, which somebody may overwrite.
+    copies = {name: x.to(torch.float32, copy=True) for name, x in tensors.items()}
+    model.load_state_dict(copies, assign=True)
+    model.config.dtype = torch.float32
+    return model.eval(), load_tokenizer(folder)
 
 
 def save_model(
@@ -65,8 +73,8 @@ def save_model(
 ) -> None:
     """Write config.json, model.safetensors and the tokenizer's files to `folder`, all or nothing.
 
-    Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions apart.
-    Other files already in the folder stay.
+    Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions
+    apart. Other files already in the folder stay.
     """
     target = Path(folder).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +108,7 @@ def _model_folder(path_or_name: str | os.PathLike[str]) -> Path:
     folder = Path(path_or_name)
     if folder.is_dir():
         return folder
-    shipped = sorted(p.name for p in SHIPPED.iterdir() if (p / "config.json").is_file()) if SHIPPED.is_dir() else []
+    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
     if str(path_or_name) in shipped:
         return SHIPPED / str(path_or_name)
     raise M2BertError(
@@ -123,15 +131,6 @@ def _read_config(folder: Path) -> M2BertConfig:
     return M2BertConfig.from_dict(fields)
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    if not (folder / "tokenizer.json").is_file():
-        raise M2BertError(f"load_model: no tokenizer.json in {folder}; save the model with its tokenizer")
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # The Rust tokenizer raises bare Exception on a damaged file.
-        raise M2BertError(f"load_model: {folder / 'tokenizer.json'} cannot be read: {error}") from error
-
-
 def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names as of M2BertModel: the prefix of models with a head is stripped, their heads dropped."""
     prefix = M2BertModel.base_model_prefix + "."
@@ -144,8 +143,9 @@ def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_tensors(path: Path, expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
     missing, extra = sorted(expected.keys() - got.keys()), sorted(got.keys() - expected.keys())
     if missing or extra:
-        found = [f"{len(names)} {what}: {few(names)}" for what, names in (("missing", missing), ("extra", extra)) if names]
-        raise M2BertError(f"load_model: {path} does not hold the tensors of its config.json; {'; '.join(found)}")
+        counts = (("missing", missing), ("extra", extra))
+        found = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in counts if names)
+        raise M2BertError(f"load_model: {path} does not hold the tensors of its config.json; {found}")
     for name, x in expected.items():
         if x.shape != got[name].shape:
             raise M2BertError(
@@ -160,11 +160,12 @@ def _storable(model: M2BertPreTrainedModel, dtype: torch.dtype) -> dict[str, Ten
     """The state dict in `dtype` (filters in float32), without the names that are tied to another."""
     exact = tuple(f".{name}." for name in M2BertPreTrainedModel._keep_in_fp32_modules_strict)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
-    return {
-        name: x.detach().to("cpu", torch.float32 if any(part in name for part in exact) else dtype).contiguous()
-        for name, x in model.state_dict().items()
-        if name not in tied
-    }
+    stored = {}
+    for name, x in model.state_dict().items():
+        if name not in tied:
+            kept = torch.float32 if any(part in name for part in exact) else dtype
+            stored[name] = x.detach().to("cpu", kept).contiguous()
+    return stored
 
 
 def _write_config(model: M2BertPreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
@@ -190,4 +191,10 @@ def _replace_folder(staging: Path, target: Path) -> None:
 
 def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    if backend is None:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    description = json.loads(backend.to_str())
+    # How the last call padded and truncated is remembered there, and is no property of the tokenizer.
+    description.pop("padding", None)
+    description.pop("truncation", None)
+    return json.dumps(description, sort_keys=True)

@@ -19,19 +19,22 @@ class M2BertConfig(PreTrainedConfig):
     """Sizes and switches of an M2-BERT encoder; the defaults are the published 80M model of 2,048 tokens.
 
     Fields
-        vocab_size, hidden_size, num_hidden_layers, intermediate_size, max_position_embeddings, type_vocab_size,
+        vocab_size, hidden_size, num_hidden_layers, intermediate_size, max_position_embeddings,
+        type_vocab_size,
         hidden_dropout_prob, layer_norm_eps, initializer_range, pad_token_id, tie_word_embeddings: as in BERT.
-        position_init_std: standard deviation of fresh position embeddings; None means `initializer_range`, 0 zeros.
+        position_init_std: standard deviation of fresh position embeddings; None means
+            `initializer_range`, 0 means zeros.
         bidirectional: long convolutions also see later tokens.
         residual_long_conv: a second long convolution carries the un-projected input of each sequence mixer.
         short_conv_width: taps of the causal short convolution (2 to 7).
         filter_order, filter_emb_dim, filter_w: width, input features (odd) and initial sine frequency of the
             networks that generate the long filters.
-        use_glu: gated MLP; otherwise a plain two-layer MLP. mlp_nblocks: diagonal blocks of its weights (1 = dense).
+        use_glu: gated MLP; otherwise a plain two-layer MLP.
+        mlp_nblocks: diagonal blocks of the weights of the MLP; 1 is dense.
         mixer_layer_norm: legacy layer norm on the input of the sequence mixer.
-        pooling: "mean" over real tokens, "cls" (state of the first token) or "cls_dense" (with dense and tanh).
-        pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings` and
-            the padding flows through the sequence mixer.
+        pooling: "mean" over real tokens, "cls" (state of the first token) or "cls_dense" (then dense, tanh).
+        pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings`
+            and the padding flows through the sequence mixer.
         kernels: "m2ops" for the kernels, "reference" for their plain-torch meaning.
 
     Raises M2BertError when a field is out of range or two fields do not fit together.

@@ -2,9 +2,9 @@
 
 May import m2bert.configuration, m2bert.errors and m2ops. Test: tests/test_filters.py.
 
-A filter is a small sine network over positional features, times an exponential window that decays at a rate of its
-own in every channel. Everything here is computed in float32 whatever the model's dtype: bfloat16 tells only about a
-thousand positions apart.
+A filter is a small sine network over positional features, times an exponential window that decays at a rate
+of its own in every channel. Everything here is computed in float32 whatever the model's dtype: bfloat16 tells
+only about a thousand positions apart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CACHE_MEGABYTES = 1024.0
 
 
 def positional_features(max_positions: int, emb_dim: int) -> Tensor:
-    """Initial features (max_positions, emb_dim) float32: time in [0, 1], cosines, negative sines of the bands."""
+    """Initial features (max_positions, emb_dim) float32: time in [0, 1], cosines and negative sines."""
     bands = (emb_dim - 1) // 2
     positions = torch.arange(max_positions, dtype=torch.float64)
     time = positions / max(max_positions - 1, 1)
@@ -39,20 +39,25 @@ def positional_features(max_positions: int, emb_dim: int) -> Tensor:
 
 
 def decay_rates(dim: int) -> Tensor:
-    """Rates (dim,) float32 of the exponential windows, per unit of time (the whole range is 1); all negative."""
+    """Rates (dim,) float32 of the exponential windows, negative, per unit of time (the range is 1)."""
     return torch.linspace(
         math.log(WINDOW_TARGET) / SLOWEST_DECAY, math.log(WINDOW_TARGET) / FASTEST_DECAY, dim, device="cpu"
     )
 
 
 def decay_window(dim: int, max_positions: int, seqlen: int, device: torch.device) -> Tensor:
-    """Windows (dim, seqlen) float32: exp(rate * t) at the first `seqlen` of `max_positions` times in [0, 1]."""
+    """Windows (dim, seqlen) float32: exp(rate t) at the first `seqlen` of `max_positions` times."""
     time = torch.linspace(0, 1, max_positions, device=device)[:seqlen]
     return torch.exp(decay_rates(dim).to(device)[:, None] * time)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Float32, or float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class ImplicitFilter(nn.Module):
-    """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen), float32."""
+    """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen)."""
 
     def __init__(self, config: M2BertConfig) -> None:
         super().__init__()
@@ -62,12 +67,11 @@ class ImplicitFilter(nn.Module):
         self.out = nn.Linear(order, config.hidden_size, bias=False)
 
     def forward(self, features: Tensor, frequency: Tensor) -> Tensor:
-        # sin(frequency * (W x + b)) with the frequency folded into W and b: one pass over (order, seqlen) less.
+        # The sine magnifies rounding, so the frequency comes after the product, as in the reference.
         hidden, scale = features, frequency[:, None]
         for layer in self.layers:
-            weight, bias = layer.weight.float() * scale, layer.bias.float()[:, None] * scale
-            hidden = torch.addmm(bias, weight, hidden).sin()
-        return self.out.weight.float() @ hidden
+            hidden = torch.addmm(_wide(layer.bias)[:, None], _wide(layer.weight), hidden).mul(scale).sin()
+        return _wide(self.out.weight) @ hidden
 
 
 class LongConv(nn.Module):
@@ -89,8 +93,8 @@ class LongConv(nn.Module):
     def forward(self, window: Tensor) -> tuple[Tensor, Tensor | None]:
         """Filters k and k_rev (dim, seqlen) float32 for the length of `window` (dim, seqlen)."""
         with torch.autocast(window.device.type, enabled=False):
-            features = self.features[: window.shape[1]].float().t()
-            frequency = self.frequency.float()
+            features = _wide(self.features[: window.shape[1]]).t()
+            frequency = _wide(self.frequency)
             # In place: neither the product's gradient nor the matmul before it needs the overwritten values.
             k = self.filter(features, frequency).mul_(window)
             if self.filter_rev is None:
@@ -128,8 +132,8 @@ def cache_budget_bytes() -> int:
 class FilterBank:
     """Filters of all long convolutions of one model: generated for training, kept as spectra at inference.
 
-    Spectra are kept per convolution and transform length, so that one serves every sequence up to that length. An
-    entry is used only while the parameters it was made from are unchanged.
+    Spectra are kept per convolution and transform length, so that one serves every sequence up to that
+    length. An entry is used only while the parameters it was made from are unchanged.
     """
 
     def __init__(self, config: M2BertConfig) -> None:
@@ -196,8 +200,8 @@ class FilterBank:
     def _keep(self, key: tuple[int, int], entry: _Entry) -> None:
         """Store an entry if the budget allows, at the expense of other transform lengths only.
 
-        Layers are visited in the same order in every pass: dropping the least recent spectrum of the same length would
-        drop each one just before its next use.
+        Layers are visited in the same order in every pass: dropping the least recent spectrum of the same
+        length would drop each one just before its next use.
         """
         budget, needed = cache_budget_bytes(), entry.spectrum.nbytes
         for other in [other for other in self._entries if other[1] != key[1]]:

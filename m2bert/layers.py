@@ -2,7 +2,7 @@
 
 May import m2bert.configuration, m2bert.filters and m2ops. Tests: tests/test_modeling.py, test_parity.py.
 
-Each block replaces the hidden states by its sequence mixer's output (no residual around it), then adds the MLP's:
+A block replaces the hidden states by its sequence mixer's output (no residual around it) and adds its MLP:
 
     p = in_proj(u);  s = short_conv(p);  x1, x2, v = s
     o = x2 * long_conv(x1 * v) + residual_long_conv(u)
@@ -46,9 +46,9 @@ class Embeddings(nn.Module):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Embed `input_ids (batch, seqlen)` or `inputs_embeds (batch, seqlen, dim)`; -> (batch, seqlen, dim)."""
+        """Embed `input_ids (batch, seqlen)` or `inputs_embeds (batch, seqlen, dim)`; (batch, seqlen, dim)."""
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        # Rows that are the same for the whole batch are added as such: no gather, no scatter in the backward pass.
+        # Rows shared by the whole batch are added as such: no gather here, no scatter in the backward pass.
         if position_ids is None:
             places = self.position_embeddings.weight[: words.shape[1]]
         else:
@@ -61,7 +61,7 @@ class Embeddings(nn.Module):
 
 
 class ShortConv(nn.Module):
-    """Parameters of the causal depthwise convolution of a sequence mixer: weight (dim, width), bias (dim,)."""
+    """Parameters of the causal depthwise convolution of a mixer: weight (dim, width), bias (dim,)."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class SequenceMixer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob if config.mixer_layer_norm else 0.0)
 
     def forward(self, u: Tensor, mask: Tensor | None, bank: FilterBank) -> Tensor:
-        """Mix `u (batch, seqlen, dim)`; positions where `mask (batch, seqlen)` is False contribute nothing."""
+        """Mix `u (batch, seqlen, dim)`; where `mask (batch, seqlen)` is False, nothing is contributed."""
         if self.norm is not None:
             u = self.norm(u)
         seqlen = u.shape[1]
@@ -195,7 +195,7 @@ def positions_of_tokens(mask: Tensor) -> Tensor | None:
 
 
 def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean (batch, dim) of `hidden (batch, seqlen, dim)` over the positions where `mask` is True (None: all)."""
+    """Mean (batch, dim) of `hidden (batch, seqlen, dim)` over the positions where `mask` is True."""
     if mask is None:
         return hidden.mean(dim=1)
     weights = mask.to(hidden.dtype)[:, None, :]

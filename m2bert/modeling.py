@@ -1,6 +1,6 @@
 """M2-BERT as transformers models: M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification.
 
-May import m2bert.configuration, m2bert.filters, m2bert.layers and m2bert.errors. Tests: tests/test_modeling.py, test_parity.py.
+May import m2bert.configuration, filters, layers and errors. Tests: tests/test_modeling.py, test_parity.py.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class M2BertPreTrainedModel(PreTrainedModel):
             init.zeros_(module.weight[module.padding_idx])
 
     def _init_mlp(self, module: Mlp) -> None:
-        # The bound of a dense layer of as many inputs as a block has: what the reference's rescaling amounts to.
+        # The bound of a dense layer with the inputs of one block: what the reference's rescaling amounts to.
         for weight in (module.w_in, module.w_out):
             if weight.shape[0] == 1:
                 init.normal_(weight, mean=0.0, std=self.config.initializer_range)
@@ -119,8 +119,9 @@ class M2BertModel(M2BertPreTrainedModel):
     def cached_filters(self) -> AbstractContextManager[None]:
         """Context in which, without gradients, filters are made once per transform length and reused.
 
-        Outside of it evaluation without gradients keeps them too, but looks each time whether parameters changed.
-        The memory is bounded by the environment's M2OPS_SPECTRUM_CACHE_MB (default 1024) and freed at the end.
+        Outside of it evaluation without gradients keeps them too, but looks each time whether parameters
+        changed. The memory is bounded by the environment's M2OPS_SPECTRUM_CACHE_MB (default 1024) and freed
+        at the end.
         """
         return self.filter_bank.pin()
 
@@ -137,9 +138,10 @@ class M2BertModel(M2BertPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids (batch, seqlen)` int64 or `inputs_embeds (batch, seqlen, dim)`.
 
-        `attention_mask (batch, seqlen)` is nonzero at real tokens, on whichever side the padding is: padding changes
-        nothing for them. Returns last_hidden_state (batch, seqlen, dim) and pooler_output (batch, dim) by
-        `config.pooling`, not normalised. Raises M2BertError on inputs that are too long or do not fit together.
+        `attention_mask (batch, seqlen)` is nonzero at real tokens, on whichever side the padding is: padding
+        changes nothing for them. Returns last_hidden_state (batch, seqlen, dim) and pooler_output (batch,
+        dim) by `config.pooling`, not normalised. Raises M2BertError on inputs that are too long or do not fit
+        together.
         """
         seqlen = self._check_inputs(input_ids, attention_mask, inputs_embeds)
         mask = None if attention_mask is None else attention_mask.bool()
@@ -170,8 +172,8 @@ class M2BertModel(M2BertPreTrainedModel):
         assert given is not None
         if given.dim() != axes:
             raise M2BertError(
-                f"M2BertModel: input_ids must have shape (batch, seqlen), inputs_embeds (batch, seqlen, dim), "
-                f"got {tuple(given.shape)}"
+                f"M2BertModel: input_ids must have shape (batch, seqlen) and inputs_embeds "
+                f"(batch, seqlen, dim), got {tuple(given.shape)}"
             )
         if not 1 <= given.shape[1] <= self.config.max_position_embeddings:
             raise M2BertError(
@@ -249,9 +251,9 @@ class M2BertForMaskedLM(M2BertPreTrainedModel):
     ) -> MaskedLMOutput:
         """Score every vocabulary entry; with `labels (batch, seqlen)` (-100: none) the cross-entropy as well.
 
-        Without labels, logits are (batch, seqlen, vocab). With labels only the labelled positions are computed:
-        logits are (labelled, vocab) in row-major order of the positions. The loss is the mean over the labelled
-        positions, or their sum divided by `num_items_in_batch`; 0 if there are none.
+        Without labels, logits are (batch, seqlen, vocab). With labels only the labelled positions are
+        computed: logits are (labelled, vocab) in row-major order of the positions. The loss is the mean over
+        the labelled positions, or their sum divided by `num_items_in_batch`; 0 if there are none.
         """
         outputs = self.m2bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
@@ -290,7 +292,7 @@ class M2BertForSequenceClassification(M2BertPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (batch, num_labels); with `labels` the loss that `config.problem_type` or their dtype asks for."""
+        """Logits (batch, num_labels); with `labels` the loss by `config.problem_type` or their dtype."""
         outputs = self.m2bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True
         )

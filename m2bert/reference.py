@@ -8,9 +8,10 @@ Everything the configuration needs is in the names and shapes of the tensors.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,30 @@ from m2bert.filters import decay_rates
 from m2bert.modeling import M2BertForMaskedLM, M2BertModel
 from m2bert.tensors import few, read_tensors
 
+NamePair = tuple[str, str, bool]
+
 WHO = "load_reference"
 FILES = ("model.safetensors", "checkpoint.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 LAYER = "bert.encoder.layer.{}."
 MIXER = LAYER + "attention."
 WORDS = "bert.embeddings.word_embeddings.weight"
+POSITIONS = "bert.embeddings.position_embeddings.weight"
+TYPES = "bert.embeddings.token_type_embeddings.weight"
 HEAD = "cls.predictions."
 DUPLICATE_SINE = re.compile(r"\.implicit_filter(_rev)?\.[135]\.freq$")
 DERIVED = re.compile(r"\.position_ids$|\.pos_emb\.t$|\.modulation\.deltas$|\.flashfft\.")
 
 
 def load_reference(path: str | os.PathLike[str], **overrides: Any) -> M2BertModel | M2BertForMaskedLM:
-    """Build the model that a checkpoint of the reference implementation holds, float32 and in evaluation mode.
+    """The model that a checkpoint of the reference implementation holds, in float32 and evaluation mode.
 
-    `path` is a .safetensors, .bin, .pt or .pth file, or a folder with one. A checkpoint with a masked-LM head gives
-    M2BertForMaskedLM, any other M2BertModel, pooling "cls_dense" where it has a pooler and "mean" otherwise.
-    `overrides` are fields of M2BertConfig that change no shape: `kernels`, `pooling`, `pad_to_max_length` (which
-    the released retrieval models were trained with), ... Raises M2BertError, naming keys, where the file is
-    damaged, a key is missing, unknown or of the wrong shape, or a pickle holds more than tensors.
+    `path` is a .safetensors, .bin, .pt or .pth file, or a folder with one. A checkpoint with a masked-LM head
+    gives M2BertForMaskedLM, any other M2BertModel, pooling "cls_dense" where it has a pooler and "mean"
+    otherwise. `overrides` are fields of M2BertConfig that change no shape: `kernels`, `pooling`,
+    `pad_to_max_length` (which the released retrieval models were trained with), ... Raises M2BertError,
+    naming keys, where the file is damaged, a key is missing, unknown or of the wrong shape, or a pickle holds
+    more than tensors.
     """
     source = _checkpoint_file(Path(path))
     tensors = {_strip_prefixes(name): x for name, x in read_tensors(WHO, source).items()}
@@ -80,67 +86,76 @@ def _strip_prefixes(name: str) -> str:
     return f"bert.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
 
 
+def _shape(source: Path, tensors: dict[str, Tensor], name: str, *ndims: int) -> tuple[int, ...]:
+    if name not in tensors:
+        raise M2BertError(f"{WHO}: {source} has no {name}; it is not a whole M2-BERT checkpoint")
+    shape = tuple(tensors[name].shape)
+    if len(shape) not in ndims:
+        wanted = " or ".join(map(str, ndims))
+        raise M2BertError(f"{WHO}: {name} in {source} must have {wanted} dimensions, got shape {shape}")
+    return shape
+
+
 def _derive_config(source: Path, tensors: dict[str, Tensor], overrides: dict[str, Any]) -> M2BertConfig:
-    known = {field.name for field in dataclass_fields(M2BertConfig)}
-    unknown = sorted(overrides.keys() - known)
+    """The configuration that the names and shapes of `tensors` imply, and `overrides` upon it."""
+    unknown = sorted(overrides.keys() - {field.name for field in dataclass_fields(M2BertConfig)})
     if unknown:
         raise M2BertError(f"{WHO}: {few(unknown)} is no field of M2BertConfig; remove it")
-
-    def shape(name: str, ndim: int | None = None) -> tuple[int, ...]:
-        if name not in tensors:
-            raise M2BertError(f"{WHO}: {source} has no {name}; it is no M2-BERT checkpoint, or not a whole one")
-        found = tuple(tensors[name].shape)
-        if ndim is not None and len(found) != ndim:
-            raise M2BertError(f"{WHO}: {name} in {source} must have {ndim} dimensions, got shape {found}")
-        return found
-
     layers = {int(m[1]) for name in tensors if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))}
     if layers != set(range(len(layers))) or not layers:
         raise M2BertError(f"{WHO}: {source} must hold layers 0, 1, ... without gaps, got {sorted(layers)}")
-    mixer, mlp = MIXER.format(0), LAYER.format(0) + "mlp."
-    w_in, w_out = shape(mlp + "gated_layers.weight"), shape(mlp + "wo.weight")
-    intermediate = w_out[-1] * (w_out[0] if len(w_out) == 3 else 1)
-    inner = w_in[-2] * (w_in[0] if len(w_in) == 3 else 1)
-    vocab, dim = shape(WORDS, 2)
-    order, emb_dim = shape(mixer + "filter_fn.implicit_filter.0.weight", 2)
-    values = {
-        "vocab_size": vocab,
-        "hidden_size": dim,
+    mixer = MIXER.format(0)
+    vocab_size, hidden_size = _shape(source, tensors, WORDS, 2)
+    order, emb_dim = _shape(source, tensors, mixer + "filter_fn.implicit_filter.0.weight", 2)
+    values: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
         "num_hidden_layers": len(layers),
-        "intermediate_size": intermediate,
-        "max_position_embeddings": shape("bert.embeddings.position_embeddings.weight", 2)[0],
-        "type_vocab_size": shape("bert.embeddings.token_type_embeddings.weight", 2)[0],
+        "max_position_embeddings": _shape(source, tensors, POSITIONS, 2)[0],
+        "type_vocab_size": _shape(source, tensors, TYPES, 2)[0],
         "bidirectional": any(name.startswith(mixer + "filter_fn.implicit_filter_rev.") for name in tensors),
         "residual_long_conv": any(name.startswith(mixer + "filter_fn2.") for name in tensors),
-        "short_conv_width": shape(mixer + "short_filter.weight", 3)[2],
+        "short_conv_width": _shape(source, tensors, mixer + "short_filter.weight", 3)[2],
         "filter_order": order,
         "filter_emb_dim": emb_dim,
-        "use_glu": inner == 2 * intermediate,
-        "mlp_nblocks": w_in[0] if len(w_in) == 3 else 1,
         "mixer_layer_norm": mixer + "layernorm.weight" in tensors,
         "pooling": "cls_dense" if "bert.pooler.dense.weight" in tensors else "mean",
+        **_derive_mlp(source, tensors),
     }
     return M2BertConfig(**{**values, **overrides})
 
 
+def _derive_mlp(source: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Dense weights are (out, in), block-diagonal ones (nblocks, out, in); a gate doubles the first out."""
+    mlp = LAYER.format(0) + "mlp."
+    w_in = _shape(source, tensors, mlp + "gated_layers.weight", 2, 3)
+    w_out = _shape(source, tensors, mlp + "wo.weight", 2, 3)
+    inner, intermediate = math.prod(w_in[:-1]), w_out[-1] * math.prod(w_out[:-2])
+    return {
+        "intermediate_size": intermediate,
+        "use_glu": inner == 2 * intermediate,
+        "mlp_nblocks": w_in[0] if len(w_in) == 3 else 1,
+    }
+
+
 def _check_derived(source: Path, config: M2BertConfig, derived: dict[str, Tensor]) -> None:
-    """Stored buffers are computed anew here: refuse a checkpoint made with another window or another clock."""
+    """Buffers are computed anew here: refuse a checkpoint made with another window or another clock."""
     expected = {
         ".pos_emb.t": torch.linspace(0, 1, config.max_position_embeddings),
         ".modulation.deltas": decay_rates(config.hidden_size),
     }
     for name, x in derived.items():
-        for suffix, values in expected.items():
-            if not name.endswith(suffix):
-                continue
-            stored = x.float().flatten()
-            # 1 %: the buffers may have been stored in bfloat16.
-            if stored.shape != values.shape or not torch.allclose(stored, values, rtol=1e-2, atol=1e-2):
-                raise M2BertError(
-                    f"{WHO}: {name} in {source} is not what a model of {config.max_position_embeddings} positions "
-                    f"and {config.hidden_size} channels has (shape {tuple(x.shape)}); its filters use a window "
-                    "that this library does not know"
-                )
+        values = next((v for suffix, v in expected.items() if name.endswith(suffix)), None)
+        if values is None:
+            continue
+        stored = x.float().flatten()
+        # 1 %: the buffers may have been stored in bfloat16.
+        if stored.shape != values.shape or not torch.allclose(stored, values, rtol=1e-2, atol=1e-2):
+            raise M2BertError(
+                f"{WHO}: {name} in {source} must be what {config.max_position_embeddings} positions and "
+                f"{config.hidden_size} channels give, but differs (shape {tuple(x.shape)}); "
+                "its filters use a window that this library does not know"
+            )
 
 
 def _translate(
@@ -158,8 +173,9 @@ def _translate(
         state[name] = _fit(source, theirs, left.pop(theirs), expected[name].shape, ndim)
     _drop_duplicates(source, left, tensors)
     if missing or left:
-        parts = [f"{len(x)} {what}: {few(x)}" for what, x in (("missing", missing), ("unknown", sorted(left))) if x]
-        raise M2BertError(f"{WHO}: {source} does not hold an M2-BERT state dict; {'; '.join(parts)}")
+        counts = (("missing", missing), ("unknown", sorted(left)))
+        parts = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in counts if names)
+        raise M2BertError(f"{WHO}: {source} does not hold an M2-BERT state dict; {parts}")
     if prefix:
         state["decoder.weight"] = state[prefix + "embeddings.word_embeddings.weight"]
     return state
@@ -175,7 +191,7 @@ def _fit(source: Path, name: str, x: Tensor, shape: torch.Size, reshape: bool) -
             f"{WHO}: {name} in {source} must be floating point with shape {tuple(shape)}, "
             f"got {x.dtype} {tuple(x.shape)}"
         )
-    return x.float().reshape(shape).contiguous()
+    return x.to(torch.float32, copy=True).reshape(shape).contiguous()
 
 
 def _drop_duplicates(source: Path, left: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
@@ -190,21 +206,21 @@ def _drop_duplicates(source: Path, left: dict[str, Tensor], tensors: dict[str, T
         else:
             continue
         if original in tensors and not torch.equal(left[name], tensors[original]):
-            raise M2BertError(f"{WHO}: {name} in {source} must equal {original}, with which it is tied, but differs")
+            raise M2BertError(
+                f"{WHO}: {name} in {source} must equal {original}, to which it is tied, but differs"
+            )
         del left[name]
 
 
-def _name_pairs(config: M2BertConfig, *, with_head: bool) -> Iterator[tuple[str, str, bool]]:
+def _name_pairs(config: M2BertConfig, *, with_head: bool) -> Iterator[NamePair]:
     """(our name, the reference's name, shapes may differ by extents of 1) of every tensor of the model."""
 
-    def both(ours: str, theirs: str, kinds: tuple[str, ...] = ("weight", "bias")) -> Iterator[tuple[str, str, bool]]:
-        for kind in kinds:
-            yield f"{ours}.{kind}", f"{theirs}.{kind}", False
+    def both(ours: str, theirs: str) -> Iterator[NamePair]:
+        yield f"{ours}.weight", f"{theirs}.weight", False
+        yield f"{ours}.bias", f"{theirs}.bias", False
 
-    weight = ("weight",)
-    yield from both("embeddings.word_embeddings", "bert.embeddings.word_embeddings", weight)
-    yield from both("embeddings.position_embeddings", "bert.embeddings.position_embeddings", weight)
-    yield from both("embeddings.token_type_embeddings", "bert.embeddings.token_type_embeddings", weight)
+    for name in (WORDS, POSITIONS, TYPES):
+        yield name.removeprefix("bert."), name, False
     yield from both("embeddings.norm", "bert.embeddings.LayerNorm")
     for i in range(config.num_hidden_layers):
         block, layer = f"encoder.blocks.{i}.", LAYER.format(i)
@@ -230,7 +246,7 @@ def _name_pairs(config: M2BertConfig, *, with_head: bool) -> Iterator[tuple[str,
         yield "decoder.bias", HEAD + "decoder.bias", False
 
 
-def _filter_pairs(config: M2BertConfig, ours: str, theirs: str) -> Iterator[tuple[str, str, bool]]:
+def _filter_pairs(config: M2BertConfig, ours: str, theirs: str) -> Iterator[NamePair]:
     yield ours + "skip", theirs + "bias", False
     yield ours + "features", theirs + "pos_emb.z", True
     yield ours + "frequency", theirs + "implicit_filter.1.freq", True

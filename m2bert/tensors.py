@@ -23,8 +23,8 @@ PICKLES = (".bin", ".pt", ".pth")
 def read_tensors(who: str, path: Path) -> dict[str, Tensor]:
     """Named tensors of a .safetensors file, or of a .bin/.pt/.pth file that holds nothing but tensors.
 
-    The training checkpoint of the reference (`state` / `model`) is looked into. Raises M2BertError, beginning with
-    `who`, on a damaged file and on a pickle that needs more than tensors and plain containers.
+    The training checkpoint of the reference (`state` / `model`) is looked into. Raises M2BertError, beginning
+    with `who`, on a damaged file and on a pickle that needs more than tensors and plain containers.
     """
     if path.suffix == ".safetensors":
         try:
@@ -61,7 +61,8 @@ def _only_tensors(who: str, path: Path, loaded: Any) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):
-        raise M2BertError(f"{who}: {path} must hold a mapping from names to tensors, got {type(loaded).__name__}")
+        got = type(loaded).__name__
+        raise M2BertError(f"{who}: {path} must hold tensors by name and nothing else, got a {got}")
     return {str(name): x for name, x in loaded.items()}
 
 
