@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 from m2bert.errors import M2BertError
 
 
-def _tokenize(texts: Sequence[str]) -> list[list[str]]:
-    """Stemmed lower-case words of two characters or more, no stop words; empty where nothing is left."""
+def load_bm25s() -> tuple[Any, Any]:
+    """The modules (bm25s, Stemmer); M2BertError if one is missing. A long run asks before it begins."""
     try:
         import bm25s
         import Stemmer
     except ImportError as error:
         raise M2BertError(f"bm25: needs the package {error.name}; pip install 'm2bert[evaluate]'") from error
-    stemmer = Stemmer.Stemmer("english")
+    return bm25s, Stemmer
+
+
+def _tokenize(texts: Sequence[str]) -> list[list[str]]:
+    """Stemmed lower-case words of two characters or more, no stop words; empty where nothing is left."""
+    bm25s, snowball = load_bm25s()
+    stemmer = snowball.Stemmer("english")
     tokens: list[list[str]] = bm25s.tokenize(
         list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
     )
@@ -41,13 +47,12 @@ class BM25:
         if not documents:
             raise M2BertError("bm25: needs at least one document, got none")
         tokens = _tokenize(documents)
-        import bm25s
-
         self.num_documents = len(tokens)
         self.k1, self.b = k1, b
         self._index: Any = None
         # bm25s divides by the mean length: documents of stop words alone would stop it.
         if any(tokens):
+            bm25s, _ = load_bm25s()
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
             self._index.index(tokens, show_progress=False)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,15 @@ def _check(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str
                 raise _not_finite(query_id, doc_id, score)
 
 
+def load_trec_eval() -> Any:
+    """The pytrec_eval module; M2BertError if it is missing. A long run asks before it begins."""
+    try:
+        import pytrec_eval
+    except ImportError as error:
+        raise M2BertError("metrics: needs pytrec-eval-terrier; pip install 'm2bert[evaluate]'") from error
+    return pytrec_eval
+
+
 def score_run(
     qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]], metrics: Sequence[str]
 ) -> dict[str, dict[str, float]]:
@@ -109,13 +119,9 @@ def score_run(
     """
     largest_cutoff(metrics)
     _check(qrels, run)
-    try:
-        import pytrec_eval
-    except ImportError as error:
-        raise M2BertError("metrics: needs pytrec-eval-terrier; pip install 'm2bert[evaluate]'") from error
     parsed = {metric: parse_metric(metric) for metric in metrics}
     names = {_TREC_NAMES[name] if name == "RR" else f"{_TREC_NAMES[name]}.{k}" for name, k in parsed.values()}
-    evaluator = pytrec_eval.RelevanceEvaluator({q: dict(r) for q, r in qrels.items()}, names)
+    evaluator = load_trec_eval().RelevanceEvaluator({q: dict(r) for q, r in qrels.items()}, names)
     found = evaluator.evaluate({q: {d: float(s) for d, s in scores.items()} for q, scores in run.items()})
     values: dict[str, dict[str, float]] = {}
     for query_id in qrels:

@@ -139,8 +139,8 @@ def _task_names(data_dir: Path, split: str) -> Iterator[str]:
 def find_tasks(data_dir: Path | str, split: str = "test") -> dict[str, TaskFiles]:
     """The tasks of a data folder, by name in alphabetical order.
 
-    Raises M2BertError if the folder does not exist, the split is neither train nor test, a task has one of its
-    two files, or no task is found.
+    Raises M2BertError if the folder does not exist, the split is neither train nor test, a task has only one
+    of its two files, or no task is found.
     """
     data_dir = Path(data_dir)
     if split not in SPLITS:

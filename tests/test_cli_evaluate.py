@@ -1,0 +1,136 @@
+"""`m2bert evaluate loco` as seen by a user: table on stdout, progress on stderr, one sentence per mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from bag_of_words import BagOfWords
+from typer.testing import CliRunner
+
+import m2bert.cli.evaluate as command
+from m2bert.errors import M2BertError
+
+ANIMALS = {"a": "the cat sat on the mat and purred all day long", "b": "the dog barked"}
+QUERIES = {"q1": ("cat purred", ["a"]), "q2": ("dog barked", ["b"])}
+
+
+def write_task(folder, corpus=ANIMALS, queries=QUERIES):
+    folder.mkdir(parents=True)
+    rows = [{"pid": doc_id, "passage": text} for doc_id, text in corpus.items()]
+    (folder / "documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [
+        {"qid": query_id, "query": text, "answer_pids": pids} for query_id, (text, pids) in queries.items()
+    ]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_task(tmp_path / "data/animals/test")
+    write_task(tmp_path / "data/zoo/test", {**ANIMALS, "c": None}, {**QUERIES, "q3": ("fish", ["a"])})
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run `m2bert evaluate loco ARGS` with a bag-of-words encoder; returns the result."""
+    loaded = []
+
+    def load_encoder(model, overflow):
+        loaded.append((model, overflow))
+        return BagOfWords(limit=5 if overflow == "truncate" else None)
+
+    monkeypatch.setattr(command, "load_encoder", load_encoder)
+    app = typer.Typer()
+    command.register(app)
+
+    def invoke(*args):
+        result = CliRunner().invoke(app, ["evaluate", "loco", *map(str, args)])
+        result.loaded = loaded
+        return result
+
+    return invoke
+
+
+def row(result, name):
+    """The cells of the table's row of that name."""
+    return next(line.split() for line in result.stdout.splitlines() if line.split()[:1] == [name])
+
+
+def test_table_shows_sizes_truncation_and_both_systems(run, data):
+    result = run("--data", data, "--tasks", "animals")
+    assert result.exception is None
+    assert row(result, "animals") == ["animals", "2", "2", "7", "11", "1", "0", *["1.000"] * 4]
+    header = result.stdout[: result.stdout.index("animals")]
+    for word in ("queries", "documents", "windowed", "truncated", "nDCG@10", "R@10", "bag-of-words", "BM25"):
+        assert word in header
+    assert "mean" not in [line.split()[0] for line in result.stdout.splitlines() if line.split()]
+    assert "ties: score descending in float32, then document id descending" in result.stdout
+    assert f"bag-of-words: {BagOfWords.fingerprint}" in result.stdout
+    assert result.loaded == [("m2-bert-mini", "window")]
+
+
+def test_progress_goes_to_stderr_and_only_there(run, data):
+    result = run("--data", data, "--tasks", "animals")
+    assert "animals: bag-of-words, documents: 100%" in result.stderr
+    assert "%" not in result.stdout
+
+
+def test_all_tasks_get_a_mean_row_and_dropped_documents_are_told(run, data):
+    result = run("--data", data, "--metrics", "RR@1", "--overflow", "truncate")
+    assert row(result, "animals")[-3:] == ["1", "1.000", "1.000"]
+    assert row(result, "zoo")[-2:] == ["0.667", "0.667"]
+    assert row(result, "mean") == ["mean", "0.833", "0.833"]
+    assert "zoo: left out 1 documents without text and 0 queries that only they answer" in result.stdout
+
+
+def test_json_report_agrees_with_the_table(run, data, tmp_path):
+    result = run("--data", data, "--tasks", "zoo", "--json", tmp_path / "report.json")
+    assert result.exception is None
+    task = json.loads((tmp_path / "report.json").read_text())["tasks"][0]
+    values = [system["metrics"][metric] for metric in ("nDCG@10", "R@10") for system in task["systems"]]
+    assert [f"{value:.3f}" for value in values] == row(result, "zoo")[-4:]
+    assert len(set(values)) > 1
+
+
+def test_without_bm25(run, data):
+    result = run("--data", data, "--tasks", "animals", "--no-bm25")
+    assert "BM25" not in result.stdout
+    assert row(result, "animals")[-2:] == ["1.000", "1.000"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--tasks", "boats"], "unknown task 'boats': not in .* which has animals, zoo"),
+        (["--tasks", ","], "name at least one task"),
+        (["--split", "dev"], "split must be one of train, test"),
+        (["--split", "train"], "no task with a train split"),
+        (["--metrics", "MAP"], "a metric must be one of"),
+        (["--json", "nowhere/report.json"], "no such folder for --json: .*nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_the_model_is_loaded(run, data, args, message):
+    result = run("--data", data, *args)
+    assert isinstance(result.exception, M2BertError)
+    with pytest.raises(M2BertError, match=message):
+        raise result.exception
+    assert result.loaded == []
+
+
+def test_missing_folder_is_told(run, tmp_path):
+    result = run("--data", tmp_path / "nowhere")
+    assert isinstance(result.exception, M2BertError)
+    assert "no such data folder" in str(result.exception)
+
+
+def test_the_command_is_quick_to_load():
+    """`m2bert --help` must not wait for torch, transformers or bm25s."""
+    heavy = "{'torch', 'transformers', 'bm25s', 'numpy'}"
+    code = f"import sys, m2bert.cli.evaluate; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
