@@ -1,0 +1,134 @@
+"""Tokenised documents in flat arrays, made once and kept on disk.
+
+May import m2bert.errors, m2bert.tokenization and m2bert.data.text. Test: tests/test_data.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m2bert.data.text import Document, expand_sources, read_documents
+from m2bert.errors import M2BertError
+from m2bert.tokenization import encode_ids
+
+logger = logging.getLogger(__name__)
+CHUNK_DOCUMENTS = 64
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Documents as token ids without [CLS] and [SEP], whole, one after another.
+
+    tokens  (total,) uint16 or int32     offsets (n + 1,) int64: document i is tokens[offsets[i]:offsets[i + 1]]
+    source_ids (n,) int32 into `sources`, the names of the collections.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    source_ids: np.ndarray
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents together."""
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document, (n,) int64."""
+        return np.diff(self.offsets)
+
+    def document(self, index: int) -> np.ndarray:
+        """Token ids of document `index`, a view."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+
+def tokenize_documents(
+    documents: Iterable[Document], tokenizer: Any, on_progress: Callable[[int, int], None] | None = None
+) -> TokenStore:
+    """Tokenise whole documents (never truncated); `on_progress(documents, tokens)` is called as it goes."""
+    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
+    parts: list[np.ndarray] = []
+    lengths: list[int] = []
+    names: dict[str, int] = {}
+    source_ids: list[int] = []
+    iterator: Iterator[Document] = iter(documents)
+    total = 0
+    while chunk := list(islice(iterator, CHUNK_DOCUMENTS)):
+        for document, ids in zip(chunk, encode_ids(tokenizer, [d.text for d in chunk]), strict=True):
+            if ids:
+                parts.append(np.asarray(ids, dtype=dtype))
+                lengths.append(len(ids))
+                source_ids.append(names.setdefault(document.source, len(names)))
+                total += len(ids)
+        if on_progress is not None:
+            on_progress(len(lengths), total)
+    tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    return TokenStore(tokens, offsets, np.asarray(source_ids, dtype=np.int32), tuple(names))
+
+
+def load_tokens(
+    sources: Sequence[str | Path],
+    tokenizer: Any,
+    cache: str | Path | None = None,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    who: str = "data",
+) -> TokenStore:
+    """Tokenised documents of `sources`, from `cache` (a folder) when the same files were tokenised there before.
+
+    Raises M2BertError when the sources hold no text.
+    """
+    files = expand_sources(sources, who=who)
+    folder = Path(cache) / _cache_key(files, tokenizer) if cache is not None else None
+    if folder is not None and (folder / "index.json").is_file():
+        logger.info("tokens read from %s", folder)
+        return _read(folder)
+    store = tokenize_documents(read_documents(files, who=who), tokenizer, on_progress)
+    if len(store) == 0:
+        raise M2BertError(f"{who}: the files hold no text, got {len(files)} files; pass files with documents")
+    if folder is not None:
+        _write(store, folder)
+    return store
+
+
+def _cache_key(files: Sequence[Path], tokenizer: Any) -> str:
+    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    for file in files:
+        facts = file.stat()
+        digest.update(f"{file.resolve()}:{facts.st_size}:{facts.st_mtime_ns}\n".encode())
+    return f"tokens-{digest.hexdigest()[:16]}"
+
+
+def _write(store: TokenStore, folder: Path) -> None:
+    # Written aside and renamed, so that a killed run leaves no half cache behind.
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True, exist_ok=True)
+    for name in ("tokens", "offsets", "source_ids"):
+        np.save(aside / f"{name}.npy", getattr(store, name))
+    (aside / "index.json").write_text(json.dumps({"sources": store.sources}), encoding="utf-8")
+    try:
+        aside.rename(folder)
+    except OSError:
+        shutil.rmtree(aside)
+
+
+def _read(folder: Path) -> TokenStore:
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "source_ids")}
+    sources = json.loads((folder / "index.json").read_text(encoding="utf-8"))["sources"]
+    return TokenStore(sources=tuple(sources), **arrays)

@@ -1,0 +1,375 @@
+"""What pretraining and fine-tuning share: budget, schedule, run log, progress, resuming, on transformers' Trainer.
+
+May import m2bert.errors and transformers (when used). Tests: tests/test_pretrain.py, tests/test_finetune.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState, PrinterCallback
+
+from m2bert.errors import M2BertError
+
+logger = logging.getLogger(__name__)
+LOG_NAME = "log.jsonl"
+# An upper bound for runs limited by time alone; the Trainer wants a number.
+MANY_STEPS = 10_000_000
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Settings of any training run. Times are in seconds, lengths in tokens."""
+
+    output: str = ""
+    tokenizer: str = ""
+    init: str = ""
+    cache: str = ""
+    batch_tokens: int = 16384
+    learning_rate: float = 1e-3
+    warmup: float = 0.06
+    schedule: str = "linear"
+    final_learning_rate: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    adam_epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    accumulate: int = 1
+    max_steps: int = 0
+    max_seconds: float = 0.0
+    seed: int = 17
+    bf16: bool = True
+    threads: int = 0
+    log_steps: int = 20
+    save_steps: int = 0
+    save_seconds: float = 300.0
+    resume: bool = True
+
+    def check(self, who: str) -> None:
+        """Raise M2BertError for settings that cannot be meant."""
+        for name in ("output", "tokenizer"):
+            if not getattr(self, name):
+                raise M2BertError(f"{who}: needs {name}, got nothing; pass --{name}")
+        if self.max_steps <= 0 and self.max_seconds <= 0:
+            raise M2BertError(f"{who}: needs max_steps or max_seconds above 0, got neither; pass --max-seconds 600")
+        if self.schedule not in ("linear", "cosine", "constant"):
+            raise M2BertError(f"{who}: schedule must be linear, cosine or constant, got {self.schedule!r}")
+        for name in ("batch_tokens", "learning_rate", "accumulate", "log_steps"):
+            if getattr(self, name) <= 0:
+                raise M2BertError(f"{who}: {name} must be above 0, got {getattr(self, name)}; raise it")
+
+
+def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str) -> ConfigT:
+    """Build a settings dataclass. Raises M2BertError for keys it does not have and for values of a wrong type."""
+    known = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise M2BertError(f"{who}: settings must be among {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    checked = {}
+    for name, value in values.items():
+        default = known[name].default
+        if default is dataclasses.MISSING:
+            default = known[name].default_factory()  # type: ignore[misc]
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, type(default)) or (isinstance(value, bool) != isinstance(default, bool)):
+            raise M2BertError(f"{who}: {name} must be of type {type(default).__name__}, got {value!r}; mend it")
+        checked[name] = value
+    return kind(**checked)
+
+
+def read_settings(path: str | Path, who: str) -> dict[str, Any]:
+    """Settings from a YAML or JSON file. Raises M2BertError when it cannot be read or is no mapping."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise M2BertError(f"{who}: {str(path)!r} must be a readable YAML or JSON file ({error}); mend it") from error
+    if not isinstance(values, dict):
+        raise M2BertError(f"{who}: {str(path)!r} must hold settings as `name: value`, got {type(values).__name__}")
+    return values
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a running training, handed to `on_progress`."""
+
+    stage: str
+    step: int = 0
+    fraction: float = 0.0
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    seconds: float = 0.0
+    seconds_left: float = math.nan
+    loss: float = math.nan
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def schedule_factor(config: TrainConfig, fraction: float) -> float:
+    """Learning rate as a share of the peak at `fraction` (0..1) of the run: linear warmup, then decay."""
+    if fraction < config.warmup:
+        return fraction / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    rest = min((fraction - config.warmup) / max(1.0 - config.warmup, 1e-9), 1.0)
+    decayed = 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+    floor = config.final_learning_rate / config.learning_rate
+    return floor + (1.0 - floor) * decayed
+
+
+class Budget:
+    """How much of the run is done, by steps or by time, whichever is further; survives restarts."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.max_steps, self.max_seconds = config.max_steps, config.max_seconds
+        self.before = 0.0
+        self.tokens = 0
+        self.tokens_before = 0
+        self._start = time.monotonic()
+
+    def start(self, seconds_before: float, tokens_before: int) -> None:
+        """Start the clock, on top of what earlier runs used."""
+        self.before, self.tokens, self.tokens_before = seconds_before, tokens_before, tokens_before
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time of this run and the runs it resumes."""
+        return self.before + time.monotonic() - self._start
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens per second since this process started training."""
+        return (self.tokens - self.tokens_before) / max(time.monotonic() - self._start, 1e-9)
+
+    def fraction(self, step: int) -> float:
+        """Share of the budget used up after `step` steps, 0..1."""
+        by_steps = step / self.max_steps if self.max_steps > 0 else 0.0
+        by_time = self.seconds / self.max_seconds if self.max_seconds > 0 else 0.0
+        return min(max(by_steps, by_time), 1.0)
+
+
+class _RunCallback(TrainerCallback, ExportableState):
+    """Stops on time, saves on time, writes the run log, reports progress."""
+
+    def __init__(self, config: TrainConfig, budget: Budget, stage: str, on_progress: OnProgress | None) -> None:
+        self.config, self.budget, self.stage, self.on_progress = config, budget, stage, on_progress
+        self.log_path = Path(config.output) / LOG_NAME
+        self.last_save = time.monotonic()
+        self.loss = math.nan
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs; kept in the checkpoint's trainer_state.json."""
+        return {"args": {}, "attributes": {"seconds": self.budget.seconds, "tokens": self.budget.tokens}}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        fraction = self.budget.fraction(state.global_step)
+        if fraction >= 1.0:
+            control.should_training_stop = control.should_save = True
+        save_every = self.config.save_steps
+        due = save_every > 0 and state.global_step % save_every == 0
+        waited = time.monotonic() - self.last_save
+        if due or (self.config.save_seconds > 0 and waited > self.config.save_seconds):
+            control.should_save = True
+            self.last_save = time.monotonic()
+        if self.on_progress is not None:
+            seconds = self.budget.seconds
+            left = seconds * (1.0 - fraction) / fraction if fraction > 0 else math.nan
+            self.on_progress(
+                Progress(
+                    self.stage,
+                    state.global_step,
+                    fraction,
+                    self.budget.tokens,
+                    self.budget.tokens_per_second,
+                    seconds,
+                    left,
+                    self.loss,
+                )
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        self.loss = float(logs["loss"])
+        append_log(
+            self.log_path,
+            {
+                "step": state.global_step,
+                "loss": self.loss,
+                "grad_norm": logs.get("grad_norm"),
+                "learning_rate": logs.get("learning_rate"),
+                "tokens": self.budget.tokens,
+                "seconds": round(self.budget.seconds, 2),
+                "tokens_per_second": round(self.budget.tokens_per_second, 1),
+            },
+        )
+
+
+def append_log(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one line to the run log."""
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the log's lines after `step`: the resumed run writes them again."""
+    if not path.is_file():
+        return
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [json.dumps(row) for row in rows if row.get("step", 0) <= step]
+    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+
+
+class BatchSource(Protocol):
+    """Batches by index, each a dict of arrays that is a function of the index alone."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class _IndexedBatches(Dataset[dict[str, Any]]):
+    """A BatchSource as a map-style data set of ready batches."""
+
+    def __init__(self, batches: BatchSource, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: torch.as_tensor(array) for name, array in self.batches[index].items()}
+
+
+def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    return batch[0]
+
+
+LossFn = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+
+
+class BudgetTrainer(Trainer):
+    """transformers' Trainer with ready-made batches, our schedule over the budget, and a loss given as a function."""
+
+    budget: Budget
+    settings: TrainConfig
+    loss_of: LossFn
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """A factor of the peak learning rate that depends on the share of the budget used."""
+        if self.lr_scheduler is None:
+            budget, settings = self.budget, self.settings
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: schedule_factor(settings, budget.fraction(step + 1))
+            )
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Loss of one ready batch, a mean; counts the batch's real tokens."""
+        for name, array in inputs.items():
+            if name.endswith("attention_mask"):
+                self.budget.tokens += int(array.sum())
+        loss = self.loss_of(model, inputs)
+        return (loss, None) if return_outputs else loss
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of a run (its trainer_state.json is written last), None without one."""
+    found = []
+    for folder in output.glob("checkpoint-*"):
+        try:
+            found.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], folder))
+        except (OSError, ValueError, KeyError):
+            logger.warning("%s is incomplete and is left aside", folder)
+    return max(found)[1] if found else None
+
+
+def _arguments(config: TrainConfig) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=config.output,
+        max_steps=config.max_steps if config.max_steps > 0 else MANY_STEPS,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=config.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        save_strategy="no",
+        save_total_limit=2,
+        logging_steps=config.log_steps,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
+
+
+def run_training(
+    config: TrainConfig,
+    model: Any,
+    batches: BatchSource,
+    loss_of: LossFn,
+    *,
+    stage: str,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place until the budget is used up, resuming from config.output when it has checkpoints.
+
+    Returns steps, tokens, seconds, tokens_per_second. Writes checkpoint-N folders and log.jsonl to config.output.
+    """
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    arguments = _arguments(config)
+    size = arguments.max_steps * config.accumulate
+    trainer = BudgetTrainer(model, arguments, train_dataset=_IndexedBatches(batches, size), data_collator=_only)
+    trainer.model_accepts_loss_kwargs = False
+    trainer.budget, trainer.settings, trainer.loss_of = Budget(config), config, loss_of
+    trainer.remove_callback(PrinterCallback)
+    callback = _RunCallback(config, trainer.budget, stage, on_progress)
+    trainer.add_callback(callback)
+    checkpoint = last_checkpoint(output) if config.resume else None
+    step, used = 0, {"seconds": 0.0, "tokens": 0}
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        step, used = state["global_step"], state["stateful_callbacks"][_RunCallback.__name__]["attributes"]
+        logger.info("resuming from %s (step %d, %.0f s used)", checkpoint, step, used["seconds"])
+    _forget_after(callback.log_path, step)
+    trainer.budget.start(float(used["seconds"]), int(used["tokens"]))
+    if checkpoint is None or trainer.budget.fraction(step) < 1.0:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    else:
+        trainer._load_from_checkpoint(str(checkpoint))
+    budget = trainer.budget
+    return {
+        "step": int(trainer.state.global_step or step),
+        "tokens": budget.tokens,
+        "seconds": round(budget.seconds, 1),
+        "tokens_per_second": round(budget.tokens_per_second, 1),
+    }
