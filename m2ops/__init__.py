@@ -1,5 +1,49 @@
-"""Operators of Monarch Mixer models."""
-from m2ops._blockdiag import blockdiag_glu_ref, blockdiag_matmul_ref, monarch_matmul_ref
-from m2ops._fft_conv import FilterSpectrum, fft_conv_ref, filter_spectrum_ref
-from m2ops._monarch_mixer import monarch_mixer_ref
-from m2ops._short_conv import short_conv_ref
+"""Operators of Monarch Mixer models on kernels for CPU and CUDA, each with a plain-torch reference (`_ref`).
+
+`from m2ops import monarch_mixer` is the front door. Public names only.
+"""
+
+from __future__ import annotations
+
+from m2ops._blockdiag import (
+    blockdiag_glu,
+    blockdiag_glu_ref,
+    blockdiag_matmul,
+    blockdiag_matmul_ref,
+    monarch_matmul,
+    monarch_matmul_ref,
+)
+from m2ops._fft_conv import (
+    FilterSpectrum,
+    fft_conv,
+    fft_conv_ref,
+    fft_size,
+    filter_spectrum,
+    filter_spectrum_ref,
+)
+from m2ops._isa import available_isas, current_isa, use_isa
+from m2ops._monarch_mixer import monarch_mixer, monarch_mixer_ref
+from m2ops._short_conv import short_conv, short_conv_ref
+
+__version__ = "0.1.0"
+__all__ = [
+    "FilterSpectrum",
+    "available_isas",
+    "blockdiag_glu",
+    "blockdiag_glu_ref",
+    "blockdiag_matmul",
+    "blockdiag_matmul_ref",
+    "current_isa",
+    "fft_conv",
+    "fft_conv_ref",
+    "fft_size",
+    "filter_spectrum",
+    "filter_spectrum_ref",
+    "monarch_matmul",
+    "monarch_matmul_ref",
+    "monarch_mixer",
+    "monarch_mixer_ref",
+    "short_conv",
+    "short_conv_ref",
+    "use_isa",
+]

@@ -7,11 +7,13 @@ Test: tests/test_fft_conv.py. Benchmark: benchmarks/bench_fft_conv.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from m2ops._layout import apply_mask, compute_dtype
+from m2ops._layout import apply_mask, check_layout, check_like, check_shape, check_tensor, compute_dtype
+from m2ops._library import autocast, binding, to
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,188 @@ def fft_conv_ref(
         out = out * rows(postgate)
     out = (out.transpose(1, 2) if channels_last else out).to(u.dtype)
     return apply_mask("fft_conv", out, mask, channels_last)
+
+
+def fft_size(seqlen: int) -> int:
+    """Length of the transform that serves `seqlen` positions: 2^a * {1, 3, 5}, at least 256.
+
+    Raises ValueError unless 1 <= seqlen <= 2^22.
+    """
+    return int(binding.fft_size(int(seqlen)))
+
+
+def _check_filter(op: str, k: Tensor, k_rev: Tensor | None) -> None:
+    check_tensor(op, "k", k, 2, "(dim, taps)")
+    if k_rev is not None:
+        check_tensor(op, "k_rev", k_rev, 2, "(dim, taps)")
+        check_shape(op, "k_rev", k_rev, "(dim, taps)", (k.shape[0], k_rev.shape[1]))
+        check_like(op, "k_rev", k_rev, "k", k)
+
+
+def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpectrum:
+    """Transform a filter once, for reuse by :func:`fft_conv` at every length up to `seqlen`.
+
+    Args:
+        k: (dim, taps), lags 0, 1, ...; taps beyond the transform length have no effect.
+        k_rev: (dim, taps), lags -1, -2, ...; None for a causal filter.
+        seqlen: largest number of positions the spectrum must serve, in positions.
+
+    Returns:
+        FilterSpectrum in float32 (float64 for float64 filters), 8 bytes per channel and transform point.
+        Differentiable with respect to `k` and `k_rev`.
+
+    Raises:
+        TypeError, ValueError: wrong shape, dtype or device; seqlen outside 1 .. 2^22.
+
+    Source: right-angle convolution, docs/kernels.md.
+    """
+    _check_filter("filter_spectrum", k, k_rev)
+    dtype = compute_dtype(k.dtype)
+    size = fft_size(seqlen)
+    data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), size)
+    return FilterSpectrum(data, size)
+
+
+def _check_conv(
+    u: Tensor, k: Tensor | FilterSpectrum, k_rev: Tensor | None, skip: Tensor | None, layout: str
+) -> tuple[bool, int, int]:
+    channels_last = check_layout("fft_conv", layout)
+    axes = "(batch, seqlen, dim)" if channels_last else "(batch, dim, seqlen)"
+    check_tensor("fft_conv", "u", u, 3, axes)
+    dim, seqlen = (u.shape[2], u.shape[1]) if channels_last else (u.shape[1], u.shape[2])
+    if isinstance(k, FilterSpectrum):
+        if k_rev is not None:
+            raise ValueError("fft_conv: k_rev must be None when k is a FilterSpectrum (it holds both), got a tensor")
+        if k.reference:
+            raise ValueError("fft_conv: got a spectrum of filter_spectrum_ref; make it with filter_spectrum")
+        if k.dim != dim or seqlen > k.max_seqlen:
+            raise ValueError(
+                f"fft_conv: the spectrum serves dim {k.dim} and up to {k.max_seqlen} positions, got u with dim {dim} "
+                f"and {seqlen} positions; make it with filter_spectrum(k, k_rev, {seqlen})"
+            )
+        check_like("fft_conv", "k", k.data, "u", u, dtype=False)
+    else:
+        _check_filter("fft_conv", k, k_rev)
+        check_shape("fft_conv", "k", k, "(dim, taps)", (dim, k.shape[1]))
+        check_like("fft_conv", "k", k, "u", u, dtype=False)
+    if skip is not None:
+        check_tensor("fft_conv", "skip", skip, 1, "(dim,)")
+        check_shape("fft_conv", "skip", skip, "(dim,)", (dim,))
+    return channels_last, dim, seqlen
+
+
+def fft_conv(
+    u: Tensor,
+    k: Tensor | FilterSpectrum,
+    k_rev: Tensor | None = None,
+    skip: Tensor | None = None,
+    pregate: Tensor | None = None,
+    postgate: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    layout: str = "bdl",
+) -> Tensor:
+    """Depthwise long convolution, gated and bidirectional, in O(seqlen log seqlen).
+
+    With g = u * pregate, per channel::
+
+        y[t] = sum_{s <= t} k[t - s] g[s] + sum_{s > t} k_rev[s - t - 1] g[s] + skip g[t]
+        out = y * postgate
+
+    Equivalent to (causal case)::
+
+        n = 2 * seqlen
+        y = torch.fft.irfft(torch.fft.rfft(u * pregate, n) * torch.fft.rfft(k, n), n)[..., :seqlen]
+        out = (y + skip[:, None] * u * pregate) * postgate
+
+    Args:
+        u: (batch, dim, seqlen), or (batch, seqlen, dim) with layout="bld"; float32, bfloat16, float16 or float64.
+        k: (dim, taps), or a FilterSpectrum that serves seqlen. Any number of taps.
+        k_rev: (dim, taps_rev) or None (causal). Lag 0 belongs to k alone.
+        skip: (dim,) or None.
+        pregate, postgate: shape and dtype of u, or None.
+        mask: (batch, seqlen) bool, True at real tokens. Others contribute nothing and give 0.
+        layout: "bdl" or "bld".
+
+    Returns:
+        Tensor of the shape and dtype of u. Computed in float32 (float64 for float64): relative L2 error below 1e-6
+        for float32, rounding of the output for bfloat16 and float16, 1e-12 for float64.
+
+    Raises:
+        TypeError, ValueError: wrong shape, dtype, device or layout, with the remedy.
+
+    Source: FACTS of the model: M2-BERT sequence mixer, arXiv 2402.07440; right-angle convolution, docs/kernels.md.
+    """
+    channels_last, dim, seqlen = _check_conv(u, k, k_rev, skip, layout)
+    for name, gate in (("pregate", pregate), ("postgate", postgate)):
+        if gate is not None:
+            check_tensor("fft_conv", name, gate, 3, "of u")
+            check_shape("fft_conv", name, gate, "of u", u.shape)
+            check_like("fft_conv", name, gate, "u", u)
+    dtype = compute_dtype(u.dtype)
+    signal = apply_mask("fft_conv", u, mask, channels_last)
+    if seqlen == 0:
+        return torch.zeros_like(u)
+    if isinstance(k, FilterSpectrum):
+        data = k.data
+    else:
+        data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), fft_size(seqlen))
+    out = torch.ops.m2ops.fft_conv(signal, data.to(dtype), to(dtype, skip), pregate, postgate, channels_last)
+    return apply_mask("fft_conv", out, mask, channels_last)
+
+
+@torch.library.register_fake("m2ops::filter_spectrum")
+def _(k: Tensor, k_rev: Tensor | None, fft_size: int) -> Tensor:
+    return k.new_empty(k.shape[0], 2 * fft_size)
+
+
+@torch.library.register_fake("m2ops::filter_spectrum_bwd")
+def _(dspectrum: Tensor, taps: int, taps_rev: int) -> tuple[Tensor, Tensor]:
+    return dspectrum.new_empty(dspectrum.shape[0], taps), dspectrum.new_empty(dspectrum.shape[0], taps_rev)
+
+
+@torch.library.register_fake("m2ops::fft_conv")
+def _(u: Tensor, spectrum: Tensor, skip: Any, pregate: Any, postgate: Any, channels_last: bool) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+@torch.library.register_fake("m2ops::fft_conv_bwd")
+def _(
+    dout: Tensor, u: Tensor, spectrum: Tensor, skip: Any, pregate: Any, postgate: Any, channels_last: bool
+) -> tuple[Tensor, ...]:
+    dim = spectrum.shape[0]
+    dpre, dpost = (u.new_empty(0 if gate is None else u.shape) for gate in (pregate, postgate))
+    return u.new_empty(u.shape), spectrum.new_empty(spectrum.shape), spectrum.new_empty(dim), dpre, dpost
+
+
+def _spectrum_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    k, k_rev, _ = inputs
+    ctx.taps, ctx.taps_rev = k.shape[1], None if k_rev is None else k_rev.shape[1]
+
+
+def _spectrum_backward(ctx: Any, dspectrum: Tensor) -> tuple[Any, ...]:
+    dk, dk_rev = torch.ops.m2ops.filter_spectrum_bwd(dspectrum, ctx.taps, ctx.taps_rev or 0)
+    return dk, None if ctx.taps_rev is None else dk_rev, None
+
+
+def _conv_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    u, spectrum, skip, pregate, postgate, ctx.channels_last = inputs
+    ctx.save_for_backward(u, spectrum, skip, pregate, postgate)
+
+
+def _conv_backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    u, spectrum, skip, pregate, postgate = ctx.saved_tensors
+    grads = torch.ops.m2ops.fft_conv_bwd(dout, u, spectrum, skip, pregate, postgate, ctx.channels_last)
+    wanted = (u, spectrum, skip, pregate, postgate)
+    return (*(g if x is not None and need else None
+              for g, x, need in zip(grads, wanted, ctx.needs_input_grad, strict=False)), None)  # fmt: skip
+
+
+torch.library.register_autograd("m2ops::filter_spectrum", _spectrum_backward, setup_context=_spectrum_setup)
+torch.library.register_autograd("m2ops::fft_conv", _conv_backward, setup_context=_conv_setup)
+# Under autocast activations take the low precision, filters and spectra stay float32.
+autocast("filter_spectrum", lambda dtype, k, k_rev, size: (to(torch.float32, k), to(torch.float32, k_rev), size))
+autocast(
+    "fft_conv",
+    lambda dtype, u, spectrum, skip, pre, post, last: (to(dtype, u), spectrum, skip, to(dtype, pre), to(dtype, post), last),
+)

@@ -6,10 +6,16 @@ Test: tests/test_short_conv.py.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2ops._layout import apply_mask, compute_dtype
+from m2ops._layout import apply_mask, check_layout, check_like, check_shape, check_tensor, compute_dtype
+from m2ops._library import autocast, to
+
+WIDTHS = range(2, 8)
 
 
 def short_conv_ref(
@@ -27,3 +33,68 @@ def short_conv_ref(
     out = out if bias is None else out + bias.to(dtype)[:, None]
     out = out.transpose(1, 2) if channels_last else out
     return apply_mask("short_conv", out.to(x.dtype), mask, channels_last)
+
+
+def short_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Tensor | None = None, *, layout: str = "bdl"
+) -> Tensor:
+    """Depthwise causal convolution of small width, as in front of the gates of Monarch Mixer.
+
+    Equivalent to (layout "bdl")::
+
+        F.conv1d(x, weight[:, None], bias, padding=width - 1, groups=dim)[..., :seqlen]
+
+    Args:
+        x: (batch, dim, seqlen), or (batch, seqlen, dim) with layout="bld".
+        weight: (dim, width) with width 2 .. 7; the last tap multiplies the present position.
+        bias: (dim,) or None.
+        mask: (batch, seqlen) bool, True at real tokens. Others contribute nothing and give 0.
+        layout: "bdl" or "bld".
+
+    Returns:
+        Tensor of the shape and dtype of x; summed in float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError: wrong shape, dtype, device or layout.
+    """
+    channels_last = check_layout("short_conv", layout)
+    check_tensor("short_conv", "x", x, 3, "(batch, seqlen, dim)" if channels_last else "(batch, dim, seqlen)")
+    dim = x.shape[2] if channels_last else x.shape[1]
+    check_tensor("short_conv", "weight", weight, 2, "(dim, width)")
+    check_shape("short_conv", "weight", weight, "(dim, width)", (dim, weight.shape[1]))
+    check_like("short_conv", "weight", weight, "x", x, dtype=False)
+    if weight.shape[1] not in WIDTHS:
+        raise ValueError(f"short_conv: width must be 2 .. 7, got {weight.shape[1]}; use fft_conv for long filters")
+    if bias is not None:
+        check_tensor("short_conv", "bias", bias, 1, "(dim,)")
+        check_shape("short_conv", "bias", bias, "(dim,)", (dim,))
+    dtype = compute_dtype(x.dtype)
+    signal = apply_mask("short_conv", x, mask, channels_last)
+    out = torch.ops.m2ops.short_conv(signal, weight.to(dtype), to(dtype, bias), channels_last)
+    return apply_mask("short_conv", out, mask, channels_last)
+
+
+@torch.library.register_fake("m2ops::short_conv")
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("m2ops::short_conv_bwd")
+def _(dout: Tensor, x: Tensor, weight: Tensor, channels_last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    x, weight, bias, ctx.channels_last = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    x, weight = ctx.saved_tensors
+    dx, dweight, dbias = torch.ops.m2ops.short_conv_bwd(dout, x, weight, ctx.channels_last)
+    return dx, dweight, dbias if ctx.has_bias else None, None
+
+
+torch.library.register_autograd("m2ops::short_conv", _backward, setup_context=_setup)
+autocast("short_conv", lambda dtype, x, weight, bias, last: (to(dtype, x), weight, bias, last))

@@ -1,0 +1,114 @@
+// What the CPU boundaries of all operators share: checks of what the kernels rely on, views of tensors, workspace.
+// The Python wrappers give the friendly messages; these checks keep a direct call of torch.ops.m2ops.* from reading
+// memory it does not own.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <tuple>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+
+namespace m2 {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptTensor = std::optional<Tensor>;
+
+inline Dtype dtype_of(const char* op, const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Dtype::f32;
+    case ScalarType::Double: return Dtype::f64;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    case ScalarType::Half: return Dtype::f16;
+    default: STD_TORCH_CHECK(false, op, ": tensors must be float32, float64, bfloat16 or float16"); std::abort();
+  }
+}
+
+inline ScalarType compute_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// A contiguous tensor of the computing type with `numel` elements.
+inline Tensor parameter(const char* op, const char* name, const Tensor& x, ScalarType type, int64_t numel) {
+  STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == type && x.numel() == numel, op, ": ", name,
+                  " must be a CPU tensor of the computing dtype with ", numel, " elements, got ", x.numel());
+  return torch::stable::contiguous(x);
+}
+
+// A (batch, dim, seqlen) or (batch, seqlen, dim) tensor as blocks of channels.
+struct View {
+  Tensor tensor;  // keeps a contiguous copy alive where one was needed
+  char* data = nullptr;
+  Dtype dtype = Dtype::f32;
+  int64_t batch = 0, dim = 0, seqlen = 0, stride_batch = 0, stride_channel = 0, stride_seq = 0;
+  bool time_contiguous = true;
+
+  Block block(int64_t b, int64_t c) const {
+    const int64_t size = dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+    char* p = data ? data + (b * stride_batch + c * stride_channel) * size : nullptr;
+    return {p, dtype, stride_channel, stride_seq, time_contiguous};
+  }
+  int64_t tile() const { return time_contiguous ? 1 : kLanes; }  // channels handled together
+  int64_t tiles() const { return (dim + tile() - 1) / tile(); }
+  int64_t channels(int64_t first) const { return std::min(tile(), dim - first); }
+};
+
+inline View view(const char* op, const char* name, const Tensor& x, bool channels_last) {
+  STD_TORCH_CHECK(x.is_cpu() && x.dim() == 3, op, ": ", name, " must be a CPU tensor of 3 dimensions, got ", x.dim());
+  View v;
+  const int channel_axis = channels_last ? 2 : 1, seq_axis = channels_last ? 1 : 2;
+  const bool dense = x.stride(2) == 1 || x.size(2) == 1;
+  v.tensor = dense ? x : torch::stable::contiguous(x);
+  v.data = static_cast<char*>(v.tensor.data_ptr());
+  v.dtype = dtype_of(op, x);
+  v.batch = x.size(0), v.dim = x.size(channel_axis), v.seqlen = x.size(seq_axis);
+  v.stride_batch = v.tensor.stride(0);
+  v.stride_channel = channels_last ? 1 : v.tensor.stride(1);
+  v.stride_seq = channels_last ? v.tensor.stride(1) : 1;
+  v.time_contiguous = !channels_last;
+  return v;
+}
+
+// A view of an optional tensor of the same shape and dtype; data is null where there is none.
+inline View view_like(const char* op, const char* name, const OptTensor& x, const View& like) {
+  View v;
+  v.time_contiguous = like.time_contiguous;
+  v.dtype = like.dtype;
+  if (!x) return v;
+  v = view(op, name, *x, !like.time_contiguous);
+  STD_TORCH_CHECK(v.dtype == like.dtype && v.batch == like.batch && v.dim == like.dim && v.seqlen == like.seqlen, op,
+                  ": ", name, " must have the shape and dtype of the input");
+  return v;
+}
+
+// 64-byte aligned workspace, uninitialised.
+template <class T>
+class Workspace {
+ public:
+  explicit Workspace(int64_t elements)
+      : data_(static_cast<T*>(std::aligned_alloc(64, (elements * int64_t(sizeof(T)) / 64 + 1) * 64)), &std::free) {
+    if (!data_) throw std::bad_alloc();
+  }
+  T* get() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<T, void (*)(void*)> data_;
+};
+
+// Calls f with a value of the computing type.
+template <class F>
+void with_compute_type(ScalarType type, F f) {
+  if (type == ScalarType::Double) f(double{});
+  else f(float{});
+}
+
+}  // namespace m2

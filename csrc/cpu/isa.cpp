@@ -1,0 +1,73 @@
+#include "isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace m2 {
+namespace {
+
+struct Row {
+  const KernelTable* table;
+  bool available;
+};
+
+// Best first, scalar last.
+const Row* rows() {
+#if defined(__x86_64__)
+  static const Row table[] = {
+      {&kAvx512Kernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")},
+      {&kAvx2Kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("f16c")},
+      {&kScalarKernels, true},
+      {nullptr, false}};
+#else
+  static const Row table[] = {{&kScalarKernels, true}, {nullptr, false}};
+#endif
+  return table;
+}
+
+const KernelTable& find(const char* name, const char* who) {
+  std::string known;
+  for (const Row* row = rows(); row->table; ++row) {
+    if (!row->available) continue;
+    if (!name || std::string(name) == row->table->name) return *row->table;
+    known += std::string(known.empty() ? "" : ", ") + row->table->name;
+  }
+  throw std::invalid_argument(std::string(who) + ": the instruction set must be one this machine has (" + known +
+                              "), got '" + name + "'");
+}
+
+std::atomic<const KernelTable*> selected{nullptr};
+
+}  // namespace
+
+const KernelTable& kernels() {
+  const KernelTable* table = selected.load(std::memory_order_acquire);
+  if (!table) {
+    const char* forced = std::getenv("M2OPS_ISA");
+    table = &find(forced && *forced ? forced : nullptr, "M2OPS_ISA");
+    selected.store(table, std::memory_order_release);
+  }
+  return *table;
+}
+
+void select_isa(const char* name) { selected.store(name ? &find(name, "select_isa") : nullptr); }
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Row* row = rows(); row->table; ++row)
+    if (row->available) names.push_back(row->table->name);
+  return names;
+}
+
+template <> const FftKernels<float>& fft_kernels<float>() { return kernels().fft_f32; }
+template <> const FftKernels<double>& fft_kernels<double>() { return kernels().fft_f64; }
+template <> const ShortConvKernels<float>& short_conv_kernels<float>() { return kernels().short_conv_f32; }
+template <> const ShortConvKernels<double>& short_conv_kernels<double>() { return kernels().short_conv_f64; }
+
+}  // namespace m2

@@ -1,0 +1,15 @@
+// One row of the kernel table, from the bodies above it. Included last by kernels_<isa>.cpp.
+
+template <class T, int W>
+constexpr FftKernels<T> fft_row() {
+  return {FftRow<T, W>::forward,  FftRow<T, W>::inverse,    FftRow<T, W>::convolve, FftRow<T, W>::multiply,
+          FftRow<T, W>::accumulate, Copies<T, W>::gather, Copies<T, W>::scatter,  Copies<T, W>::scatter_product};
+}
+template <class T, int W>
+constexpr ShortConvKernels<T> short_conv_row() {
+  return {ShortConv<T, W>::forward, ShortConv<T, W>::backward};
+}
+constexpr KernelTable table(const char* name) {
+  return {name, fft_row<float, lanes_of<float>()>(), fft_row<double, lanes_of<double>()>(),
+          short_conv_row<float, lanes_of<float>()>(), short_conv_row<double, lanes_of<double>()>()};
+}

@@ -1,0 +1,76 @@
+// The table of CPU kernels: one row per instruction set, best first. Raw pointers and sizes only: no torch, no
+// Python, no allocation inside a kernel. Test: tests/test_isa.py and the test of each operator.
+//
+// Numerics: float32, bfloat16 and float16 tensors are computed in float32 (relative error of one convolution
+// about 3e-7), float64 in float64. Bound: 1e-6 / 1e-12 relative L2.
+#pragma once
+#include <cstdint>
+
+#include "../plan/fft_plan.h"
+
+namespace m2 {
+
+enum class Dtype { f32, f64, bf16, f16 };
+
+// A block of up to kLanes channels of a strided tensor. Strides are in elements; that of the contiguous axis
+// (positions if `time_contiguous`, else channels) is 1.
+struct Block {
+  void* data;
+  Dtype dtype;
+  int64_t stride_channel, stride_seq;
+  bool time_contiguous;
+};
+
+// All row pointers below are contiguous and hold `plan.size` elements; `work` holds 2 * size elements in the order
+// [n1 / kLanes][n2][re kLanes][im kLanes]; `scratch` holds plan.scratch_elements().
+template <class T>
+struct FftKernels {
+  // work = F(theta * row), frequencies in the plan's permuted order.
+  void (*forward)(const FftTables<T>&, const T* row, T* work, T* scratch);
+  // out_re + i out_im = conj(theta) * F^-1(work), unnormalised; out_im may be null. Destroys work.
+  void (*inverse)(const FftTables<T>&, T* work, T* out_re, T* out_im, T* scratch);
+  // out = post * (Re(conj(theta) F^-1(spectrum F(theta u pre))) + skip u pre); pre, post may be null; out may be u.
+  void (*convolve)(const FftTables<T>&, const T* u, const T* spectrum, T skip, const T* pre, const T* post, T* out,
+                   T* work, T* scratch);
+  // out = spectrum * x, or conj(spectrum) * x; all in the order of work.
+  void (*multiply)(int64_t size, const T* x, const T* spectrum, bool conjugate, T* out);
+  // acc += conj(a) * b.
+  void (*accumulate)(int64_t size, const T* a, const T* b, T* acc);
+  // rows[c][t] = x[c, t] * gate[c, t] for t < seqlen, 0 up to plan size `row_size`; gate.data may be null.
+  void (*gather)(Block x, Block gate, int64_t channels, int64_t seqlen, int64_t row_size, T* rows);
+  // out[c, t] = rows[c][t] * gate[c, t].
+  void (*scatter)(const T* rows, Block gate, int64_t channels, int64_t seqlen, int64_t row_size, Block out);
+  // out[c, t] = a[c][t] * b[c][t].
+  void (*scatter_product)(const T* a, const T* b, int64_t channels, int64_t seqlen, int64_t row_size, Block out);
+};
+
+// Depthwise causal convolution of one batch row; the blocks describe `channels` channels.
+struct ShortConvShape {
+  int64_t channels, seqlen;
+  int width;
+};
+template <class T>
+struct ShortConvKernels {
+  // out[c, t] = bias[c] + sum_j weight[c][j] x[c, t - (width - 1 - j)]; weight, bias in T, bias may be null.
+  void (*forward)(ShortConvShape, Block x, const T* weight, const T* bias, Block out);
+  // dx from dout; adds to dweight [channels][width] and dbias [channels]. dx.data may be null.
+  void (*backward)(ShortConvShape, Block x, const T* weight, Block dout, Block dx, T* dweight, T* dbias);
+};
+
+struct KernelTable {
+  const char* name;
+  FftKernels<float> fft_f32;
+  FftKernels<double> fft_f64;
+  ShortConvKernels<float> short_conv_f32;
+  ShortConvKernels<double> short_conv_f64;
+};
+
+extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels;
+
+// The row in use (isa.h), by precision.
+template <class T>
+const FftKernels<T>& fft_kernels();
+template <class T>
+const ShortConvKernels<T>& short_conv_kernels();
+
+}  // namespace m2

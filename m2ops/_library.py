@@ -1,0 +1,66 @@
+"""Loads the native libraries and holds the handle that registers Python-side implementations.
+
+If they are missing, `import m2ops` fails and names the command that builds them; nothing falls back silently.
+Test: tests/test_library.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+CPU_LIBRARY = FOLDER / "libm2ops_cpu.so"
+CUDA_LIBRARY = FOLDER / "libm2ops_cuda.so"
+REMEDY = "build it with 'pip install .' in the project's folder (needs a C++ compiler)"
+
+
+def _load() -> tuple[Any, bool]:
+    if not CPU_LIBRARY.is_file():
+        raise ImportError(f"m2ops: the native library is missing ({CPU_LIBRARY.name} in {FOLDER}); {REMEDY}")
+    try:
+        torch.ops.load_library(str(CPU_LIBRARY))
+        binding = importlib.import_module("m2ops._C")
+    except (OSError, ImportError) as error:
+        raise ImportError(
+            f"m2ops: the native library does not fit torch {torch.__version__} or this Python ({error}); {REMEDY}"
+        ) from error
+    cuda = torch.version.cuda is not None and CUDA_LIBRARY.is_file()
+    if cuda:
+        torch.ops.load_library(str(CUDA_LIBRARY))
+    return binding, cuda
+
+
+binding, cuda_loaded = _load()
+_handle = torch.library.Library("m2ops", "IMPL")
+
+
+def implement(op: str, key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: register a Python function as implementation of `m2ops::op` for a dispatch key."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _handle.impl(op, function, key)
+        return function
+
+    return register
+
+
+def autocast(op: str, cast: Callable[..., tuple[Any, ...]]) -> None:
+    """Register the autocast rule of `m2ops::op`: `cast(dtype, *args)` returns the arguments to call it with."""
+    overload = getattr(torch.ops.m2ops, op).default
+    for device in ("cpu", "cuda"):
+
+        def rule(*args: Any, device: str = device) -> Any:
+            with torch.autocast(device, enabled=False):
+                return overload(*cast(torch.get_autocast_dtype(device), *args))
+
+        _handle.impl(op, rule, f"Autocast{device.upper()}")
+
+
+def to(dtype: torch.dtype, x: torch.Tensor | None) -> torch.Tensor | None:
+    """Cast a floating tensor other than float64 (which autocast leaves alone); None passes."""
+    return x if x is None or x.dtype in (dtype, torch.float64) else x.to(dtype)
