@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import typer
 from bag_of_words import BagOfWords
+from rich.console import Console
 from typer.testing import CliRunner
 
 import m2bert.cli.evaluate as command
 from m2bert.errors import M2BertError
+from m2bert.evaluate import evaluate_loco
 
 ANIMALS = {"a": "the cat sat on the mat and purred all day long", "b": "the dog barked"}
 QUERIES = {"q1": ("cat purred", ["a"]), "q2": ("dog barked", ["b"])}
@@ -66,7 +70,7 @@ def test_table_shows_sizes_truncation_and_both_systems(run, data):
     assert result.exception is None
     assert row(result, "animals") == ["animals", "2", "2", "7", "11", "1", "0", *["1.000"] * 4]
     header = result.stdout[: result.stdout.index("animals")]
-    for word in ("queries", "documents", "windowed", "truncated", "nDCG@10", "R@10", "bag-of-words", "BM25"):
+    for word in ("queries", "docu-", "tokens", "win-", "trun-", "nDCG@10", "R@10", "bag-of-words", "BM25"):
         assert word in header
     assert "mean" not in [line.split()[0] for line in result.stdout.splitlines() if line.split()]
     assert "ties: score descending in float32, then document id descending" in result.stdout
@@ -95,6 +99,19 @@ def test_json_report_agrees_with_the_table(run, data, tmp_path):
     values = [system["metrics"][metric] for metric in ("nDCG@10", "R@10") for system in task["systems"]]
     assert [f"{value:.3f}" for value in values] == row(result, "zoo")[-4:]
     assert len(set(values)) > 1
+
+
+def test_table_shows_every_number_on_a_narrow_terminal(data):
+    report = evaluate_loco(data, ["animals"], BagOfWords())
+    first = report.tasks[0].systems[0]
+    lengths = replace(first.lengths, mean_tokens=123456.0, max_tokens=654321, num_windowed=9876)
+    report.tasks[0].systems[0] = replace(first, lengths=lengths)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(command._table(report))
+    text = console.export_text()
+    assert "…" not in text
+    numbers = next(line.split() for line in text.splitlines() if "animal" in line)
+    assert numbers[1:] == ["2", "2", "123456", "654321", "9876", "0", *["1.000"] * 4]
 
 
 def test_without_bm25(run, data):

@@ -146,13 +146,14 @@ def print_report(report: Report) -> None:
 def _table(report: Report) -> Table:
     first = report.tasks[0]
     measures: Sequence[str] = report.settings["metrics"]
-    table = Table(box=SIMPLE_HEAD, title=f"{first.split} split")
-    table.add_column("task", overflow="fold")
-    for header in ("queries", "documents", "tokens\nmean", "tokens\nmax", "windowed", "truncated"):
-        table.add_column(header, justify="right")
+    # Only names may be folded, never a number: the table fits 80 columns with one model beside BM25.
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), title=f"{first.split} split")
+    table.add_column("task", overflow="fold", min_width=6)
+    for header in ("queries", "docu-\nments", "tokens\nmean", "tokens\nmax", "win-\ndowed", "trun-\ncated"):
+        table.add_column(header, justify="right", no_wrap=True)
     for measure in measures:
         for system in first.systems:
-            table.add_column(f"{measure}\n{system.name}", justify="right")
+            table.add_column(f"{measure}\n{system.name}", justify="right", overflow="fold", min_width=7)
     for task in report.tasks:
         lengths = next((system.lengths for system in task.systems if system.lengths), None)
         cells = [task.task, str(task.num_queries), str(task.num_documents)]
