@@ -1,0 +1,334 @@
+"""Texts to embeddings, and to the contribution of every passage to them.
+
+    texts -> token ids -> windows of the model's length -> batches of a token budget -> token states -> sums
+
+With mean pooling the embedding of a document is the normalised mean of its token states, so its score against a
+query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes.
+May import m2bert.checkpoints, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from m2bert.checkpoints import fingerprint, load_model
+from m2bert.errors import M2BertError
+from m2bert.passages import cut_passages
+
+DEFAULT_MODEL = "m2-bert-mini"
+OVERFLOWS = ("error", "truncate", "window")
+# Characters tokenised at once: the tokenizer's objects take some hundred bytes per token.
+CHARACTERS_AT_ONCE = 4_000_000
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens done and the tokens in all."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of a text and what it contributes to the embedding of the whole.
+
+    start, end: characters of the text. vector (dim,) float32: for any query vector q, q . vector is the passage's
+    share of the document's score; the shares of all passages add up to the score.
+    """
+
+    start: int
+    end: int
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DocumentEmbedding:
+    """The embedding of one text.
+
+    vector (dim,) float32 of unit norm. passages: in order, without gaps, over all text that was read; none for models
+    that do not pool by the mean. num_tokens: tokens of the text that were read, without [CLS] and [SEP].
+    num_windows: pieces the model saw it in. num_truncated: tokens of the text that were dropped.
+    """
+
+    vector: NDArray[np.float32]
+    passages: list[Passage]
+    num_tokens: int
+    num_windows: int
+    num_truncated: int
+
+
+@dataclass
+class _Plan:
+    """One text on its way: its tokens, its passages, and the sums of token states gathered so far."""
+
+    number: int
+    ids: NDArray[np.int32]
+    firsts: NDArray[np.int64]
+    spans: list[tuple[int, int]]
+    num_truncated: int
+    windows: list[tuple[int, int]]
+    open_windows: int = field(init=False)
+    sums: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        self.open_windows = len(self.windows)
+
+
+class Embedder:
+    """Encodes texts with an M2-BERT model; the result for a text does not depend on what it is batched with."""
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any] = DEFAULT_MODEL,
+        *,
+        overflow: str = "window",
+        batch_tokens: int = 16384,
+        threads: int | None = None,
+    ) -> None:
+        """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
+
+        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal length
+        and averages their token states together, "truncate" drops the rest and counts it, "error" refuses.
+        `batch_tokens`: tokens, padding included, that go through the model at once. `threads`: torch's threads
+        while encoding (None: as they are). Raises M2BertError on bad arguments and unreadable models.
+        """
+        if overflow not in OVERFLOWS:
+            raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
+        for name, value in (("batch_tokens", batch_tokens), ("threads", threads)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise M2BertError(f"Embedder: {name} must be a whole number of at least 1, got {value!r}")
+        self.overflow = overflow
+        self.batch_tokens = batch_tokens
+        self.threads = threads
+        if isinstance(model, tuple):
+            self._model, self._tokenizer = model
+            self.name = Path(getattr(self._model.config, "_name_or_path", "") or "unnamed").name
+            self.location = self.name
+        else:
+            self._model, self._tokenizer = load_model(model)
+            folder = Path(model)
+            self.name = folder.resolve().name if folder.is_dir() else str(model)
+            self.location = str(folder.resolve()) if folder.is_dir() else str(model)
+        self.dim = int(self._model.config.hidden_size)
+        positions = int(self._model.config.max_position_embeddings)
+        self.max_tokens = min(positions, int(self._tokenizer.model_max_length))
+        if self.max_tokens < 3:
+            raise M2BertError(f"Embedder: a model needs room for 3 tokens, {self.name!r} has {self.max_tokens}")
+        for token in ("cls_token", "sep_token"):
+            if getattr(self._tokenizer, token) is None:
+                raise M2BertError(f"Embedder: the tokenizer of {self.name!r} must have a {token}; set it")
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits naming weights, configuration and tokenizer together; computed at every call."""
+        return fingerprint(self._model, self._tokenizer)
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Embeddings (len(texts), dim) float32 of unit norm. Raises M2BertError naming the text that has none."""
+        result = np.empty((len(texts), self.dim), dtype=np.float32)
+        for plan, embedding in self._embed(texts, progress, with_passages=False):
+            result[plan.number] = embedding.vector
+        return result
+
+    def encode_documents(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> list[DocumentEmbedding]:
+        """Embeddings with their passages and token counts, in the order of `texts`; the vectors are encode's.
+
+        Raises M2BertError naming the text that has no embedding.
+        """
+        found = {plan.number: embedding for plan, embedding in self._embed(texts, progress, with_passages=True)}
+        return [found[number] for number in range(len(texts))]
+
+    def _embed(
+        self, texts: Sequence[str], progress: Progress | None, *, with_passages: bool
+    ) -> Iterator[tuple[_Plan, DocumentEmbedding]]:
+        """Embeddings in the order they are finished."""
+        _check_texts(texts)
+        plans = list(self._plan_all(texts, with_passages=with_passages and self._pools_mean))
+        total = sum(len(plan.ids) + 2 * len(plan.windows) for plan in plans)
+        done = 0
+        if progress is not None:
+            progress(done, total)
+        with self._inference():
+            for batch in self._batches(plans):
+                self._add_states(batch)
+                for plan in dict((plan.number, plan) for plan, _ in batch).values():
+                    if plan.open_windows == 0:
+                        yield plan, self._finish(plan)
+                done += sum(last - first + 2 for _, (first, last) in batch)
+                if progress is not None:
+                    progress(done, total)
+
+    @property
+    def _pools_mean(self) -> bool:
+        return bool(self._model.config.pooling == "mean")
+
+    def _plan_all(self, texts: Sequence[str], *, with_passages: bool) -> Iterator[_Plan]:
+        core = self._tokenizer.backend_tokenizer
+        core.no_truncation()
+        core.no_padding()
+        encode = core.encode_batch if with_passages else core.encode_batch_fast
+        for start, stop in _groups_of_characters(texts, CHARACTERS_AT_ONCE):
+            encodings = encode(list(texts[start:stop]), add_special_tokens=False)
+            for number, encoding in zip(range(start, stop), encodings, strict=True):
+                yield self._plan(number, texts[number], encoding, with_passages)
+
+    def _plan(self, number: int, text: str, encoding: Any, with_passages: bool) -> _Plan:
+        ids = np.asarray(encoding.ids, dtype=np.int32)
+        room = self.max_tokens - 2
+        if len(ids) == 0:
+            raise M2BertError(f"Embedder: text {number} holds no tokens, got {_excerpt(text)}; leave it out")
+        if self.overflow == "error" and len(ids) > room:
+            raise M2BertError(
+                f"Embedder: text {number} has {len(ids)} tokens and {self.name!r} reads at most {room}; "
+                f"use overflow='window' or overflow='truncate'"
+            )
+        num_truncated = max(0, len(ids) - room) if self.overflow == "truncate" else 0
+        ids = ids[: len(ids) - num_truncated]
+        firsts, spans = [0], [(0, len(text))]
+        if with_passages:
+            offsets = encoding.offsets[: len(ids)]
+            read = text[: offsets[-1][1]] if num_truncated else text
+            firsts, spans = cut_passages(read, offsets)
+        count = -(-len(ids) // room)
+        bounds = [number * len(ids) // count for number in range(count + 1)]
+        windows = list(zip(bounds[:-1], bounds[1:], strict=True))
+        return _Plan(number, ids, np.asarray(firsts, dtype=np.int64), spans, num_truncated, windows)
+
+    def _batches(self, plans: list[_Plan]) -> Iterator[list[tuple[_Plan, tuple[int, int]]]]:
+        """Windows in batches of similar length within the budget; the longest first, so that too large shows early."""
+        windows = [(plan, window) for plan in plans for window in plan.windows]
+        windows.sort(key=lambda item: item[1][0] - item[1][1])
+        batch: list[tuple[_Plan, tuple[int, int]]] = []
+        width = 0
+        for plan, (first, last) in windows:
+            if batch and (len(batch) + 1) * width > self.batch_tokens:
+                yield batch
+                batch = []
+            if not batch:
+                width = self._width(last - first + 2)
+            batch.append((plan, (first, last)))
+        if batch:
+            yield batch
+
+    def _width(self, num_tokens: int) -> int:
+        """Tokens that a window takes in the model."""
+        config = self._model.config
+        return int(config.max_position_embeddings) if config.pad_to_max_length else num_tokens
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        threads, training = torch.get_num_threads(), self._model.training
+        device_type = next(self._model.parameters()).device.type
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self._model.eval()
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+                stack.enter_context(self._model.cached_filters())
+                yield
+        finally:
+            self._model.train(training)
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def _add_states(self, batch: list[tuple[_Plan, tuple[int, int]]]) -> None:
+        """Run the model on one batch of windows and add its states to the sums of their passages."""
+        device = next(self._model.parameters()).device
+        input_ids, mask, rows = self._assemble(batch)
+        output = self._model(input_ids.to(device), attention_mask=mask.to(device))
+        num_rows = sum(len(plan.firsts) for plan, _ in batch)
+        if self._pools_mean:
+            states = output.last_hidden_state[mask.to(device)].double()
+            sums = torch.zeros(num_rows, self.dim, dtype=torch.float64, device=device)
+            sums = sums.index_add_(0, rows.to(device), states).cpu().numpy()
+        else:
+            sums = output.pooler_output.double().cpu().numpy()
+        start = 0
+        for plan, _ in batch:
+            part = sums[start : start + len(plan.firsts)]
+            start += len(plan.firsts)
+            plan.sums = part.copy() if plan.sums is None else plan.sums + part
+            plan.open_windows -= 1
+
+    def _assemble(
+        self, batch: list[tuple[_Plan, tuple[int, int]]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """input_ids and mask (batch, seqlen), and for every real token in order the row of its passage's sum.
+
+        The states of [CLS] and [SEP] belong to the mean, so they count with the window's first and last passage.
+        """
+        tokenizer = self._tokenizer
+        seqlen = max(last - first for _, (first, last) in batch) + 2
+        pad = tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(batch), seqlen), pad, dtype=torch.int64)
+        mask = torch.zeros((len(batch), seqlen), dtype=torch.bool)
+        rows, start = [], 0
+        for number, (plan, (first, last)) in enumerate(batch):
+            inside = torch.from_numpy(plan.ids[first:last].astype(np.int64))
+            input_ids[number, 0] = tokenizer.cls_token_id
+            input_ids[number, 1 : last - first + 1] = inside
+            input_ids[number, last - first + 1] = tokenizer.sep_token_id
+            mask[number, : last - first + 2] = True
+            owners = np.searchsorted(plan.firsts, np.arange(first, last), side="right") - 1
+            rows.append(start + np.concatenate([owners[:1], owners, owners[-1:]]))
+            start += len(plan.firsts)
+        return input_ids, mask, torch.from_numpy(np.concatenate(rows))
+
+    def _finish(self, plan: _Plan) -> DocumentEmbedding:
+        assert plan.sums is not None
+        total = plan.sums.sum(axis=0)
+        norm = float(np.linalg.norm(total))
+        if not np.isfinite(norm) or norm == 0.0:
+            raise M2BertError(
+                f"Embedder: the embedding of text {plan.number} must be finite and not zero, got norm {norm}; "
+                f"the weights of {self.name!r} are damaged"
+            )
+        shares = (plan.sums / norm).astype(np.float32)
+        plan.sums = None
+        passages = []
+        if self._pools_mean:
+            passages = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
+        return DocumentEmbedding(
+            (total / norm).astype(np.float32), passages, len(plan.ids), len(plan.windows), plan.num_truncated
+        )
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str | bytes):
+        raise M2BertError(f"Embedder: texts must be a list of strings, got one {type(texts).__name__}; wrap it in []")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise M2BertError(f"Embedder: text {number} must be a string, got {type(text).__name__}; convert it")
+        if not text.strip():
+            raise M2BertError(f"Embedder: text {number} is empty; leave it out")
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise M2BertError(
+                    f"Embedder: text {number} must be Unicode text, got a lone surrogate at character "
+                    f"{error.start}; decode the text with errors='replace'"
+                ) from None
+
+
+def _groups_of_characters(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of texts of at most `most` characters together, or a single longer text."""
+    start, size = 0, 0
+    for number, text in enumerate(texts):
+        if number > start and size + len(text) > most:
+            yield start, number
+            start, size = number, 0
+        size += len(text)
+    if start < len(texts):
+        yield start, len(texts)
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,382 @@
+"""The search index: documents in, ranked documents with the place of the match out.
+
+Joins an embedder and a store. A run that is killed leaves the old state; the new one becomes visible in one step.
+May import m2bert.embedding, m2bert.documents, m2bert.stores and m2bert.errors. Test: tests/test_index.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2bert.documents import Corpus, Document, Skipped
+from m2bert.errors import M2BertError
+from m2bert.stores import Key, Record, StoredState, StoreInfo, StoreStats
+
+if TYPE_CHECKING:
+    from m2bert.embedding import DocumentEmbedding
+    from m2bert.stores.lance import LanceStore
+    from m2bert.stores.staging import Staging
+
+# Characters embedded between two writes to disk: some minutes of work on two cores, and enough to fill batches well.
+CHARACTERS_AT_ONCE = 1_500_000
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens done and the tokens in all; the latter is an estimate until the last group of texts."""
+
+
+class DocumentEncoder(Protocol):
+    """What an index needs of an m2bert.embedding.Embedder."""
+
+    overflow: str
+    location: str
+    dim: int
+
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    def encode_documents(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> list[DocumentEmbedding]: ...
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    """A passage and what it contributes to its document's score.
+
+    start, end: characters of the document; position: their middle as a fraction of the document. The contributions
+    of all passages of a document add up to its score.
+    """
+
+    start: int
+    end: int
+    contribution: float
+    text: str
+    position: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A ranked document: score is the cosine of query and document; passages are those that contribute most."""
+
+    rank: int
+    id: str
+    source: str
+    score: float
+    num_tokens: int
+    passages: list[SearchHit]
+
+
+@dataclass
+class IndexReport:
+    """What a change to an index did: numbers of documents, and tokens of those that were embedded or kept."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    embedded: int = 0
+    num_tokens: int = 0
+    num_windowed: int = 0
+    num_truncated_documents: int = 0
+    num_truncated_tokens: int = 0
+
+
+class SearchIndex:
+    """An index of documents in a folder, bound to the model that embedded them."""
+
+    def __init__(self, store: str | Path, embedder: DocumentEncoder | None = None) -> None:
+        """`store`: folder of the store; made at the first add if it is not there, never by a search.
+
+        `embedder`: None means the model the store was made with, or the default model for a new store.
+        Raises M2BertError when `store` is something else, of another format, or was made with another model.
+        """
+        self.path = Path(store)
+        self._store: LanceStore | None = None
+        if self.path.exists():
+            self._open_if_made()
+        self._embedder = embedder
+        if self._store is not None and embedder is not None:
+            self._check_model(self._store.info, embedder)
+
+    @property
+    def embedder(self) -> DocumentEncoder:
+        """The encoder of documents and queries; loaded at the first use when none was given."""
+        if self._embedder is None:
+            from m2bert.embedding import Embedder
+
+            embedder = Embedder() if self._store is None else Embedder(self._store.info.model)
+            if self._store is not None:
+                self._check_model(self._store.info, embedder)
+            self._embedder = embedder
+        return self._embedder
+
+    def add(
+        self, documents: Mapping[str, str] | Iterable[Document], *, progress: Progress | None = None
+    ) -> IndexReport:
+        """Insert documents, given as {id: text} or as Document objects; those of the same name are replaced.
+
+        Only new and changed texts are embedded. Raises M2BertError for empty texts and doubled names, and then
+        changes nothing.
+        """
+        if isinstance(documents, Mapping):
+            documents = [Document(identity, text) for identity, text in documents.items()]
+        documents = list(documents)
+        _check_documents(documents)
+        return self._apply(documents, None, progress)
+
+    def update(self, corpus: Corpus, *, progress: Progress | None = None) -> IndexReport:
+        """Make the index agree with a source: insert, replace, and remove what is no longer there, in one step.
+
+        Documents that are there but could not be read keep their old state. Raises M2BertError when the source
+        holds no readable document at all.
+        """
+        if not corpus.documents:
+            reasons = f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})" if corpus.skipped else ""
+            raise M2BertError(
+                f"index: {corpus.source!r} must hold at least one readable document, got none{reasons}; "
+                f"nothing was changed"
+            )
+        _check_documents(corpus.documents)
+        report = self._apply(corpus.documents, corpus, progress)
+        report.skipped = corpus.skipped
+        return report
+
+    def delete(self, ids: Iterable[str], *, source: str = "") -> int:
+        """Remove documents of a source; returns how many there were."""
+        store = self._opened()
+        from m2bert.stores.staging import open_staging
+
+        with open_staging(store.path, store.info):
+            return store.delete([(source, identity) for identity in ids])
+
+    def search(self, query: str, k: int = 10, *, passages: int = 3) -> list[SearchResult]:
+        """The k best documents for `query`, each with its `passages` most contributing passages, those first.
+
+        Raises M2BertError for an empty query, a store that is missing or holds nothing, and k < 1.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
+        store = self._opened()
+        if store.stats().num_documents == 0:
+            raise M2BertError(
+                f"search: the store {str(self.path)!r} holds no documents; add some with "
+                f"`m2bert index FOLDER --store {self.path}`"
+            )
+        vector = self.embedder.encode([query])[0]
+        found = store.search(vector, k)
+        return [
+            SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
+            for rank, (score, record) in enumerate(found, start=1)
+        ]
+
+    def stats(self, *, documents: bool = False) -> StoreStats:
+        """What the store holds; `documents` asks for the state of each."""
+        return self._opened().stats(documents=documents)
+
+    def _apply(
+        self, documents: Sequence[Document], synced: Corpus | None, progress: Progress | None
+    ) -> IndexReport:
+        from m2bert.stores.staging import open_staging
+
+        store = self._opened_or_created()
+        report = IndexReport()
+        with open_staging(store.path, store.info) as staging:
+            stored = store.stats(documents=True).documents
+            hashes = {(item.source, item.id): text_hash(item.text) for item in documents}
+            changed = [item for item in documents if not self._is_current(stored, item, hashes)]
+            fresh = {hashes[item.source, item.id]: item.text for item in changed}
+            for known, state in staging.states.items():
+                if known in fresh and self._fits(state):
+                    del fresh[known]
+            report.embedded = len(fresh)
+            self._embed_into(staging, fresh, progress)
+            removed = _vanished(stored, synced)
+            if changed or removed:
+                store.add(_placed(staging, changed, hashes), remove=removed)
+            report.removed = len(removed)
+            report.updated = sum((item.source, item.id) in stored for item in changed)
+            report.added = len(changed) - report.updated
+            report.unchanged = len(documents) - len(changed)
+            _count_tokens(report, stored, staging.states, hashes)
+            staging.clear()
+        return report
+
+    def _embed_into(self, staging: Staging, texts: Mapping[str, str], progress: Progress | None) -> None:
+        """Embed texts by hash, the longest first, writing them down group by group."""
+        pending = sorted(texts.items(), key=lambda item: -len(item[1]))
+        characters_left = sum(len(text) for _, text in pending)
+        tokens_done = characters_done = 0
+        for group in _groups(pending):
+            characters = sum(len(text) for _, text in group)
+            characters_left -= characters
+            last_total = 0
+
+            def report(done: int, total: int) -> None:
+                nonlocal last_total
+                last_total = total
+                if progress is not None:
+                    per_character = (tokens_done + total) / (characters_done + characters)  # noqa: B023
+                    rest = int(characters_left * per_character)
+                    progress(tokens_done + done, tokens_done + total + rest)  # noqa: B023
+
+            embeddings = self.embedder.encode_documents([text for _, text in group], progress=report)
+            staging.append(
+                [_record(known, text, made) for (known, text), made in zip(group, embeddings, strict=True)]
+            )
+            tokens_done += last_total
+            characters_done += characters
+
+    def _is_current(
+        self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]
+    ) -> bool:
+        key = (document.source, document.id)
+        state = stored.get(key)
+        return state is not None and state.text_hash == hashes[key] and self._fits(state)
+
+    def _fits(self, state: StoredState) -> bool:
+        """Whether an embedding made with perhaps another treatment of long texts is what this one would make."""
+        if state.num_truncated:
+            return self.embedder.overflow == "truncate"
+        return state.num_windows == 1 or self.embedder.overflow == "window"
+
+    def _check_model(self, info: StoreInfo, embedder: DocumentEncoder) -> None:
+        if embedder.fingerprint != info.fingerprint:
+            raise M2BertError(
+                f"index: {str(self.path)!r} was made with the model {info.model!r} of fingerprint {info.fingerprint}, "
+                f"got {embedder.location!r} of {embedder.fingerprint}; use that model, or index into a new folder"
+            )
+
+    def _open_if_made(self) -> None:
+        from m2bert.stores.lance import LanceStore, is_unused
+
+        if not is_unused(self.path):
+            self._store = LanceStore.open(self.path)
+
+    def _opened(self) -> LanceStore:
+        if self._store is None:
+            from m2bert.stores.lance import LanceStore
+
+            self._store = LanceStore.open(self.path)
+            if self._embedder is not None:
+                self._check_model(self._store.info, self._embedder)
+        return self._store
+
+    def _opened_or_created(self) -> LanceStore:
+        if self._store is None:
+            from m2bert.stores.lance import LanceStore
+
+            embedder = self.embedder
+            info = StoreInfo(embedder.location, embedder.fingerprint, embedder.dim)
+            self._store = LanceStore.create(self.path, info)
+            self._check_model(self._store.info, embedder)
+        return self._store
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of the text, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _check_documents(documents: Sequence[Document]) -> None:
+    if not documents:
+        raise M2BertError("index: there must be at least one document, got none; nothing was changed")
+    seen: set[Key] = set()
+    for document in documents:
+        for name in ("id", "text"):
+            value = getattr(document, name)
+            if not isinstance(value, str) or not value.strip():
+                raise M2BertError(
+                    f"index: the {name} of document {document.id!r} must be a string that is not empty, "
+                    f"got {type(value).__name__}; leave the document out"
+                )
+        key = (document.source, document.id)
+        if key in seen:
+            raise M2BertError(f"index: two documents are called {document.id!r}; give each an id of its own")
+        seen.add(key)
+
+
+def _groups(pending: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    group: list[tuple[str, str]] = []
+    size = 0
+    for item in pending:
+        if group and size + len(item[1]) > CHARACTERS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += len(item[1])
+    if group:
+        yield group
+
+
+def _record(known: str, text: str, made: DocumentEmbedding) -> Record:
+    """The embedding of a text that has no name yet."""
+    vectors = [passage.vector for passage in made.passages]
+    spans = [(passage.start, passage.end) for passage in made.passages]
+    return Record(
+        source="",
+        id="",
+        text_hash=known,
+        text=text,
+        num_tokens=made.num_tokens,
+        num_windows=made.num_windows,
+        num_truncated=made.num_truncated,
+        vector=made.vector,
+        spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
+        passage_vectors=np.asarray(vectors, dtype=np.float32).reshape(-1, made.vector.shape[0]),
+    )
+
+
+def _placed(staging: Staging, changed: Sequence[Document], hashes: Mapping[Key, str]) -> Iterator[Record]:
+    """The staged embedding of every changed document, under its name."""
+    from dataclasses import replace
+
+    places: dict[str, list[Key]] = {}
+    for document in changed:
+        key = (document.source, document.id)
+        places.setdefault(hashes[key], []).append(key)
+    for record in staging.records():
+        for source, identity in places.get(record.text_hash, []):
+            yield replace(record, source=source, id=identity)
+
+
+def _vanished(stored: Collection[Key], synced: Corpus | None) -> list[Key]:
+    """Stored documents of the corpus's source that are no longer in it."""
+    if synced is None:
+        return []
+    there = {document.id for document in synced.documents} | {item.id for item in synced.skipped}
+    return [key for key in stored if key[0] == synced.source and key[1] not in there]
+
+
+def _count_tokens(
+    report: IndexReport,
+    stored: Mapping[Key, StoredState],
+    staged: Mapping[str, StoredState],
+    hashes: Mapping[Key, str],
+) -> None:
+    for key, known in hashes.items():
+        state = staged.get(known) or stored[key]
+        report.num_tokens += state.num_tokens
+        report.num_windowed += state.num_windows > 1
+        report.num_truncated_documents += state.num_truncated > 0
+        report.num_truncated_tokens += state.num_truncated
+
+
+def _hits(record: Record, query: NDArray[np.float32], most: int) -> list[SearchHit]:
+    contributions = record.passage_vectors @ query
+    best = np.argsort(-contributions, kind="stable")[:most]
+    hits = []
+    for number in best:
+        start, end = (int(character) for character in record.spans[number])
+        position = (start + end) / 2 / max(len(record.text), 1)
+        hits.append(SearchHit(start, end, float(contributions[number]), record.text[start:end], position))
+    return hits

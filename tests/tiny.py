@@ -1,0 +1,74 @@
+"""A tiny random model and tokenizer, and long texts, for tests of everything above the model."""
+
+from __future__ import annotations
+
+import functools
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = "river stone light paper engine market garden winter signal harbor copper window thread ladder summer"
+
+
+@functools.cache
+def tiny_tokenizer(max_tokens: int = 64) -> Any:
+    """A lower-cased WordPiece tokenizer that knows WORDS, letters and punctuation."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *letters, *".,!?()-_0123456789"]
+    pieces += ["##" + letter for letter in letters]
+    core = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, model_max_length=max_tokens, pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def tiny_model(*, pooling: str = "mean", max_tokens: int = 64, seed: int = 0, **fields: Any) -> Any:
+    """A random M2BertModel of two layers and 16 channels, in evaluation mode."""
+    from m2bert.configuration import M2BertConfig
+    from m2bert.modeling import M2BertModel
+
+    torch.manual_seed(seed)
+    config = M2BertConfig(
+        vocab_size=len(tiny_tokenizer()), hidden_size=16, num_hidden_layers=2, intermediate_size=32,
+        max_position_embeddings=max_tokens, filter_order=8, mlp_nblocks=2, pooling=pooling,
+        initializer_range=0.3, kernels="reference", **fields,
+    )  # fmt: skip
+    return M2BertModel(config).eval()
+
+
+def tiny_embedder(**options: Any) -> Any:
+    """An Embedder on the tiny model; windows of 64 tokens unless `max_tokens` says otherwise."""
+    from m2bert.embedding import Embedder
+
+    model_options = {key: options.pop(key) for key in ("pooling", "max_tokens", "seed") if key in options}
+    max_tokens = model_options.get("max_tokens", 64)
+    return Embedder((tiny_model(**model_options), tiny_tokenizer(max_tokens)), **options)
+
+
+def tiny_model_folder(folder: Path, **model_options: Any) -> Path:
+    """The tiny model saved as a model folder."""
+    from m2bert.checkpoints import save_model
+
+    max_tokens = model_options.get("max_tokens", 64)
+    save_model(tiny_model(**model_options), tiny_tokenizer(max_tokens), folder, dtype=torch.float32)
+    return folder
+
+
+def story(num_words: int, seed: int = 0) -> str:
+    """About `num_words` words in lines, sentences and paragraphs."""
+    generator = random.Random(seed)
+    words = WORDS.split()
+    text = ""
+    for number in range(num_words):
+        text += generator.choice(words)
+        text += generator.choice([" ", " ", " ", " ", ", ", ". ", ".\n", "\n    ", ".\n\n"])
+        text += f"{number} " if generator.random() < 0.1 else ""
+    return text.strip()
