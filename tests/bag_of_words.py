@@ -43,7 +43,8 @@ class BagOfWords:
         for done, text in enumerate(texts, 1):
             count = len(text.split())
             lost = max(0, count - self.limit) if self.limit else 0
-            encoded.append(EncodedText(self.vector(text), count, -(-count // self.max_tokens), lost))
+            windows = -(-(count - lost) // self.max_tokens)
+            encoded.append(EncodedText(self.vector(text), count - lost, windows, lost))
             if progress:
                 progress(done, len(texts))
         return encoded

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from bag_of_words import BagOfWords, EncodedText
 
-import m2bert.evaluate
+import m2bert.systems
 from m2bert.errors import M2BertError
-from m2bert.evaluate import BM25System, EncoderSystem, evaluate_loco, evaluate_tasks
+from m2bert.evaluate import evaluate_loco, evaluate_tasks
+from m2bert.systems import BM25System, EncoderSystem
 from m2bert.tasks import RetrievalTask
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "retrieval.md"
@@ -106,6 +107,7 @@ def test_lengths_and_truncation_are_counted():
     assert (whole.num_windowed, whole.num_truncated, whole.tokens_lost) == (2, 0, 0)
     cut = evaluate_tasks([task], [EncoderSystem(BagOfWords(limit=5))]).tasks[0].systems[0].lengths
     assert (cut.num_truncated, cut.tokens_lost) == (2, 6 + 7)
+    assert (cut.mean_tokens, cut.max_tokens) == (whole.mean_tokens, whole.max_tokens)
 
 
 def test_slices_keep_the_order_and_the_progress(monkeypatch):
@@ -113,7 +115,7 @@ def test_slices_keep_the_order_and_the_progress(monkeypatch):
     queries = {f"q{i}": f"word{i}" for i in range(23)}
     task = make_task(corpus=corpus, queries=queries, qrels={f"q{i}": {f"d{i}": 1} for i in range(23)})
     whole = evaluate_tasks([task], [EncoderSystem(BagOfWords())], metrics=["RR@1"])
-    monkeypatch.setattr(m2bert.evaluate, "DOCUMENTS_AT_ONCE", 5)
+    monkeypatch.setattr(m2bert.systems, "DOCUMENTS_AT_ONCE", 5)
     seen = {}
     sliced = evaluate_tasks(
         [task],
@@ -137,6 +139,34 @@ def test_an_embedding_that_is_not_finite_stops_the_run_by_name(value):
         evaluate_tasks([make_task()], [EncoderSystem(Broken("the dog", value))])
     with pytest.raises(M2BertError, match=r"query of animals 'q3' is not finite"):
         evaluate_tasks([make_task()], [EncoderSystem(Broken("horse fields", value))])
+
+
+@pytest.mark.parametrize("number", [0, 3, 6])
+def test_a_text_that_the_encoder_refuses_is_named_by_its_id(number):
+    class Picky(BagOfWords):
+        def encode_documents(self, texts, *, progress=None):
+            for place, text in enumerate(texts):
+                if f"word{number} " in text:
+                    raise M2BertError(f"Embedder: text {place} has 9 tokens; use overflow='window'")
+            return super().encode_documents(texts, progress=progress)
+
+    corpus = {f"d{i}": f"word{i} common" for i in range(7)}
+    task = make_task(corpus=corpus, queries={"q": "word0"}, qrels={"q": {"d0": 1}})
+    with pytest.raises(
+        M2BertError, match=rf"document of animals 'd{number}' cannot be encoded. Embedder: text 0 has 9"
+    ):
+        evaluate_tasks([task], [EncoderSystem(Picky())])
+
+
+def test_a_refusal_that_is_not_about_one_text_is_passed_on():
+    class Moody(BagOfWords):
+        def encode(self, texts, *, progress=None):
+            if len(texts) > 2:
+                raise M2BertError("Embedder: out of sorts")
+            return super().encode(texts)
+
+    with pytest.raises(M2BertError, match=r"^Embedder: out of sorts$"):
+        evaluate_tasks([make_task()], [EncoderSystem(Moody())])
 
 
 def test_embeddings_without_direction_or_of_a_wrong_shape_are_refused():
@@ -222,5 +252,5 @@ def test_docs_example_runs(tmp_path, monkeypatch, capsys):
 def test_encoded_text_is_all_that_evaluation_reads():
     """The members of EncodedDocument and no others, so that any encoder can be adapted in a few lines."""
     assert set(EncodedText.__dataclass_fields__) == {
-        name for name in vars(m2bert.evaluate.EncodedDocument) if not name.startswith("_")
+        name for name in vars(m2bert.systems.EncodedDocument) if not name.startswith("_")
     }

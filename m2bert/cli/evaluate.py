@@ -21,7 +21,8 @@ from rich.table import Table
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.evaluate import Encoder, Progress, Report
+    from m2bert.evaluate import Report
+    from m2bert.systems import Encoder, Progress
 
 # A table narrower than its numbers would be useless in a file or a pipe, where rich assumes 80 columns.
 PIPE_WIDTH = 200

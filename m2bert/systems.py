@@ -1,0 +1,226 @@
+"""What can be evaluated: encoders and BM25, each ranking the documents of a task.
+
+An encoder is whatever has the few members of :class:`Encoder`; no model is imported here.
+Imports m2bert.bm25, metrics, tasks and errors. Test: tests/test_evaluate.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2bert.bm25 import BM25, load_bm25s
+from m2bert.errors import M2BertError
+from m2bert.metrics import Run, run_from_scores
+from m2bert.tasks import RetrievalTask
+
+# Documents handed to the encoder at once: enough to fill batches of equal length, few enough that the passage
+# vectors of a large pool, which are not needed here, never lie in memory together.
+DOCUMENTS_AT_ONCE = 256
+
+Encoded = TypeVar("Encoded")
+Progress = Callable[[str, float], None]
+"""Called with a label ("qmsum: documents") and the fraction of it that is done, 0 to 1."""
+
+
+class EncodedDocument(Protocol):
+    """What evaluation reads of m2bert.embedding.DocumentEmbedding.
+
+    vector: (dim,). num_tokens: tokens that were read, in num_windows windows. num_truncated: tokens that were
+    not.
+    """
+
+    @property
+    def vector(self) -> NDArray[np.float32]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_windows(self) -> int: ...
+    @property
+    def num_truncated(self) -> int: ...
+
+
+class Encoder(Protocol):
+    """A text encoder: m2bert.embedding.Embedder, or any object with these members.
+
+    encode: texts -> (len(texts), dim) float32. encode_documents: the same with token counts.
+    `progress` is called with (tokens done, tokens in all).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def max_tokens(self) -> int: ...
+    def encode(
+        self, texts: list[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]: ...
+    def encode_documents(
+        self, texts: list[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> Sequence[EncodedDocument]: ...
+
+
+@dataclass(frozen=True)
+class DocumentLengths:
+    """Lengths of a task's documents in the encoder's tokens, whether read or not, and what did not fit.
+
+    num_windowed: documents read in more than one window. num_truncated: documents that lost text,
+    tokens_lost tokens of it altogether.
+    """
+
+    mean_tokens: float
+    max_tokens: int
+    num_windowed: int
+    num_truncated: int
+    tokens_lost: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A run, what made it (enough to know it again), and for encoders the documents' lengths."""
+
+    run: Run
+    fingerprint: str
+    lengths: DocumentLengths | None = None
+
+
+class System(Protocol):
+    """Anything that ranks a task's documents to a depth: an encoder, BM25, a mixture."""
+
+    @property
+    def name(self) -> str: ...
+    def rank(self, task: RetrievalTask, depth: int, on_progress: Progress) -> Ranking: ...
+
+
+def _unit_rows(
+    vectors: NDArray[np.floating], ids: Sequence[str], what: str, encoder: Encoder
+) -> NDArray[np.float64]:
+    """Rows scaled to length 1, in float64 so that equal vectors give equal scores wherever they stand."""
+    where = f"evaluate: embedding by {encoder.name} of {what}"
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise M2BertError(
+            f"{where}: must have shape ({len(ids)}, dim), got {vectors.shape}; mend the encoder"
+        )
+    rows = np.asarray(vectors, dtype=np.float64)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        bad = ids[int(np.argmin(finite))]
+        raise M2BertError(
+            f"{where} {bad!r} is not finite; encode that text alone to find the cause. Nothing was scored"
+        )
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not norms.all():
+        raise M2BertError(
+            f"{where} {ids[int(np.argmin(norms))]!r} is zero, which has no direction to compare"
+        )
+    unit: NDArray[np.float64] = rows / norms
+    return unit
+
+
+def _encode(
+    encode: Callable[..., Encoded],
+    texts: list[str],
+    ids: Sequence[str],
+    what: str,
+    progress: Callable[[int, int], None],
+) -> Encoded:
+    """encode(texts); if the encoder refuses, find the text it refuses alone and name it by its id."""
+    try:
+        return encode(texts, progress=progress)
+    except M2BertError:
+        low, high = 0, len(texts)
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                encode(texts[low:middle])
+                low = middle
+            except M2BertError:
+                high = middle
+        try:
+            encode(texts[low:high])
+        except M2BertError as error:
+            raise M2BertError(f"evaluate: {what} {ids[low]!r} cannot be encoded. {error}") from error
+        raise
+
+
+class EncoderSystem:
+    """Ranks by the cosine of embeddings, over all documents, exactly."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    def rank(self, task: RetrievalTask, depth: int, on_progress: Progress) -> Ranking:
+        """Queries first: they are quick, and a broken encoder shows itself at once."""
+        query_ids, doc_ids = list(task.queries), list(task.corpus)
+        label = f"{task.name}: {self.name}, queries"
+        part = _part(on_progress, label, 0.0, 1.0)
+        what = f"query of {task.name}"
+        encoded = _encode(self.encoder.encode, list(task.queries.values()), query_ids, what, part)
+        queries = _unit_rows(np.asarray(encoded), query_ids, what, self.encoder)
+        documents, lengths = self._encode_documents(task, on_progress)
+        run = run_from_scores(queries @ documents.T, query_ids, doc_ids, depth)
+        return Ranking(run, self.encoder.fingerprint, lengths)
+
+    def _encode_documents(
+        self, task: RetrievalTask, on_progress: Progress
+    ) -> tuple[NDArray[np.float64], DocumentLengths]:
+        """Unit embeddings (num_documents, dim) in corpus order, and the documents' lengths."""
+        doc_ids, texts = list(task.corpus), list(task.corpus.values())
+        what = f"document of {task.name}"
+        vectors, counts = [], []
+        for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
+            chosen = slice(start, start + DOCUMENTS_AT_ONCE)
+            share = len(texts[chosen]) / len(texts)
+            part = _part(on_progress, f"{task.name}: {self.name}, documents", start / len(texts), share)
+            encoded = _encode(self.encoder.encode_documents, texts[chosen], doc_ids[chosen], what, part)
+            stacked = np.stack([document.vector for document in encoded])
+            vectors.append(_unit_rows(stacked, doc_ids[chosen], what, self.encoder))
+            counts += [
+                (document.num_tokens, document.num_windows, document.num_truncated) for document in encoded
+            ]
+        tokens, windows, lost = np.array(counts).T
+        lengths = DocumentLengths(
+            mean_tokens=float((tokens + lost).mean()),
+            max_tokens=int((tokens + lost).max()),
+            num_windowed=int((windows > 1).sum()),
+            num_truncated=int((lost > 0).sum()),
+            tokens_lost=int(lost.sum()),
+        )
+        return np.concatenate(vectors), lengths
+
+
+def _part(on_progress: Progress, label: str, start: float, share: float) -> Callable[[int, int], None]:
+    """An encoder's progress callback for one part of the work under `label`."""
+
+    def progress(done: int, total: int) -> None:
+        on_progress(label, start + share * (done / total if total else 1.0))
+
+    return progress
+
+
+class BM25System:
+    """Ranks by BM25; documents that share no word with the query are not retrieved."""
+
+    name = "BM25"
+
+    def __init__(self) -> None:
+        load_bm25s()
+
+    def rank(self, task: RetrievalTask, depth: int, on_progress: Progress) -> Ranking:
+        """Word counts of the task's own documents decide the idf, as in any index of them."""
+        label = f"{task.name}: BM25"
+        on_progress(label, 0.0)
+        index = BM25(list(task.corpus.values()))
+        scores = index.score(list(task.queries.values()))
+        on_progress(label, 1.0)
+        run = run_from_scores(scores, list(task.queries), list(task.corpus), depth, above=0.0)
+        return Ranking(run, index.fingerprint)
