@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import typer
 from bag_of_words import BagOfWords
 from rich.console import Console
+from tiny import tiny_model_folder
 from typer.testing import CliRunner
 
 import m2bert.cli.evaluate as command
@@ -112,6 +114,15 @@ def test_table_shows_every_number_on_a_narrow_terminal(data):
     assert "…" not in text
     numbers = next(line.split() for line in text.splitlines() if "animal" in line)
     assert numbers[1:] == ["2", "2", "123456", "654321", "9876", "0", *["1.000"] * 4]
+
+
+def test_a_model_folder_is_loaded_and_named(data, tmp_path):
+    app = typer.Typer()
+    command.register(app)
+    folder = tiny_model_folder(tmp_path / "tiny-m2")
+    result = CliRunner().invoke(app, ["evaluate", "loco", "--data", str(data), "--model", str(folder)])
+    assert result.exception is None
+    assert re.search(r"^tiny-m2: [0-9a-f]{16}$", result.stdout, re.MULTILINE)
 
 
 def test_without_bm25(run, data):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bag_of_words import BagOfWords, EncodedText
+from tiny import story, tiny_embedder
 
 import m2bert.systems
 from m2bert.errors import M2BertError
@@ -167,6 +169,29 @@ def test_a_refusal_that_is_not_about_one_text_is_passed_on():
 
     with pytest.raises(M2BertError, match=r"^Embedder: out of sorts$"):
         evaluate_tasks([make_task()], [EncoderSystem(Moody())])
+
+
+def test_the_embedder_of_this_package_is_an_encoder():
+    """Windows of 64 tokens, two of them [CLS] and [SEP]: a longer document is windowed, cut or refused."""
+    task = make_task(
+        corpus={"long": story(300), "short": "paper engine market"},
+        queries={"q": "paper engine"},
+        qrels={"q": {"short": 1}},
+    )
+    windowed, cut = (
+        evaluate_tasks([task], [EncoderSystem(tiny_embedder(overflow=overflow))]).tasks[0].systems[0].lengths
+        for overflow in ("window", "truncate")
+    )
+    assert windowed.max_tokens == cut.max_tokens > 300
+    assert (windowed.num_windowed, windowed.num_truncated, windowed.tokens_lost) == (1, 0, 0)
+    assert (cut.num_windowed, cut.num_truncated, cut.tokens_lost) == (0, 1, cut.max_tokens - 62)
+    with pytest.raises(M2BertError, match="document of animals 'long' cannot be encoded"):
+        evaluate_tasks([task], [EncoderSystem(tiny_embedder(overflow="error"))])
+    damaged = tiny_embedder()
+    with torch.no_grad():
+        next(damaged._model.parameters()).fill_(math.nan)
+    with pytest.raises(M2BertError, match=r"query of animals 'q' cannot be encoded.*finite"):
+        evaluate_tasks([task], [EncoderSystem(damaged)])
 
 
 def test_embeddings_without_direction_or_of_a_wrong_shape_are_refused():
