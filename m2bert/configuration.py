@@ -13,6 +13,16 @@ from m2bert.errors import M2BertError
 
 POOLINGS = ("mean", "cls", "cls_dense")
 KERNELS = ("m2ops", "reference")
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "filter_order",
+    "mlp_nblocks",
+)
 
 
 class M2BertConfig(PreTrainedConfig):
@@ -73,9 +83,7 @@ class M2BertConfig(PreTrainedConfig):
         self._check_choices()
 
     def _check_ranges(self) -> None:
-        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "type_vocab_size")
-        positive += ("max_position_embeddings", "filter_order", "mlp_nblocks")
-        for name in positive:
+        for name in COUNTS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 1, got {value!r}")

@@ -62,14 +62,15 @@ class ImplicitFilter(nn.Module):
     def __init__(self, config: M2BertConfig) -> None:
         super().__init__()
         order = config.filter_order
-        widths = [config.filter_emb_dim, order, order, order]
-        self.layers = nn.ModuleList([nn.Linear(widths[i], order) for i in range(3)])
+        self.layers = nn.ModuleList([nn.Linear(config.filter_emb_dim, order)])
+        self.layers.extend([nn.Linear(order, order), nn.Linear(order, order)])
         self.out = nn.Linear(order, config.hidden_size, bias=False)
 
     def forward(self, features: Tensor, frequency: Tensor) -> Tensor:
         # The sine magnifies rounding, so the frequency comes after the product, as in the reference.
         hidden, scale = features, frequency[:, None]
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             hidden = torch.addmm(_wide(layer.bias)[:, None], _wide(layer.weight), hidden).mul(scale).sin()
         return _wide(self.out.weight) @ hidden
 
@@ -169,14 +170,17 @@ class FilterBank:
     def filters(self, conv: LongConv, seqlen: int) -> tuple[Tensor | m2ops.FilterSpectrum, Tensor | None]:
         """Filters (k, k_rev) of `conv` for `seqlen` positions, or (spectrum, None) where spectra are kept."""
         if torch.is_grad_enabled() or (conv.training and not self.pinned):
-            k, k_rev = conv(self.window(seqlen, conv.skip.device, keep=conv.training))
+            k, k_rev = conv(self.window(seqlen, conv.skip.device))
             return k, k_rev
         return self._spectrum(conv, seqlen), None
 
-    def window(self, seqlen: int, device: torch.device, *, keep: bool) -> Tensor:
-        """The decay window (dim, seqlen), the same for all convolutions of a model."""
+    def window(self, seqlen: int, device: torch.device) -> Tensor:
+        """The decay window (dim, seqlen), the same for all convolutions; the longest one is kept."""
         kept = self._window
-        if kept is None or kept.shape[1] < seqlen or kept.device != device or (kept.is_inference() and keep):
+        # A tensor of inference mode may not be saved for a backward pass.
+        if kept is not None and kept.is_inference() and torch.is_grad_enabled():
+            kept = None
+        if kept is None or kept.shape[1] < seqlen or kept.device != device:
             kept = decay_window(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
             self._window = kept
         return kept[:, :seqlen]
@@ -192,7 +196,7 @@ class FilterBank:
         if entry is not None:
             self.nbytes -= entry.spectrum.nbytes
         taps = min(size, self.config.max_position_embeddings)
-        k, k_rev = conv(self.window(taps, conv.skip.device, keep=False))
+        k, k_rev = conv(self.window(taps, conv.skip.device))
         spectrum = self._kernel("filter_spectrum")(k, k_rev, taps)
         self._keep(key, _Entry(spectrum, state))
         return spectrum

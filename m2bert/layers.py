@@ -93,9 +93,10 @@ class SequenceMixer(nn.Module):
         residual: tuple[Any, Any, Any] = (None, None, None)
         if self.residual_long_conv is not None:
             residual = (*bank.filters(self.residual_long_conv, seqlen), self.residual_long_conv.skip)
+        p = self.in_proj(u)
         mixed = kernel(self.config, "monarch_mixer")(
-            self.in_proj(u),
-            u,
+            p,
+            u.to(p.dtype),  # autocast on CUDA leaves layer norm's output in float32
             self.short_conv.weight,
             self.short_conv.bias,
             k,

@@ -113,7 +113,7 @@ class M2BertModel(M2BertPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
 
     def cached_filters(self) -> AbstractContextManager[None]:
@@ -234,7 +234,7 @@ class M2BertForMaskedLM(M2BertPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.decoder = new_embeddings
 
     @can_return_tuple

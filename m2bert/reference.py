@@ -36,6 +36,7 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 POSITIONS = "bert.embeddings.position_embeddings.weight"
 TYPES = "bert.embeddings.token_type_embeddings.weight"
 HEAD = "cls.predictions."
+POOLER = "bert.pooler."
 DUPLICATE_SINE = re.compile(r"\.implicit_filter(_rev)?\.[135]\.freq$")
 DERIVED = re.compile(r"\.position_ids$|\.pos_emb\.t$|\.modulation\.deltas$|\.flashfft\.")
 
@@ -56,9 +57,8 @@ def load_reference(path: str | os.PathLike[str], **overrides: Any) -> M2BertMode
     tensors = {name: x for name, x in tensors.items() if name not in derived}
     config = _derive_config(source, tensors, overrides)
     _check_derived(source, config, derived)
-    with_head = any(name.startswith(HEAD) for name in tensors)
     with torch.device("meta"):
-        model = M2BertForMaskedLM(config) if with_head else M2BertModel(config)
+        model = M2BertForMaskedLM(config) if _has_head(tensors) else M2BertModel(config)
     state = _translate(source, model, tensors)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
@@ -78,6 +78,10 @@ def _checkpoint_file(path: Path) -> Path:
         what = few(p.name for p in found) or "none"
         raise M2BertError(f"{WHO}: {path} must hold one checkpoint file, got {what}; give the file itself")
     return found[0]
+
+
+def _has_head(tensors: dict[str, Tensor]) -> bool:
+    return any(name.startswith(HEAD) for name in tensors)
 
 
 def _strip_prefixes(name: str) -> str:
@@ -105,6 +109,7 @@ def _derive_config(source: Path, tensors: dict[str, Tensor], overrides: dict[str
     if layers != set(range(len(layers))) or not layers:
         raise M2BertError(f"{WHO}: {source} must hold layers 0, 1, ... without gaps, got {sorted(layers)}")
     mixer = MIXER.format(0)
+    has_pooler = POOLER + "dense.weight" in tensors and not _has_head(tensors)
     vocab_size, hidden_size = _shape(source, tensors, WORDS, 2)
     order, emb_dim = _shape(source, tensors, mixer + "filter_fn.implicit_filter.0.weight", 2)
     values: dict[str, Any] = {
@@ -119,7 +124,7 @@ def _derive_config(source: Path, tensors: dict[str, Tensor], overrides: dict[str
         "filter_order": order,
         "filter_emb_dim": emb_dim,
         "mixer_layer_norm": mixer + "layernorm.weight" in tensors,
-        "pooling": "cls_dense" if "bert.pooler.dense.weight" in tensors else "mean",
+        "pooling": "cls_dense" if has_pooler else "mean",
         **_derive_mlp(source, tensors),
     }
     return M2BertConfig(**{**values, **overrides})
@@ -171,7 +176,7 @@ def _translate(
             missing.append(theirs)
             continue
         state[name] = _fit(source, theirs, left.pop(theirs), expected[name].shape, ndim)
-    _drop_duplicates(source, left, tensors)
+    _drop_unneeded(source, left, tensors)
     if missing or left:
         counts = (("missing", missing), ("unknown", sorted(left)))
         parts = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in counts if names)
@@ -194,8 +199,8 @@ def _fit(source: Path, name: str, x: Tensor, shape: torch.Size, reshape: bool) -
     return x.to(torch.float32, copy=True).reshape(shape).contiguous()
 
 
-def _drop_duplicates(source: Path, left: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Remove from `left` the further names of shared tensors, after checking that they are shared."""
+def _drop_unneeded(source: Path, left: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Remove from `left` an unused pooler and further names of shared tensors, if they are shared indeed."""
     for name in list(left):
         if DUPLICATE_SINE.search(name):
             original = DUPLICATE_SINE.sub(".implicit_filter.1.freq", name)
@@ -203,6 +208,8 @@ def _drop_duplicates(source: Path, left: dict[str, Tensor], tensors: dict[str, T
             original = WORDS
         elif name == HEAD + "bias":
             original = HEAD + "decoder.bias"
+        elif name.startswith(POOLER):
+            original = name
         else:
             continue
         if original in tensors and not torch.equal(left[name], tensors[original]):
