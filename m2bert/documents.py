@@ -1,4 +1,4 @@
-"""Documents from folders and JSON-lines files, for the search index; what cannot be read is reported, never silent.
+"""Documents from folders and JSON-lines files for the search index; what cannot be read is reported.
 
 Text is kept character for character, so that positions found by a search are positions in the file.
 May import m2bert.errors. Test: tests/test_documents.py.
@@ -52,16 +52,18 @@ class Corpus:
 def read_corpus(path: str | Path, *, exclude: Iterable[str | Path] = ()) -> Corpus:
     """Read a folder (every file below it, hidden ones aside) or a .jsonl / .jsonl.gz file.
 
-    A folder's documents are named by their path relative to it; `exclude` names files and folders to pass over.
-    A JSON-lines file has the columns "text" and, if it likes, "id" (otherwise the line number names the document),
-    or LoCo's "pid" and "passage". The source is the absolute path. Binary, broken, empty and doubly named documents
-    are returned as skipped.
+    A folder's documents are named by their path relative to it; `exclude` names files and folders to pass
+    over. A JSON-lines file has the columns "text" and, if it likes, "id" (otherwise the line number names the
+    document), or LoCo's "pid" and "passage". The source is the absolute path. Binary, broken, empty and
+    doubly named documents are returned as skipped.
 
     Raises M2BertError when the path is neither, or when a file breaks off so that its rest is unknown.
     """
     place = Path(path)
     if place.is_dir():
-        entries: Iterator[Document | Skipped] = _read_folder(place, {Path(item).resolve() for item in exclude})
+        entries: Iterator[Document | Skipped] = _read_folder(
+            place, {Path(item).resolve() for item in exclude}
+        )
     elif place.is_file() and place.name.endswith(JSONL_SUFFIXES):
         entries = _read_jsonl(place)
     elif place.exists():
@@ -122,7 +124,7 @@ def _read_file(path: Path, name: str) -> Document | Skipped:
 
 
 def decode(data: bytes) -> str:
-    """The bytes as UTF-8 text without byte order mark. Raises ValueError with a reason when they are not text."""
+    """The bytes as UTF-8 text without byte order mark. Raises ValueError saying why they are not text."""
     if (position := data.find(b"\0")) >= 0:
         raise ValueError(f"binary: byte 0x00 at position {position}")
     try:
@@ -133,8 +135,8 @@ def decode(data: bytes) -> str:
 
 
 def _read_jsonl(path: Path) -> Iterator[Document | Skipped]:
-    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
-    with opened as lines:
+    opener: Any = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rb") as lines:
         try:
             for number, line in enumerate(lines, start=1):
                 if line.strip():

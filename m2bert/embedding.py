@@ -2,8 +2,8 @@
 
     texts -> token ids -> windows of the model's length -> batches of a token budget -> token states -> sums
 
-With mean pooling the embedding of a document is the normalised mean of its token states, so its score against a
-query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes.
+With mean pooling the embedding of a document is the normalised mean of its token states, so its score against
+a query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes.
 May import m2bert.checkpoints, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ Progress = Callable[[int, int], None]
 class Passage:
     """A stretch of a text and what it contributes to the embedding of the whole.
 
-    start, end: characters of the text. vector (dim,) float32: for any query vector q, q . vector is the passage's
-    share of the document's score; the shares of all passages add up to the score.
+    start, end: characters of the text. vector (dim,) float32: for any query vector q, q . vector is the
+    passage's share of the document's score; the shares of all passages add up to the score.
     """
 
     start: int
@@ -49,9 +50,9 @@ class Passage:
 class DocumentEmbedding:
     """The embedding of one text.
 
-    vector (dim,) float32 of unit norm. passages: in order, without gaps, over all text that was read; none for models
-    that do not pool by the mean. num_tokens: tokens of the text that were read, without [CLS] and [SEP].
-    num_windows: pieces the model saw it in. num_truncated: tokens of the text that were dropped.
+    vector (dim,) float32 of unit norm. passages: in order, without gaps, over all text that was read; none
+    for models that do not pool by the mean. num_tokens: tokens of the text that were read, without [CLS] and
+    [SEP]. num_windows: pieces the model saw it in. num_truncated: tokens of the text that were dropped.
     """
 
     vector: NDArray[np.float32]
@@ -79,7 +80,7 @@ class _Plan:
 
 
 class Embedder:
-    """Encodes texts with an M2-BERT model; the result for a text does not depend on what it is batched with."""
+    """Encodes texts with an M2-BERT model; what a text is batched with does not change its embedding."""
 
     def __init__(
         self,
@@ -91,10 +92,11 @@ class Embedder:
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
 
-        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal length
-        and averages their token states together, "truncate" drops the rest and counts it, "error" refuses.
-        `batch_tokens`: tokens, padding included, that go through the model at once. `threads`: torch's threads
-        while encoding (None: as they are). Raises M2BertError on bad arguments and unreadable models.
+        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal
+        length and averages their token states together, "truncate" drops the rest and counts it, "error"
+        refuses. `batch_tokens`: tokens, padding included, that go through the model at once. `threads`:
+        torch's threads while encoding (None: as they are). Raises M2BertError on bad arguments and unreadable
+        models.
         """
         if overflow not in OVERFLOWS:
             raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
@@ -117,7 +119,7 @@ class Embedder:
         positions = int(self._model.config.max_position_embeddings)
         self.max_tokens = min(positions, int(self._tokenizer.model_max_length))
         if self.max_tokens < 3:
-            raise M2BertError(f"Embedder: a model needs room for 3 tokens, {self.name!r} has {self.max_tokens}")
+            raise M2BertError(f"Embedder: a model must read 3 tokens, {self.name!r} reads {self.max_tokens}")
         for token in ("cls_token", "sep_token"):
             if getattr(self._tokenizer, token) is None:
                 raise M2BertError(f"Embedder: the tokenizer of {self.name!r} must have a {token}; set it")
@@ -128,7 +130,10 @@ class Embedder:
         return fingerprint(self._model, self._tokenizer)
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Embeddings (len(texts), dim) float32 of unit norm. Raises M2BertError naming the text that has none."""
+        """Embeddings (len(texts), dim) float32 of unit norm.
+
+        Raises M2BertError naming the text that has none.
+        """
         result = np.empty((len(texts), self.dim), dtype=np.float32)
         for plan, embedding in self._embed(texts, progress, with_passages=False):
             result[plan.number] = embedding.vector
@@ -141,7 +146,8 @@ class Embedder:
 
         Raises M2BertError naming the text that has no embedding.
         """
-        found = {plan.number: embedding for plan, embedding in self._embed(texts, progress, with_passages=True)}
+        finished = self._embed(texts, progress, with_passages=True)
+        found = {plan.number: embedding for plan, embedding in finished}
         return [found[number] for number in range(len(texts))]
 
     def _embed(
@@ -197,11 +203,11 @@ class Embedder:
             firsts, spans = cut_passages(read, offsets)
         count = -(-len(ids) // room)
         bounds = [number * len(ids) // count for number in range(count + 1)]
-        windows = list(zip(bounds[:-1], bounds[1:], strict=True))
+        windows = list(pairwise(bounds))
         return _Plan(number, ids, np.asarray(firsts, dtype=np.int64), spans, num_truncated, windows)
 
     def _batches(self, plans: list[_Plan]) -> Iterator[list[tuple[_Plan, tuple[int, int]]]]:
-        """Windows in batches of similar length within the budget; the longest first, so that too large shows early."""
+        """Windows in batches of similar length within the budget, the longest first."""
         windows = [(plan, window) for plan in plans for window in plan.windows]
         windows.sort(key=lambda item: item[1][0] - item[1][1])
         batch: list[tuple[_Plan, tuple[int, int]]] = []
@@ -247,12 +253,12 @@ class Embedder:
         if self._pools_mean:
             states = output.last_hidden_state[mask.to(device)].double()
             sums = torch.zeros(num_rows, self.dim, dtype=torch.float64, device=device)
-            sums = sums.index_add_(0, rows.to(device), states).cpu().numpy()
+            sums.index_add_(0, rows.to(device), states)
         else:
-            sums = output.pooler_output.double().cpu().numpy()
-        start = 0
+            sums = output.pooler_output.double()
+        sums_on_host, start = sums.cpu().numpy(), 0
         for plan, _ in batch:
-            part = sums[start : start + len(plan.firsts)]
+            part = sums_on_host[start : start + len(plan.firsts)]
             start += len(plan.firsts)
             plan.sums = part.copy() if plan.sums is None else plan.sums + part
             plan.open_windows -= 1
@@ -262,7 +268,8 @@ class Embedder:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """input_ids and mask (batch, seqlen), and for every real token in order the row of its passage's sum.
 
-        The states of [CLS] and [SEP] belong to the mean, so they count with the window's first and last passage.
+        The states of [CLS] and [SEP] belong to the mean, so they count with the window's first and last
+        passage.
         """
         tokenizer = self._tokenizer
         seqlen = max(last - first for _, (first, last) in batch) + 2
@@ -287,8 +294,8 @@ class Embedder:
         norm = float(np.linalg.norm(total))
         if not np.isfinite(norm) or norm == 0.0:
             raise M2BertError(
-                f"Embedder: the embedding of text {plan.number} must be finite and not zero, got norm {norm}; "
-                f"the weights of {self.name!r} are damaged"
+                f"Embedder: the embedding of text {plan.number} must be finite and not zero, "
+                f"got norm {norm}; the weights of {self.name!r} are damaged"
             )
         shares = (plan.sums / norm).astype(np.float32)
         plan.sums = None
@@ -302,10 +309,12 @@ class Embedder:
 
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str | bytes):
-        raise M2BertError(f"Embedder: texts must be a list of strings, got one {type(texts).__name__}; wrap it in []")
+        kind = type(texts).__name__
+        raise M2BertError(f"Embedder: texts must be a list of strings, got one {kind}; wrap it in []")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise M2BertError(f"Embedder: text {number} must be a string, got {type(text).__name__}; convert it")
+            kind = type(text).__name__
+            raise M2BertError(f"Embedder: text {number} must be a string, got {kind}; convert it")
         if not text.strip():
             raise M2BertError(f"Embedder: text {number} is empty; leave it out")
         if not text.isascii():

@@ -1,57 +1,36 @@
 """The search index: documents in, ranked documents with the place of the match out.
 
-Joins an embedder and a store. A run that is killed leaves the old state; the new one becomes visible in one step.
-May import m2bert.embedding, m2bert.documents, m2bert.stores and m2bert.errors. Test: tests/test_index.py.
+Joins an embedder and a store. A run that is killed leaves the old state; the new one becomes visible in one
+step. May import m2bert.bulk, m2bert.embedding, m2bert.documents, m2bert.stores and m2bert.errors. Test:
+tests/test_index.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2bert.bulk import DocumentEncoder, Progress, embed_into, text_hash
 from m2bert.documents import Corpus, Document, Skipped
 from m2bert.errors import M2BertError
 from m2bert.stores import Key, Record, StoredState, StoreInfo, StoreStats
 
 if TYPE_CHECKING:
-    from m2bert.embedding import DocumentEmbedding
     from m2bert.stores.lance import LanceStore
     from m2bert.stores.staging import Staging
-
-# Characters embedded between two writes to disk: some minutes of work on two cores, and enough to fill batches well.
-CHARACTERS_AT_ONCE = 1_500_000
-
-Progress = Callable[[int, int], None]
-"""Called with the tokens done and the tokens in all; the latter is an estimate until the last group of texts."""
-
-
-class DocumentEncoder(Protocol):
-    """What an index needs of an m2bert.embedding.Embedder."""
-
-    overflow: str
-    location: str
-    dim: int
-
-    @property
-    def fingerprint(self) -> str: ...
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
-    def encode_documents(
-        self, texts: Sequence[str], *, progress: Progress | None = None
-    ) -> list[DocumentEmbedding]: ...
 
 
 @dataclass(frozen=True)
 class SearchHit:
     """A passage and what it contributes to its document's score.
 
-    start, end: characters of the document; position: their middle as a fraction of the document. The contributions
-    of all passages of a document add up to its score.
+    start, end: characters of the document; position: their middle as a fraction of the document. The
+    contributions of all passages of a document add up to its score.
     """
 
     start: int
@@ -63,7 +42,7 @@ class SearchHit:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A ranked document: score is the cosine of query and document; passages are those that contribute most."""
+    """A ranked document: score is the cosine of query and document; the passages contribute most to it."""
 
     rank: int
     id: str
@@ -100,8 +79,7 @@ class SearchIndex:
         """
         self.path = Path(store)
         self._store: LanceStore | None = None
-        if self.path.exists():
-            self._open_if_made()
+        self._open_if_made()
         self._embedder = embedder
         if self._store is not None and embedder is not None:
             self._check_model(self._store.info, embedder)
@@ -123,8 +101,8 @@ class SearchIndex:
     ) -> IndexReport:
         """Insert documents, given as {id: text} or as Document objects; those of the same name are replaced.
 
-        Only new and changed texts are embedded. Raises M2BertError for empty texts and doubled names, and then
-        changes nothing.
+        Only new and changed texts are embedded. Raises M2BertError for empty texts and doubled names, and
+        then changes nothing.
         """
         if isinstance(documents, Mapping):
             documents = [Document(identity, text) for identity, text in documents.items()]
@@ -133,13 +111,17 @@ class SearchIndex:
         return self._apply(documents, None, progress)
 
     def update(self, corpus: Corpus, *, progress: Progress | None = None) -> IndexReport:
-        """Make the index agree with a source: insert, replace, and remove what is no longer there, in one step.
+        """Make the index agree with a source: insert, replace, and remove what is gone, in one step.
 
-        Documents that are there but could not be read keep their old state. Raises M2BertError when the source
-        holds no readable document at all.
+        Documents that are there but could not be read keep their old state. Raises M2BertError when the
+        source holds no readable document at all.
         """
         if not corpus.documents:
-            reasons = f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})" if corpus.skipped else ""
+            reasons = (
+                f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})"
+                if corpus.skipped
+                else ""
+            )
             raise M2BertError(
                 f"index: {corpus.source!r} must hold at least one readable document, got none{reasons}; "
                 f"nothing was changed"
@@ -165,7 +147,9 @@ class SearchIndex:
         if not isinstance(query, str) or not query.strip():
             raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
+            raise M2BertError(
+                f"search: k must be a whole number of at least 1, got {k!r}; ask for more results"
+            )
         store = self._opened()
         if store.stats().num_documents == 0:
             raise M2BertError(
@@ -175,7 +159,9 @@ class SearchIndex:
         vector = self.embedder.encode([query])[0]
         found = store.search(vector, k)
         return [
-            SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
+            SearchResult(
+                rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages)
+            )
             for rank, (score, record) in enumerate(found, start=1)
         ]
 
@@ -199,7 +185,7 @@ class SearchIndex:
                 if known in fresh and self._fits(state):
                     del fresh[known]
             report.embedded = len(fresh)
-            self._embed_into(staging, fresh, progress)
+            embed_into(staging, fresh, self.embedder, progress)
             removed = _vanished(stored, synced)
             if changed or removed:
                 store.add(_placed(staging, changed, hashes), remove=removed)
@@ -211,31 +197,6 @@ class SearchIndex:
             staging.clear()
         return report
 
-    def _embed_into(self, staging: Staging, texts: Mapping[str, str], progress: Progress | None) -> None:
-        """Embed texts by hash, the longest first, writing them down group by group."""
-        pending = sorted(texts.items(), key=lambda item: -len(item[1]))
-        characters_left = sum(len(text) for _, text in pending)
-        tokens_done = characters_done = 0
-        for group in _groups(pending):
-            characters = sum(len(text) for _, text in group)
-            characters_left -= characters
-            last_total = 0
-
-            def report(done: int, total: int) -> None:
-                nonlocal last_total
-                last_total = total
-                if progress is not None:
-                    per_character = (tokens_done + total) / (characters_done + characters)  # noqa: B023
-                    rest = int(characters_left * per_character)
-                    progress(tokens_done + done, tokens_done + total + rest)  # noqa: B023
-
-            embeddings = self.embedder.encode_documents([text for _, text in group], progress=report)
-            staging.append(
-                [_record(known, text, made) for (known, text), made in zip(group, embeddings, strict=True)]
-            )
-            tokens_done += last_total
-            characters_done += characters
-
     def _is_current(
         self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]
     ) -> bool:
@@ -244,7 +205,7 @@ class SearchIndex:
         return state is not None and state.text_hash == hashes[key] and self._fits(state)
 
     def _fits(self, state: StoredState) -> bool:
-        """Whether an embedding made with perhaps another treatment of long texts is what this one would make."""
+        """Whether a stored embedding is what this embedder, with its treatment of long texts, would make."""
         if state.num_truncated:
             return self.embedder.overflow == "truncate"
         return state.num_windows == 1 or self.embedder.overflow == "window"
@@ -252,8 +213,9 @@ class SearchIndex:
     def _check_model(self, info: StoreInfo, embedder: DocumentEncoder) -> None:
         if embedder.fingerprint != info.fingerprint:
             raise M2BertError(
-                f"index: {str(self.path)!r} was made with the model {info.model!r} of fingerprint {info.fingerprint}, "
-                f"got {embedder.location!r} of {embedder.fingerprint}; use that model, or index into a new folder"
+                f"index: {str(self.path)!r} was made with the model {info.model!r} of fingerprint "
+                f"{info.fingerprint}, got {embedder.location!r} of {embedder.fingerprint}; use that model, "
+                f"or index into a new folder"
             )
 
     def _open_if_made(self) -> None:
@@ -282,11 +244,6 @@ class SearchIndex:
         return self._store
 
 
-def text_hash(text: str) -> str:
-    """SHA-256 of the text, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _check_documents(documents: Sequence[Document]) -> None:
     if not documents:
         raise M2BertError("index: there must be at least one document, got none; nothing was changed")
@@ -305,41 +262,8 @@ def _check_documents(documents: Sequence[Document]) -> None:
         seen.add(key)
 
 
-def _groups(pending: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    group: list[tuple[str, str]] = []
-    size = 0
-    for item in pending:
-        if group and size + len(item[1]) > CHARACTERS_AT_ONCE:
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += len(item[1])
-    if group:
-        yield group
-
-
-def _record(known: str, text: str, made: DocumentEmbedding) -> Record:
-    """The embedding of a text that has no name yet."""
-    vectors = [passage.vector for passage in made.passages]
-    spans = [(passage.start, passage.end) for passage in made.passages]
-    return Record(
-        source="",
-        id="",
-        text_hash=known,
-        text=text,
-        num_tokens=made.num_tokens,
-        num_windows=made.num_windows,
-        num_truncated=made.num_truncated,
-        vector=made.vector,
-        spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
-        passage_vectors=np.asarray(vectors, dtype=np.float32).reshape(-1, made.vector.shape[0]),
-    )
-
-
 def _placed(staging: Staging, changed: Sequence[Document], hashes: Mapping[Key, str]) -> Iterator[Record]:
     """The staged embedding of every changed document, under its name."""
-    from dataclasses import replace
-
     places: dict[str, list[Key]] = {}
     for document in changed:
         key = (document.source, document.id)

@@ -19,12 +19,12 @@ def cut_passages(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Divide the tokens of `text` into passages of about `target` tokens.
 
-    `offsets` holds the (start, end) characters of every token, at least one. Every ideal boundary moves by up to a
-    quarter of a passage to the best place near it: a blank line, a line end, a sentence end, a space, in this order,
-    and among equals the nearest. So all passages have similar lengths, as sums over them should.
+    `offsets` holds the (start, end) characters of every token, at least one. Every ideal boundary moves by up
+    to a quarter of a passage to the best place near it: a blank line, a line end, a sentence end, a space, in
+    this order, and among equals the nearest. So all passages have similar lengths, as sums over them should.
 
-    Returns the index of each passage's first token, and each passage's (start, end) characters. Passages follow on
-    from one another without gaps, from 0 to the end of the text.
+    Returns the index of each passage's first token, and each passage's (start, end) characters. Passages
+    follow on from one another without gaps, from 0 to the end of the text.
     """
     num_tokens = len(offsets)
     num_passages = max(1, round(num_tokens / target))
@@ -58,6 +58,6 @@ def _quality(text: str, gap_start: int, gap_end: int) -> int:
 
 
 def _cut_character(text: str, gap_start: int, gap_end: int) -> int:
-    """Behind the last line end of the gap, so that indentation stays with its line; else before the next token."""
+    """Behind the last line end of the gap: indentation stays with its line; else before the next token."""
     behind = max(text.rfind("\n", gap_start, gap_end), text.rfind("\r", gap_start, gap_end)) + 1
     return behind if behind > gap_start else gap_end

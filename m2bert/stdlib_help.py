@@ -1,7 +1,7 @@
 """The help text of every module of Python's standard library: real long documents on any machine, offline.
 
-Importing some modules acts (opens a browser, changes the terminal), so all of it happens in a process of its own,
-which is killed and restarted behind a module that hangs or crashes it. May import m2bert.documents and
+Importing some modules acts (opens a browser, changes the terminal), so all of it happens in a process of its
+own, which is killed and restarted behind a module that hangs or crashes it. May import m2bert.documents and
 m2bert.errors. Test: tests/test_stdlib_help.py.
 """
 
@@ -35,11 +35,12 @@ def stdlib_source() -> str:
 def read_stdlib_help(
     *, timeout: float = 20.0, progress: Progress | None = None, after: str | None = None
 ) -> tuple[list[Document], list[Skipped]]:
-    """Help text as `help(module)` prints it, one document per importable public module, submodules included.
+    """Help text as `help(module)` prints it: a document per importable public module, submodules too.
 
-    Left out: private modules, test packages, `__main__` modules, and antigravity, this, idlelib and turtledemo,
-    whose import or purpose is to act. Modules that fail to import, or take longer than `timeout` seconds, are
-    returned as skipped with the reason. `progress(done, total)` counts modules. `after` starts behind that module.
+    Left out: private modules, test packages, `__main__` modules, and antigravity, this, idlelib and
+    turtledemo, whose import or purpose is to act. Modules that fail to import, or take longer than `timeout`
+    seconds, are returned as skipped with the reason. `progress(done, total)` counts modules. `after` starts
+    behind that module.
 
     Raises M2BertError when no module at all can be read.
     """
@@ -97,12 +98,16 @@ def _read_until_failure(
 
 
 def _start_worker(after: str | None, folder: str) -> subprocess.Popen[bytes]:
-    # A fixed hash seed and almost no environment: the same text on every run, and nobody's secrets in `os.environ`.
+    # A fixed hash seed and almost no environment: the same text on every run, and no secrets in `os.environ`.
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8", "HOME": folder}
     command = [sys.executable, "-s", "-c", LAUNCH, str(WORKER), after or ""]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
 

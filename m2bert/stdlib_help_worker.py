@@ -1,8 +1,8 @@
-"""Child process of stdlib_help: imports the modules of the standard library and writes their help as JSON lines.
+"""Child process of stdlib_help: imports the modules of the standard library, writes their help as JSON lines.
 
-Run by path, not as part of the package, so that nothing but the standard library is on its mind. Each module is
-announced by a line {"begin", "done", "total"} and answered by {"name", "text"}, {"name", "reason"} or {"name"} (the
-same module under a second name). Imports nothing of ours. Test: tests/test_stdlib_help.py.
+Run by path, not as part of the package, so that nothing but the standard library is on its mind. Each module
+is announced by a line {"begin", "done", "total"} and answered by {"name", "text"}, {"name", "reason"} or
+{"name"} (the same module under a second name). Imports nothing of ours. Test: tests/test_stdlib_help.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 # antigravity and this act when imported; idlelib and turtledemo are applications.
 LEFT_OUT = frozenset({"antigravity", "this", "idlelib", "turtledemo", "test", "tests"})
 NOT_FOUND_BY_WALKING = ("os.path",)
+PLAIN: pydoc.TextDoc = pydoc.plaintext  # type: ignore[attr-defined] # missing in the stubs
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 CLASS_RULE = re.compile(r"^ *\|  (-{10,})$")
 CLASS_LINE = re.compile(r"^ *\|")
@@ -63,16 +64,18 @@ def _below(package: str, path: list[str]) -> Iterator[str]:
 def help_text(module: Any) -> str:
     """What `help(module)` prints, shortened where it repeats itself.
 
-    The addresses of objects go, because they differ from run to run, and so do the members a class inherits from a
-    class that is described elsewhere: they are half of the whole library's help (tkinter's alone a fifth).
+    The addresses of objects go, because they differ from run to run, and so do the members a class inherits
+    from a class that is described elsewhere: they are half of the whole library's help (tkinter's alone a
+    fifth).
     """
-    return without_repeats(ADDRESS.sub("", pydoc.render_doc(module, renderer=pydoc.plaintext)))
+    return without_repeats(ADDRESS.sub("", pydoc.render_doc(module, renderer=PLAIN)))
 
 
 def without_repeats(text: str) -> str:
-    """Leave out inherited sections whose base class has its own description, and shorten rules to three dashes.
+    """Leave out inherited members whose class has its own description, and shorten rules to three dashes.
 
-    A base without one (a private class, a class of a private module) is described nowhere else: its section stays.
+    A base without one (a private class, a class of a private module) is described nowhere else: its section
+    stays.
     """
     described = set(CLASS_HEAD.findall(text))
     kept: list[str] = []

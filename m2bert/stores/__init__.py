@@ -70,7 +70,7 @@ class StoreStats:
 
 
 class VectorStore(Protocol):
-    """The four verbs. Each change becomes visible as a whole or not at all, and survives the end of the process."""
+    """The four verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
 
     def add(self, records: Iterable[Record], *, remove: Collection[Key] = ()) -> None:
         """Insert the records, replacing those of the same key, and delete `remove`, all in one step.
@@ -82,7 +82,7 @@ class VectorStore(Protocol):
         """Delete documents; returns how many there were."""
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[tuple[float, Record]]:
-        """The k documents of the highest inner product with `vector (dim,)`, exactly, best first; ties by key."""
+        """The k documents of highest inner product with `vector (dim,)`, exact, best first, ties by key."""
 
     def stats(self, *, documents: bool = False) -> StoreStats:
         """What the store holds; `documents` asks for the state of each."""

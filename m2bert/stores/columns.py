@@ -20,7 +20,7 @@ BATCH_BYTES = 32 << 20
 
 
 def table_schema(info: StoreInfo) -> pa.Schema:
-    """Columns of a store for `info`, which travels in the schema's metadata together with the format version."""
+    """Columns of a store; `info` travels in the schema's metadata together with the format version."""
     passage = pa.struct([pa.field("start", pa.int64(), False), pa.field("end", pa.int64(), False)])
     fields = [
         pa.field("source", pa.string(), False),
@@ -41,7 +41,7 @@ def table_schema(info: StoreInfo) -> pa.Schema:
 
 
 def read_info(schema: pa.Schema, where: str) -> StoreInfo:
-    """The binding of the store at `where`. Raises M2BertError when it is not ours or of another format version."""
+    """The binding of the store at `where`. Raises M2BertError when it is not ours or of another format."""
     found = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     version = found.get(PREFIX + "format")
     if version is None:
@@ -61,8 +61,9 @@ def to_batches(records: Iterable[Record], schema: pa.Schema, dim: int) -> Iterat
     for record in records:
         if record.vector.shape != (dim,) or record.passage_vectors.shape != (len(record.spans), dim):
             raise M2BertError(
-                f"store: document {record.id!r} must have vectors of dimension {dim}, got {record.vector.shape} and "
-                f"passages {record.passage_vectors.shape}; embed it with the store's model"
+                f"store: document {record.id!r} must have vectors of dimension {dim}, "
+                f"got {record.vector.shape} and passages {record.passage_vectors.shape}; "
+                f"embed it with the store's model"
             )
         pending.append(_to_row(record))
         size += len(record.text) + record.passage_vectors.nbytes + record.vector.nbytes

@@ -1,8 +1,8 @@
 """The store on disk: a folder with one LanceDB table, one row per document.
 
-One table, because one commit of it is atomic: whoever reads sees the state before it or after it, also when the
-writer is killed. Search is exact (a scan over all vectors): the scores shown are the scores. May import m2bert.stores
-and m2bert.errors. Test: tests/test_index.py.
+One table, because one commit of it is atomic: whoever reads sees the state before it or after it, also when
+the writer is killed. Search is exact (a scan over all vectors): the scores shown are the scores. May import
+m2bert.stores and m2bert.errors. Test: tests/test_index.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from m2bert.stores.columns import read_info, table_schema, to_batches, to_record
 from m2bert.stores.staging import STAGING
 
 TABLE = "documents"
-# Readers in other processes may still use an old version of the table; a day is far longer than a search takes.
+# Readers in other processes may still use an old version of the table; a day is far longer than a search
+# takes.
 KEPT_VERSIONS = timedelta(days=1)
 
 
@@ -42,13 +43,14 @@ class LanceStore:
     def open(cls, path: str | Path) -> LanceStore:
         """Open the store at `path`, changing nothing.
 
-        Raises M2BertError when there is none, when the folder is something else, when the store is damaged or was
-        written in another format.
+        Raises M2BertError when there is none, when the folder is something else, when the store is damaged or
+        was written in another format.
         """
         folder = Path(path)
-        if not folder.exists() or (folder.is_dir() and is_unused(folder)):
+        if is_unused(folder):
             raise M2BertError(
-                f"store: there is no store at {str(folder)!r}; make one with `m2bert index FOLDER --store {folder}`"
+                f"store: there is no store at {str(folder)!r}; "
+                f"make one with `m2bert index FOLDER --store {folder}`"
             )
         if not _has_table(folder):
             raise M2BertError(
@@ -68,14 +70,15 @@ class LanceStore:
         Raises M2BertError when there is something else at `path`, which is left alone.
         """
         folder = Path(path)
-        if folder.exists() and not (folder.is_dir() and is_unused(folder)):
+        if not is_unused(folder):
             return cls.open(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lancedb.connect(str(folder)).create_table(TABLE, schema=table_schema(info), exist_ok=True)
         except Exception as error:
             raise M2BertError(
-                f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); choose a folder you may write"
+                f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); "
+                f"choose a folder you may write"
             ) from error
         return cls.open(folder)
 
@@ -156,7 +159,9 @@ def _has_table(folder: Path) -> bool:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether the folder is empty, or holds only what a process left that was killed while making a store."""
+    """Whether there is no folder, an empty one, or what a process left that was killed while making it."""
+    if not folder.is_dir():
+        return not folder.exists()
     ours = {f"{TABLE}.lance", STAGING}
     return not _has_table(folder) and all(entry.name in ours for entry in folder.iterdir())
 
@@ -166,8 +171,8 @@ def _condition(keys: Collection[Key]) -> str:
     by_source: dict[str, list[str]] = defaultdict(list)
     for source, identity in keys:
         by_source[source].append(_quoted(identity))
-    parts = [f"(source = {_quoted(source)} AND id IN ({', '.join(ids)}))" for source, ids in by_source.items()]
-    return " OR ".join(parts)
+    lists = {source: ", ".join(ids) for source, ids in by_source.items()}
+    return " OR ".join(f"(source = {_quoted(source)} AND id IN ({ids}))" for source, ids in lists.items())
 
 
 def _quoted(value: str) -> str:
@@ -180,6 +185,6 @@ def _one_line(error: Exception) -> str:
 
 def _damaged(folder: Path, error: Exception) -> M2BertError:
     return M2BertError(
-        f"store: {str(folder)!r} cannot be read or written ({_one_line(error)}); check permissions and space, "
-        f"restore a copy, or index into a new folder"
+        f"store: {str(folder)!r} cannot be read or written ({_one_line(error)}); "
+        f"check permissions and space, restore a copy, or index into a new folder"
     )

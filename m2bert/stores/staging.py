@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class Staging:
-    """Files of records in `folder`, each written whole or not at all, found again by the hash of their text."""
+    """Files of records in `folder`, each written whole or not at all, found by the hash of their text."""
 
     def __init__(self, folder: Path, info: StoreInfo) -> None:
-        """Reads what an earlier run left for the same model; anything else there is deleted at the next clear."""
+        """Reads what an earlier run left for the same model; the rest there is deleted at the next clear."""
         self._folder = folder
         self._info = info
         self._files: list[Path] = []

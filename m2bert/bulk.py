@@ -1,0 +1,113 @@
+"""Embedding many texts: group by group, each written down before the next begins.
+
+May import m2bert.embedding, m2bert.stores and m2bert.errors. Test: tests/test_index.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2bert.stores import Record
+
+if TYPE_CHECKING:
+    from m2bert.embedding import DocumentEmbedding
+    from m2bert.stores.staging import Staging
+
+# Characters embedded between two writes to disk: a minute of work or so on two cores, enough to fill batches.
+CHARACTERS_AT_ONCE = 1_500_000
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens done and the tokens in all; the latter is an estimate until the last group."""
+
+
+class DocumentEncoder(Protocol):
+    """What an index needs of an m2bert.embedding.Embedder."""
+
+    overflow: str
+    location: str
+    dim: int
+
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    def encode_documents(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> list[DocumentEmbedding]: ...
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of the text, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def embed_into(
+    staging: Staging, texts: Mapping[str, str], encoder: DocumentEncoder, progress: Progress | None
+) -> None:
+    """Embed texts, given by their hash, the longest first, and stage them group by group."""
+    pending = sorted(texts.items(), key=lambda item: -len(item[1]))
+    counter = _Counter(sum(len(text) for _, text in pending), progress)
+    for group in _groups(pending):
+        counter.start(sum(len(text) for _, text in group))
+        made = encoder.encode_documents([text for _, text in group], progress=counter.report)
+        staging.append([_record(known, text, one) for (known, text), one in zip(group, made, strict=True)])
+
+
+class _Counter:
+    """Progress over all groups, where only the tokens of the groups begun so far are known."""
+
+    def __init__(self, characters: int, progress: Progress | None) -> None:
+        self._progress = progress
+        self._characters_left = characters
+        self._characters_begun = 0
+        self._tokens_before = 0
+        self._tokens_of_group = 0
+
+    def start(self, characters: int) -> None:
+        self._tokens_before += self._tokens_of_group
+        self._tokens_of_group = 0
+        self._characters_begun += characters
+        self._characters_left -= characters
+
+    def report(self, done: int, total: int) -> None:
+        self._tokens_of_group = total
+        if self._progress is None:
+            return
+        begun = self._tokens_before + total
+        rest = self._characters_left * begun // self._characters_begun
+        self._progress(self._tokens_before + done, begun + rest)
+
+
+def _groups(pending: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    group: list[tuple[str, str]] = []
+    size = 0
+    for item in pending:
+        if group and size + len(item[1]) > CHARACTERS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += len(item[1])
+    if group:
+        yield group
+
+
+def _record(known: str, text: str, made: DocumentEmbedding) -> Record:
+    """The embedding of a text that has no name yet."""
+    vectors = [passage.vector for passage in made.passages]
+    spans = [(passage.start, passage.end) for passage in made.passages]
+    return Record(
+        source="",
+        id="",
+        text_hash=known,
+        text=text,
+        num_tokens=made.num_tokens,
+        num_windows=made.num_windows,
+        num_truncated=made.num_truncated,
+        vector=made.vector,
+        spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
+        passage_vectors=np.asarray(vectors, dtype=np.float32).reshape(-1, made.vector.shape[0]),
+    )
