@@ -74,12 +74,8 @@ class Report:
         """{system: {metric: mean over tasks, each task counting once}}."""
         means: dict[str, dict[str, float]] = {}
         for system in self.tasks[0].systems:
-            rows = [
-                other.metrics for task in self.tasks for other in task.systems if other.name == system.name
-            ]
-            means[system.name] = {
-                name: math.fsum(row[name] for row in rows) / len(rows) for name in system.metrics
-            }
+            rows = [other.metrics for task in self.tasks for other in task.systems if other.name == system.name]
+            means[system.name] = {name: math.fsum(row[name] for row in rows) / len(rows) for name in system.metrics}
         return means
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,14 +87,10 @@ class Report:
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         try:
-            partial.write_text(
-                json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             partial.replace(path)
         except OSError as error:
-            raise M2BertError(
-                f"evaluate: cannot write {path} ({error.strerror}); choose another place"
-            ) from error
+            raise M2BertError(f"evaluate: cannot write {path} ({error.strerror}); choose another place") from error
 
 
 def _silent(label: str, fraction: float) -> None:
@@ -177,11 +169,16 @@ def evaluate_loco(
     Raises M2BertError as m2bert.tasks and :func:`evaluate_tasks` do.
     """
     largest_cutoff(metrics)
-    loaded = [load_task(name, files, split) for name, files in choose_tasks(tasks, data_dir, split).items()]
+    progress = on_progress or _silent
+    loaded = []
+    for name, files in choose_tasks(tasks, data_dir, split).items():
+        progress(f"{name}: reading", 0.0)
+        loaded.append(load_task(name, files, split))
+        progress(f"{name}: reading", 1.0)
     systems: list[System] = [EncoderSystem(encoder)]
     if bm25:
         systems.append(BM25System())
-    return evaluate_tasks(loaded, systems, metrics=metrics, on_progress=on_progress)
+    return evaluate_tasks(loaded, systems, metrics=metrics, on_progress=progress)
 
 
 def _versions() -> dict[str, str]:

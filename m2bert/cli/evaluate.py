@@ -18,6 +18,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
+from m2bert.cli.progress import announced
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def loco(
     overflow: Annotated[
         str, typer.Option(help="Documents longer than the model: window, truncate or error.")
     ] = "window",
-    metrics: Annotated[
-        str, typer.Option(help="Any of nDCG@k, R@k, RR@k, joined by commas.")
-    ] = "nDCG@10,R@10",
+    metrics: Annotated[str, typer.Option(help="Any of nDCG@k, R@k, RR@k, joined by commas.")] = "nDCG@10,R@10",
     bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help="Score BM25 beside the model.")] = True,
     json_file: Annotated[
         Path | None,
@@ -68,14 +67,11 @@ def loco(
     choose_tasks(names, data, split)
     largest_cutoff(measures)
     if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise M2BertError(
-            f"evaluate: no such folder for --json: {json_file.absolute().parent}; create it first"
-        )
-    encoder = load_encoder(model, overflow)
+        raise M2BertError(f"evaluate: no such folder for --json: {json_file.absolute().parent}; create it first")
+    with announced(f"loading the model {model}"):
+        encoder = load_encoder(model, overflow)
     with _progress() as on_progress:
-        report = evaluate_loco(
-            data, names, encoder, bm25=bm25, split=split, metrics=measures, on_progress=on_progress
-        )
+        report = evaluate_loco(data, names, encoder, bm25=bm25, split=split, metrics=measures, on_progress=on_progress)
     print_report(report)
     if json_file is not None:
         report.save(json_file)
@@ -138,9 +134,7 @@ def print_report(report: Report) -> None:
         )
     for system in report.tasks[0].systems:
         console.print(f"{system.name}: {system.fingerprint}", soft_wrap=True, markup=False)
-    console.print(
-        "data: " + ", ".join(f"{task.task} {task.data_fingerprint}" for task in report.tasks), soft_wrap=True
-    )
+    console.print("data: " + ", ".join(f"{task.task} {task.data_fingerprint}" for task in report.tasks), soft_wrap=True)
     console.print(f"ties: {report.settings['tie_rule']}", soft_wrap=True)
 
 
