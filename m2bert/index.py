@@ -85,15 +85,22 @@ class SearchIndex:
             self._check_model(self._store.info, embedder)
 
     @property
+    def model(self) -> str | None:
+        """Name or folder of the model the store was made with; None while there is no store."""
+        return None if self._store is None else self._store.info.model
+
+    @property
     def embedder(self) -> DocumentEncoder:
         """The encoder of documents and queries; loaded at the first use when none was given."""
         if self._embedder is None:
             from m2bert.embedding import Embedder
 
-            embedder = Embedder() if self._store is None else Embedder(self._store.info.model)
-            if self._store is not None:
+            if self._store is None:
+                self._embedder = Embedder()
+            else:
+                embedder = Embedder(self._store.info.model)
                 self._check_model(self._store.info, embedder)
-            self._embedder = embedder
+                self._embedder = embedder
         return self._embedder
 
     def add(

@@ -98,13 +98,6 @@ class WordEncoder:
         made = []
         for text, vector in zip(texts, self.encode(texts), strict=True):
             passage = SimpleNamespace(start=0, end=len(text), vector=vector)
-            made.append(
-                SimpleNamespace(
-                    vector=vector,
-                    passages=[passage],
-                    num_tokens=len(text.split()),
-                    num_windows=1,
-                    num_truncated=0,
-                )
-            )
+            counts = {"num_tokens": len(text.split()), "num_windows": 1, "num_truncated": 0}
+            made.append(SimpleNamespace(vector=vector, passages=[passage], **counts))
         return made

@@ -1,0 +1,213 @@
+"""The command `m2bert demo`: search the help of Python's standard library, on this machine, at once.
+
+May import everything of m2bert; nothing imports it. Test: tests/test_cli_search.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2bert.cli.progress import announced, counted
+from m2bert.cli.results import encodable, format_results, print_json, results_as_json
+from m2bert.cli.search import load_embedder, logged_to_stderr
+from m2bert.errors import M2BertError
+
+if TYPE_CHECKING:
+    from m2bert.embedding import Embedder
+    from m2bert.index import SearchIndex
+
+QUESTIONS = (
+    "How do I wait for several network requests at the same time without using threads?",
+    "How can I measure how long a small piece of code takes?",
+    "How do I unpack a zip archive into a folder?",
+    "How can I read settings from a file with sections and key = value lines?",
+    "How do I break a long paragraph into lines of at most 70 characters?",
+)
+SHOWN = 5
+FIRST = 10
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the modules that answer it equally well."""
+
+    question: str
+    modules: tuple[str, ...]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `demo`."""
+    app.command("demo")(demo)
+
+
+def demo(
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION]...", help="Your own questions.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--questions", help='JSON lines {"question", "modules"}: measure how well they are found.'
+        ),
+    ] = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="With --questions: show the answers too, not only their ranks.")
+    ] = False,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Folder of the store; by default in your cache folder.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model's name or folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Index the help text of Python's standard library, and answer questions about it."""
+    asked = None if file is None else read_questions(file)
+    index = open_demo_index(store, model)
+    if asked is not None:
+        measured = measure(index, asked)
+        print_json(measured) if as_json else print(format_measured(measured, index if show_all else None))
+        return
+    texts = list(questions or QUESTIONS)
+    if as_json:
+        print_json({"answers": [results_as_json(text, index.search(text, SHOWN)) for text in texts]})
+        return
+    for text in texts:
+        answer(index, text)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        converse(index)
+
+
+def read_questions(file: Path) -> list[Question]:
+    """Questions from JSON lines with "question" and "modules". Raises M2BertError naming the line that is wrong."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise M2BertError(
+            f"demo: cannot read questions from {str(file)!r} ({error}); check the path"
+        ) from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+            question, modules = row["question"], row["modules"]
+            if not isinstance(modules, list) or not modules or not isinstance(question, str):
+                raise ValueError("a string and a list of strings are needed")
+            found.append(Question(question, tuple(str(name) for name in modules)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise M2BertError(
+                f'demo: line {number} of {str(file)!r} must be {{"question": "...", "modules": ["..."]}}, '
+                f"got {line[:60]!r} ({type(error).__name__}); correct it"
+            ) from None
+    if not found:
+        raise M2BertError(f"demo: {str(file)!r} must hold at least one question, got none; add some")
+    return found
+
+
+def open_demo_index(store: Path | None, model: str | None) -> SearchIndex:
+    """The index of the standard library's help, filled at the first call."""
+    from m2bert.stdlib_help import stdlib_source
+
+    embedder = load_embedder(model, "window")
+    with announced("opening the store"):
+        from m2bert.index import SearchIndex
+
+        index = SearchIndex(default_store(embedder) if store is None else store, embedder)
+    source = stdlib_source()
+    # One step fills the store, so a single document of this Python's library means that all are there.
+    if index.model is None or not any(key[0] == source for key in index.stats(documents=True).documents):
+        fill(index, source)
+    return index
+
+
+def fill(index: SearchIndex, source: str) -> None:
+    """Read the help of all modules and index it."""
+    from m2bert.documents import Corpus
+    from m2bert.stdlib_help import read_stdlib_help
+
+    say(f"indexing the help of {source}'s standard library, once; the store is {index.path}")
+    with counted("reading help", "modules") as progress:
+        documents, skipped = read_stdlib_help(progress=progress)
+    with logged_to_stderr(), counted("embedding", "tokens") as progress:
+        report = index.update(Corpus(source, documents, skipped), progress=progress)
+    left_out = f"; {len(skipped)} left out, which do not import here" if skipped else ""
+    say(f"indexed {len(documents)} modules, {report.num_tokens:,} tokens{left_out}")
+
+
+def default_store(embedder: Embedder) -> Path:
+    """A folder in the user's cache for this Python and this model."""
+    from m2bert.stdlib_help import stdlib_source
+
+    # Relative paths in XDG_CACHE_HOME are invalid by its specification and are to be ignored.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        cache = Path.home() / ".cache"
+    return cache / "m2bert" / f"{stdlib_source()}-{embedder.fingerprint[:8]}"
+
+
+def answer(index: SearchIndex, question: str) -> None:
+    """Print a question and its ranked modules."""
+    print(encodable(f"\n{question}"))
+    print(format_results(index.search(question, SHOWN)), flush=True)
+
+
+def converse(index: SearchIndex) -> None:
+    """Answer questions typed by the user until an empty line."""
+    while True:
+        try:
+            question = input("\nYour question (empty line to end): ")
+        except EOFError:
+            return
+        if not question.strip():
+            return
+        answer(index, question)
+
+
+def measure(index: SearchIndex, asked: Sequence[Question]) -> dict[str, Any]:
+    """The rank of the right module for each question, and how many are within the first five.
+
+    Figures for the first ten questions and for all. A rank is None where no right module exists here.
+    """
+    size = index.stats().num_documents
+    ranks: list[int | None] = []
+    questions: list[dict[str, Any]] = []
+    for item in asked:
+        found = [result.id for result in index.search(item.question, size, passages=0)]
+        rank = min((found.index(name) + 1 for name in item.modules if name in found), default=None)
+        ranks.append(rank)
+        questions.append(asdict(item) | {"rank": rank, "first": found[:SHOWN]})
+    figures = {}
+    for name, part in ((f"first_{FIRST}", ranks[:FIRST]), ("all", ranks)):
+        hits = sum(rank is not None and rank <= SHOWN for rank in part)
+        figures[name] = {"questions": len(part), f"within_first_{SHOWN}": hits}
+    return {"num_modules": size, **figures, "questions": questions}
+
+
+def format_measured(measured: dict[str, Any], answering: SearchIndex | None) -> str:
+    """The measurement as text; with an index, each question's answers too."""
+    lines = ["rank  question -> right module"]
+    for row in measured["questions"]:
+        rank = "   -" if row["rank"] is None else f"{row['rank']:4d}"
+        lines.append(f"{rank}  {row['question']} -> {' or '.join(row['modules'])}")
+        if answering is not None:
+            lines += [format_results(answering.search(row["question"], SHOWN)), ""]
+    for name in (f"first_{FIRST}", "all"):
+        part = measured[name]
+        label = name.replace("_", " ").replace("all", f"all {part['questions']}")
+        lines.append(
+            f"{label}: {part[f'within_first_{SHOWN}']} of {part['questions']} within the first {SHOWN}"
+        )
+    return "\n".join(encodable(line) if "\n" not in line else line for line in lines)
+
+
+def say(message: str) -> None:
+    """A line for the user on stderr."""
+    print(message, file=sys.stderr, flush=True)

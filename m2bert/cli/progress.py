@@ -1,0 +1,95 @@
+"""Progress of long work on stderr: bars on a terminal, now and then a line elsewhere.
+
+May import m2bert.errors; used by cli/search.py and cli/demo.py. Test: tests/test_cli_search.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+SECONDS_BEFORE_NOTICE = 2.0
+SECONDS_BETWEEN_LINES = 10.0
+
+Report = Callable[[int, int], None]
+"""Called with the units done and the units in all."""
+
+
+class RateColumn(ProgressColumn):
+    """Units done and their rate: `81,920 of 1,158,687 tokens, 9,210 tokens/s`."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The text of the column."""
+        return Text(
+            _amounts(int(task.completed), int(task.total or 0), task.finished_speed or task.speed, self._unit)
+        )
+
+
+@contextmanager
+def counted(label: str, unit: str) -> Iterator[Report]:
+    """Show the progress of work counted in `unit` ("tokens"): amounts, rate and time left."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(console, label, unit)
+        return
+    columns = (TextColumn(label), BarColumn(bar_width=24), RateColumn(unit), TimeRemainingColumn())
+    # The window of the rate is long, because one batch of a slow model takes seconds.
+    with Progress(*columns, console=console, speed_estimate_period=60.0) as bars:
+        task = bars.add_task(label, total=None)
+
+        def report(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield report
+
+
+@contextmanager
+def announced(message: str) -> Iterator[None]:
+    """Say what is going on when it takes longer than two seconds."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(message):
+            yield
+        return
+    timer = threading.Timer(SECONDS_BEFORE_NOTICE, _print, (console, f"{message} ..."))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _lines(console: Console, label: str, unit: str) -> Report:
+    begun = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        speed = done / (now - begun)
+        left = f", {(total - done) / speed:.0f} s left" if speed else ""
+        _print(console, f"{label}: {_amounts(done, total, speed, unit)}{left}")
+
+    return report
+
+
+def _amounts(done: int, total: int, speed: float | None, unit: str) -> str:
+    rate = f", {speed:,.0f} {unit}/s" if speed else ""
+    return f"{done:,} of {total:,} {unit}{rate}"
+
+
+def _print(console: Console, message: str) -> None:
+    console.print(message, highlight=False, markup=False, soft_wrap=True)

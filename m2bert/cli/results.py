@@ -1,0 +1,122 @@
+"""Search results and index reports as text and as JSON.
+
+May import m2bert.index. Test: tests/test_cli_search.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from m2bert.index import IndexReport, SearchResult
+
+BAR_CELLS = 10
+UNICODE_BAR, ASCII_BAR = ("·", "█"), ("-", "#")
+MOST_SHOWN_REASONS = 20
+MAX_WIDTH = 110
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout, in ASCII, so that no encoding can break it."""
+    print(json.dumps(value, indent=1))
+
+
+def results_as_json(query: str, results: Sequence[SearchResult]) -> dict[str, Any]:
+    """The machine-readable form of a search: keys query and results."""
+    keys = ("rank", "id", "source", "score", "num_tokens")
+    shares = ("start", "end", "contribution", "text")
+    return {
+        "query": query,
+        "results": [
+            {key: getattr(result, key) for key in keys}
+            | {"passages": [{key: getattr(hit, key) for key in shares} for hit in result.passages]}
+            for result in results
+        ],
+    }
+
+
+def report_as_json(report: IndexReport) -> dict[str, Any]:
+    """The machine-readable form of an index report; skipped documents as {id, reason}."""
+    return asdict(report)
+
+
+def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str:
+    """Ranked documents with their scores; under each, the passages that contribute most, and where they lie.
+
+    A passage's percentage is its part of the document's score; the bar is the document from start to end.
+    """
+    width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
+    lines = []
+    for result in results:
+        size = f"({result.num_tokens:,} token{'' if result.num_tokens == 1 else 's'})"
+        lines.append(f"{result.rank:3d}.  {result.score:.3f}  {result.id}  {size}")
+        for hit in result.passages[:passages]:
+            share = f"{hit.contribution / result.score:4.0%}" if result.score > 0 else "    "
+            lines.append(f"      {position_bar(hit.position)} {share}  {snippet(hit.text, width - 26)}")
+    return "\n".join(encodable(line) for line in lines)
+
+
+def position_bar(position: float) -> str:
+    """`[···█······]`: the place of `position` (0 to 1) in a document; `[---#------]` where that cannot be shown."""
+    empty, full = UNICODE_BAR if can_show("".join(UNICODE_BAR)) else ASCII_BAR
+    cell = min(int(position * BAR_CELLS), BAR_CELLS - 1)
+    return "[" + empty * cell + full + empty * (BAR_CELLS - 1 - cell) + "]"
+
+
+def snippet(text: str, length: int) -> str:
+    """The beginning of a passage on one line, without the frames of help texts, cut at a word."""
+    words = [word for word in text.split() if word.strip("|-=_*#")]
+    line = " ".join(words)
+    length = max(length, 20)
+    if len(line) <= length:
+        return line
+    return line[: length - 3].rsplit(" ", 1)[0] + "..."
+
+
+def can_show(text: str) -> bool:
+    """Whether stdout's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def encodable(line: str) -> str:
+    """The line with what stdout cannot encode replaced by question marks; control characters by spaces."""
+    encoding = sys.stdout.encoding or "ascii"
+    line = "".join(character if character.isprintable() else " " for character in line)
+    return line.encode(encoding, "replace").decode(encoding)
+
+
+def format_report(report: IndexReport) -> str:
+    """What an index run did, in one or two lines."""
+    parts = [f"{getattr(report, name):,} {name}" for name in ("added", "updated", "unchanged", "removed")] + [
+        f"{len(report.skipped):,} skipped"
+    ]
+    lines = [f"documents: {', '.join(parts)}; {report.num_tokens:,} tokens"]
+    if report.num_windowed:
+        lines.append(
+            f"longer than the model: {report.num_windowed:,} documents, encoded in windows and averaged "
+            f"(--overflow window)"
+        )
+    if report.num_truncated_documents:
+        lines.append(
+            f"longer than the model: {report.num_truncated_documents:,} documents lost "
+            f"{report.num_truncated_tokens:,} tokens (--overflow truncate)"
+        )
+    return "\n".join(lines)
+
+
+def format_skipped(report: IndexReport) -> str:
+    """One line per skipped document; a long list is cut, with the number of what is left out."""
+    shown = report.skipped[:MOST_SHOWN_REASONS]
+    lines = [f"skipped {item.id}: {item.reason}" for item in shown]
+    if len(report.skipped) > len(shown):
+        lines.append(f"skipped {len(report.skipped) - len(shown):,} more; --json lists them all")
+    return "\n".join(lines)
