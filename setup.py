@@ -26,7 +26,9 @@ class CMakeBuild(build_ext):
         torch = find_torch()
         if torch is None:
             version = ".".join(map(str, MINIMUM))
-            raise SystemExit(f"setup.py: needs torch >= {version} to build against; run 'pip install torch==2.13.0' first")
+            raise SystemExit(
+                f"setup.py: needs torch >= {version} to build against; run 'pip install torch==2.13.0' first"
+            )
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent

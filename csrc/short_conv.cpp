@@ -22,13 +22,14 @@ Tensor short_conv_cpu(const Tensor& x, const Tensor& weight, const OptTensor& bi
   const View y = view("short_conv", "out", out, channels_last);
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
+    const auto& kernel = short_conv_kernels<T>();
     const T* w = static_cast<const T*>(taps.const_data_ptr());
     const T* b = offset ? static_cast<const T*>(offset->const_data_ptr()) : nullptr;
     torch::stable::parallel_for(0, in.tiles() * in.batch, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i / in.tiles(), first = i % in.tiles() * in.tile();
-        short_conv_kernels<T>().forward({in.channels(first), in.seqlen, width}, in.block(row, first), w + first * width,
-                                        b ? b + first : nullptr, y.block(row, first));
+        kernel.forward({in.channels(first), in.seqlen, width}, in.block(row, first), w + first * width,
+                       b ? b + first : nullptr, y.block(row, first));
       }
     });
   });
@@ -47,6 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> short_conv_bwd_cpu(const Tensor& dout, const 
   const View dx_view = view("short_conv_bwd", "dx", dx, channels_last);
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
+    const auto& kernel = short_conv_kernels<T>();
     const T* w = static_cast<const T*>(taps.const_data_ptr());
     T *dw = static_cast<T*>(dweight.data_ptr()), *db = static_cast<T*>(dbias.data_ptr());
     // One owner per channel, batch rows in order: deterministic.
@@ -54,9 +56,9 @@ std::tuple<Tensor, Tensor, Tensor> short_conv_bwd_cpu(const Tensor& dout, const 
       for (int64_t tile = begin; tile < end; ++tile)
         for (int64_t row = 0; row < in.batch; ++row) {
           const int64_t first = tile * in.tile();
-          short_conv_kernels<T>().backward({in.channels(first), in.seqlen, width}, in.block(row, first),
-                                           w + first * width, dy.block(row, first), dx_view.block(row, first),
-                                           dw + first * width, db + first);
+          kernel.backward({in.channels(first), in.seqlen, width}, in.block(row, first),
+                          w + first * width, dy.block(row, first), dx_view.block(row, first),
+                          dw + first * width, db + first);
         }
     });
   });

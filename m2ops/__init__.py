@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from m2ops import nn
 from m2ops._blockdiag import (
     blockdiag_glu,
     blockdiag_glu_ref,
@@ -43,6 +44,7 @@ __all__ = [
     "monarch_matmul_ref",
     "monarch_mixer",
     "monarch_mixer_ref",
+    "nn",
     "short_conv",
     "short_conv_ref",
     "use_isa",

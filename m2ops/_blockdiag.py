@@ -20,6 +20,7 @@ from m2ops._library import autocast, implement, to
 # from which the C library maps fresh pages for every allocation (measured 3 to 5 times faster than all at once).
 CHUNK = 1024
 
+
 def blockdiag_matmul_ref(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Plain-torch meaning of :func:`blockdiag_matmul`."""
     blocks = x.unflatten(-1, (weight.shape[0], weight.shape[2]))

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from m2ops._layout import apply_mask, check_layout, check_like, check_shape, check_tensor, compute_dtype
-from m2ops._library import autocast, binding, to
+from m2ops._library import autocast, to
+
+MAX_SEQLEN = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,19 @@ def fft_conv_ref(
 
 
 def fft_size(seqlen: int) -> int:
-    """Length of the transform that serves `seqlen` positions: 2^a * {1, 3, 5}, at least 256.
+    """Length of the transform that serves `seqlen` positions: 256 * 2^a * {1, 3, 5}.
 
+    The rule of csrc/plan in plain Python, so that torch.compile can trace through it.
     Raises ValueError unless 1 <= seqlen <= 2^22.
     """
-    return int(binding.fft_size(int(seqlen)))
+    if not 1 <= seqlen <= MAX_SEQLEN:
+        raise ValueError(f"fft_conv: seqlen must be between 1 and {MAX_SEQLEN}, got {seqlen}; split longer signals")
+    sizes = []
+    for size in (256, 768, 1280):
+        while size < seqlen:
+            size *= 2
+        sizes.append(size)
+    return min(sizes)
 
 
 def _check_filter(op: str, k: Tensor, k_rev: Tensor | None) -> None:
@@ -128,7 +138,7 @@ def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpect
 
 def _check_conv(
     u: Tensor, k: Tensor | FilterSpectrum, k_rev: Tensor | None, skip: Tensor | None, layout: str
-) -> tuple[bool, int, int]:
+) -> tuple[bool, int]:
     channels_last = check_layout("fft_conv", layout)
     axes = "(batch, seqlen, dim)" if channels_last else "(batch, dim, seqlen)"
     check_tensor("fft_conv", "u", u, 3, axes)
@@ -151,7 +161,7 @@ def _check_conv(
     if skip is not None:
         check_tensor("fft_conv", "skip", skip, 1, "(dim,)")
         check_shape("fft_conv", "skip", skip, "(dim,)", (dim,))
-    return channels_last, dim, seqlen
+    return channels_last, seqlen
 
 
 def fft_conv(
@@ -196,7 +206,7 @@ def fft_conv(
 
     Source: FACTS of the model: M2-BERT sequence mixer, arXiv 2402.07440; right-angle convolution, docs/kernels.md.
     """
-    channels_last, dim, seqlen = _check_conv(u, k, k_rev, skip, layout)
+    channels_last, seqlen = _check_conv(u, k, k_rev, skip, layout)
     for name, gate in (("pregate", pregate), ("postgate", postgate)):
         if gate is not None:
             check_tensor("fft_conv", name, gate, 3, "of u")
@@ -267,5 +277,12 @@ torch.library.register_autograd("m2ops::fft_conv", _conv_backward, setup_context
 autocast("filter_spectrum", lambda dtype, k, k_rev, size: (to(torch.float32, k), to(torch.float32, k_rev), size))
 autocast(
     "fft_conv",
-    lambda dtype, u, spectrum, skip, pre, post, last: (to(dtype, u), spectrum, skip, to(dtype, pre), to(dtype, post), last),
+    lambda dtype, u, spectrum, skip, pre, post, last: (
+        to(dtype, u),
+        spectrum,
+        skip,
+        to(dtype, pre),
+        to(dtype, post),
+        last,
+    ),
 )

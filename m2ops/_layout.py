@@ -50,15 +50,22 @@ def check_layout(op: str, layout: str) -> bool:
     return layout == "bld"
 
 
+def check_mask(op: str, mask: Tensor | None, batch: int, seqlen: int) -> None:
+    """Raise unless `mask` is None or bool of shape (batch, seqlen)."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{op}: mask must be a bool tensor, True at real tokens, got {got}; use mask.bool()")
+    check_shape(op, "mask", mask, "(batch, seqlen)", (batch, seqlen))
+
+
 def apply_mask(op: str, x: Tensor, mask: Tensor | None, channels_last: bool) -> Tensor:
     """Set the positions of `x` where `mask (batch, seqlen)` is False to exactly 0."""
     if mask is None:
         return x
     batch, seqlen = (x.shape[0], x.shape[1]) if channels_last else (x.shape[0], x.shape[2])
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{op}: mask must be a bool tensor, True at real tokens, got {got}; use mask.bool()")
-    check_shape(op, "mask", mask, "(batch, seqlen)", (batch, seqlen))
+    check_mask(op, mask, batch, seqlen)
     return x.masked_fill(~(mask[:, :, None] if channels_last else mask[:, None, :]), 0.0)
 
 

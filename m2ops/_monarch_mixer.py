@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m2ops._fft_conv import FilterSpectrum, fft_conv_ref, filter_spectrum
-from m2ops._layout import apply_mask, check_like, check_shape, check_tensor, compute_dtype
+from m2ops._layout import apply_mask, check_like, check_mask, check_shape, check_tensor, compute_dtype
 from m2ops._library import implement
 from m2ops._short_conv import WIDTHS, short_conv_ref
 
@@ -102,9 +102,7 @@ def monarch_mixer(
     dtype = compute_dtype(u.dtype)
     spectrum = _spectrum("k", k, k_rev, dim, seqlen)
     spectrum2 = None if k2 is None else _spectrum("k2", k2, k2_rev, dim, seqlen)
-    apply_mask("monarch_mixer", u[:, :0], None if mask is None else mask[:, :0], True)  # checks only
-    if mask is not None:
-        check_shape("monarch_mixer", "mask", mask, "(batch, seqlen)", (batch, seqlen))
+    check_mask("monarch_mixer", mask, batch, seqlen)
 
     def wide(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(dtype)

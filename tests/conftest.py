@@ -13,8 +13,9 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Same random numbers in every test, whatever ran before it."""
+    """Same random numbers in every test, whatever ran before it; one thread, since the tensors are tiny."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ int64_t fft_size_for(int64_t seqlen) {
 
 FftPlan make_fft_plan(int64_t size) {
   if (size < kMinFftSize || size > kMaxFftSize || fft_size_for(size) != size)
-    throw std::invalid_argument("fft_conv: fft_size must be 256 or more and of the form 2^a * {1, 3, 5}, got " +
+    throw std::invalid_argument("fft_conv: fft_size must be 256 * 2^a * {1, 3, 5}, got " +
                                 std::to_string(size) + "; fft_size(seqlen) gives the right one");
   FftPlan plan;
   plan.size = size;

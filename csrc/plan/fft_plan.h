@@ -25,7 +25,7 @@ struct FftPlan {
   int64_t scratch_elements() const;  // elements of workspace for one row
 };
 
-// The smallest supported transform (2^a * {1, 3, 5}, at least kMinFftSize) that holds `seqlen` positions.
+// The smallest supported transform (kMinFftSize * 2^a * {1, 3, 5}) that holds `seqlen` positions.
 // Throws std::invalid_argument outside 1 .. kMaxFftSize.
 int64_t fft_size_for(int64_t seqlen);
 

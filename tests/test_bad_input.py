@@ -1,0 +1,126 @@
+"""Wrong shapes, dtypes, devices and layouts: one clear sentence each, saying the rule and what came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import m2ops
+
+U, K = torch.randn(2, 3, 8), torch.randn(3, 8)
+MIXER: dict[str, Any] = dict(
+    p=torch.randn(2, 8, 9),
+    u=torch.randn(2, 8, 3),
+    short_weight=torch.randn(9, 3),
+    short_bias=None,
+    k=K,
+    k_rev=K,
+    skip=None,
+)
+
+CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: m2ops.fft_conv([1.0], K), TypeError, "fft_conv: u must be a torch.Tensor"),
+    (lambda: m2ops.fft_conv(U[0], K), ValueError, "u must have shape (batch, dim, seqlen), got (3, 8)"),
+    (lambda: m2ops.fft_conv(U.int(), K), TypeError, "got torch.int32; convert it with .float()"),
+    (lambda: m2ops.fft_conv(U, K[:2]), ValueError, "k must have shape (dim, taps) = (3, 8), got (2, 8)"),
+    (lambda: m2ops.fft_conv(U, K, K[:2]), ValueError, "k_rev must have shape (dim, taps) = (3, 8), got (2, 8)"),
+    (lambda: m2ops.fft_conv(U, K, K.double()), TypeError, "k_rev must have the dtype of k"),
+    (lambda: m2ops.fft_conv(U, K, skip=torch.randn(4)), ValueError, "skip must have shape (dim,) = (3,), got (4,)"),
+    (lambda: m2ops.fft_conv(U, K, pregate=U[:1]), ValueError, "pregate must have shape of u"),
+    (lambda: m2ops.fft_conv(U, K, postgate=U.bfloat16()), TypeError, "postgate must have the dtype of u"),
+    (lambda: m2ops.fft_conv(U, K.to("meta")), ValueError, "k must be on the device of u (cpu), got meta"),
+    (lambda: m2ops.fft_conv(U, K, layout="lbd"), ValueError, "layout must be 'bdl'"),
+    (lambda: m2ops.fft_conv(U, K, mask=torch.ones(2, 8)), TypeError, "mask must be a bool tensor"),
+    (
+        lambda: m2ops.fft_conv(U, K, mask=torch.ones(2, 7, dtype=torch.bool)),
+        ValueError,
+        "mask must have shape (batch, seqlen)",
+    ),
+    (
+        lambda: m2ops.fft_conv(torch.randn(2, 3, 300), m2ops.filter_spectrum(K, None, 8)),
+        ValueError,
+        "filter_spectrum(k, k_rev, 300)",
+    ),
+    (
+        lambda: m2ops.fft_conv(U, m2ops.filter_spectrum(K, None, 8), K),
+        ValueError,
+        "k_rev must be None when k is a FilterSpectrum",
+    ),
+    (lambda: m2ops.fft_conv(U, m2ops.filter_spectrum_ref(K, None, 8)), ValueError, "make it with filter_spectrum"),
+    (lambda: m2ops.filter_spectrum(K, None, 0), ValueError, "seqlen must be between 1 and"),
+    (lambda: m2ops.short_conv(U, torch.randn(3, 9)), ValueError, "width must be 2 .. 7, got 9"),
+    (
+        lambda: m2ops.short_conv(U, torch.randn(4, 3)),
+        ValueError,
+        "weight must have shape (dim, width) = (3, 3), got (4, 3)",
+    ),
+    (lambda: m2ops.short_conv(U, torch.randn(3, 3), torch.randn(2)), ValueError, "bias must have shape (dim,) = (3,)"),
+    (lambda: m2ops.blockdiag_matmul(torch.randn(2, 7), torch.randn(2, 3, 4)), ValueError, "x must have 8 channels"),
+    (
+        lambda: m2ops.blockdiag_matmul(torch.randn(2, 8), torch.randn(2, 3, 4), torch.randn(5)),
+        ValueError,
+        "bias must have shape (nblocks * out,) = (6,)",
+    ),
+    (
+        lambda: m2ops.blockdiag_glu(torch.randn(2, 8), torch.randn(2, 6, 4), torch.randn(2, 4, 5)),
+        ValueError,
+        "w_in must give twice the channels that w_out takes (20), got 12",
+    ),
+    (
+        lambda: m2ops.monarch_matmul(torch.randn(2, 8), torch.randn(2, 6, 4), torch.randn(2, 4, 5)),
+        ValueError,
+        "w2 must take the 12 channels",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "p": torch.randn(2, 8, 6)}),
+        ValueError,
+        "p must have shape (batch, seqlen, 3 * dim) = (2, 8, 9)",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "short_weight": torch.randn(9, 8)}),
+        ValueError,
+        "width of short_weight must be 2 .. 7",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "k": K[:2], "k_rev": None}),
+        ValueError,
+        "k must have shape (dim, taps) = (3, 8)",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**MIXER, mask=torch.ones(3, 8, dtype=torch.bool)),
+        ValueError,
+        "mask must have shape (batch, seqlen) = (2, 8)",
+    ),
+    (lambda: m2ops.nn.BlockDiagLinear(10, 8, 4), ValueError, "nblocks must divide"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), CASES, ids=[case[2][:40] for case in CASES])
+def test_bad_input_is_refused_with_a_sentence(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
+
+
+DIRECT: list[Callable[[], Any]] = [
+    lambda: torch.ops.m2ops.fft_conv(U, torch.randn(2, 512), None, None, None, False),
+    lambda: torch.ops.m2ops.fft_conv(U, torch.randn(3, 8), None, None, None, False),
+    lambda: torch.ops.m2ops.fft_conv(U, torch.randn(3, 512), torch.randn(2), None, None, False),
+    lambda: torch.ops.m2ops.fft_conv(U, torch.randn(3, 512), None, U[:1], None, False),
+    lambda: torch.ops.m2ops.fft_conv(U, torch.randn(3, 514), None, None, None, False),
+    lambda: torch.ops.m2ops.fft_conv_bwd(U[:1], U, torch.randn(3, 512), None, None, None, False),
+    lambda: torch.ops.m2ops.filter_spectrum(K, K[:1], 256),
+    lambda: torch.ops.m2ops.filter_spectrum(K, None, 255),
+    lambda: torch.ops.m2ops.short_conv(U, torch.randn(3, 8), None, False),
+    lambda: torch.ops.m2ops.short_conv(U, torch.randn(2, 3), None, False),
+    lambda: torch.ops.m2ops.short_conv(U.long(), torch.randn(3, 3), None, False),
+]
+
+
+@pytest.mark.parametrize("call", DIRECT)
+def test_direct_calls_never_read_memory_they_do_not_own(call: Callable[[], Any]) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        call()

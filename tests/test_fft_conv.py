@@ -1,0 +1,219 @@
+"""fft_conv and filter_spectrum against a float64 direct sum, on every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import m2ops
+from m2ops.testing import assert_matches
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# One, tiny, around the smallest transform, odd, 3 and 5 times a power of two, above a power of two.
+LENGTHS = [1, 2, 3, 63, 129, 256, 768, 1000, 1280, 4097]
+
+
+@pytest.fixture(params=m2ops.available_isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with m2ops.use_isa(request.param):
+        yield request.param
+
+
+def direct(
+    u: Tensor, k: Tensor, k_rev: Tensor | None, skip: Tensor | None, pre: Tensor | None, post: Tensor | None
+) -> Tensor:
+    """The defining sum in float64, as one Toeplitz matrix per channel; (batch, dim, seqlen)."""
+    seqlen = u.shape[-1]
+    lag = torch.arange(seqlen)[:, None] - torch.arange(seqlen)[None, :]
+
+    def taps(filters: Tensor, index: Tensor) -> Tensor:
+        inside = (index >= 0) & (index < filters.shape[1])
+        return filters.double()[:, index.clamp(0, filters.shape[1] - 1)] * inside
+
+    matrix = taps(k, lag)
+    if k_rev is not None:
+        matrix = matrix + taps(k_rev, -lag - 1)
+    signal = u.double() if pre is None else u.double() * pre.double()
+    out = torch.einsum("cts,bcs->bct", matrix, signal)
+    if skip is not None:
+        out = out + skip.double()[:, None] * signal
+    return out if post is None else out * post.double()
+
+
+def inputs(dtype: torch.dtype, seqlen: int, dim: int = 3, batch: int = 2) -> dict[str, Any]:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    u, pre, post = (torch.randn(batch, dim, seqlen).to(dtype) for _ in range(3))
+    return dict(
+        u=u, pregate=pre, postgate=post, skip=torch.randn(dim, dtype=wide),
+        k=torch.randn(dim, seqlen, dtype=wide), k_rev=torch.randn(dim, seqlen, dtype=wide),
+    )  # fmt: skip
+
+
+def exact(x: dict[str, Any]) -> Tensor:
+    return direct(x["u"], x["k"], x["k_rev"], x["skip"], x["pregate"], x["postgate"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seqlen", LENGTHS)
+def test_fft_conv_matches_the_direct_sum(seqlen: int, dtype: torch.dtype) -> None:
+    x = inputs(dtype, seqlen, dim=2 if seqlen > 2000 else 3)
+    assert_matches(m2ops.fft_conv(**x), exact(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("seqlen", "dim"), [(1, 1), (5, 16), (100, 17), (300, 35)])
+def test_fft_conv_reads_channels_last(seqlen: int, dim: int, dtype: torch.dtype) -> None:
+    x = inputs(dtype, seqlen, dim)
+    want = exact(x)
+    last = {n: x[n].transpose(1, 2).contiguous() for n in ("u", "pregate", "postgate")}
+    assert_matches(m2ops.fft_conv(**{**x, **last}, layout="bld").transpose(1, 2), want)
+
+
+@pytest.mark.parametrize("missing", ["k_rev", "skip", "pregate", "postgate"])
+def test_fft_conv_optional_arguments(missing: str) -> None:
+    x = inputs(torch.float32, 200)
+    x[missing] = None
+    assert_matches(m2ops.fft_conv(**x), exact(x))
+
+
+@pytest.mark.parametrize(("taps", "taps_rev"), [(1, 1), (7, 300), (1000, 2), (256, 256)])
+def test_fft_conv_taps_fewer_or_more_than_positions(taps: int, taps_rev: int) -> None:
+    x = inputs(torch.float32, 130)
+    x["k"], x["k_rev"] = torch.randn(3, taps), torch.randn(3, taps_rev)
+    assert_matches(m2ops.fft_conv(**x), exact(x))
+
+
+def test_fft_conv_strided_inputs() -> None:
+    x = inputs(torch.float32, 150, dim=20)
+    wide = torch.randn(2, 150, 60)
+    x["pregate"], x["u"], x["postgate"] = (t.transpose(1, 2) for t in wide.chunk(3, dim=-1))
+    want = exact(x)
+    assert_matches(m2ops.fft_conv(**x), want)  # channels contiguous, read as "bdl"
+    last = {n: x[n].transpose(1, 2) for n in ("u", "pregate", "postgate")}
+    assert_matches(m2ops.fft_conv(**{**x, **last}, layout="bld").transpose(1, 2), want)
+    every_other = {**x, "u": torch.randn(2, 40, 300)[:, ::2, ::2]}
+    assert_matches(m2ops.fft_conv(**every_other), exact(every_other))
+
+
+def test_fft_conv_single_channel_of_a_wide_tensor() -> None:
+    x = inputs(torch.float32, 300, dim=1)
+    want = exact(x)
+    wide = torch.randn(2, 300, 5)
+    wide[:, :, 2:3] = x["pregate"].transpose(1, 2)
+    last = {"u": x["u"].transpose(1, 2), "postgate": x["postgate"].transpose(1, 2), "pregate": wide[:, :, 2:3]}
+    assert_matches(m2ops.fft_conv(**{**x, **last}, layout="bld").transpose(1, 2), want)
+
+
+@pytest.mark.parametrize("seqlen", [1, 100, 256, 700])
+def test_filter_spectrum_serves_shorter_sequences(seqlen: int) -> None:
+    x = inputs(torch.float32, 700)
+    spectrum = m2ops.filter_spectrum(x["k"], x["k_rev"], 700)
+    x["u"], x["pregate"], x["postgate"] = (x[n][..., :seqlen] for n in ("u", "pregate", "postgate"))
+    out = m2ops.fft_conv(x["u"], spectrum, None, x["skip"], x["pregate"], x["postgate"])
+    assert_matches(out, exact(x))
+
+
+def test_filter_spectrum_is_the_same_for_every_instruction_set() -> None:
+    x = inputs(torch.float32, 500)
+    spectrum = m2ops.filter_spectrum(x["k"], x["k_rev"], 500)
+    with m2ops.use_isa("scalar"):
+        out = m2ops.fft_conv(x["u"], spectrum, None, x["skip"], x["pregate"], x["postgate"])
+    assert_matches(out, exact(x))
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_fft_conv_mask_equals_a_shorter_sequence(layout: str) -> None:
+    x = inputs(torch.float32, 90)
+    mask = torch.ones(2, 90, dtype=torch.bool)
+    mask[0, 60:] = False
+    if layout == "bld":
+        for name in ("u", "pregate", "postgate"):
+            x[name] = x[name].transpose(1, 2).contiguous()
+    out = m2ops.fft_conv(**x, mask=mask, layout=layout)
+    if layout == "bld":
+        out = out.transpose(1, 2)
+        for name in ("u", "pregate", "postgate"):
+            x[name] = x[name].transpose(1, 2)
+    assert torch.equal(out[0, :, 60:], torch.zeros(3, 30))
+    short = {**x, **{n: x[n][:1, :, :60] for n in ("u", "pregate", "postgate")}}
+    assert_matches(out[:1, :, :60], exact(short))
+    assert_matches(out[1:], exact(x)[1:])
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize("with_gates", [True, False])
+def test_fft_conv_gradcheck(layout: str, with_gates: bool) -> None:
+    shape = (2, 3, 6) if layout == "bdl" else (2, 6, 3)
+    u, pre, post = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    k, k_rev = (torch.randn(3, n, dtype=torch.float64, requires_grad=True) for n in (9, 4))
+    skip = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    args = (u, k, k_rev, skip, pre, post) if with_gates else (u, k)
+    assert torch.autograd.gradcheck(lambda *a: m2ops.fft_conv(*a, layout=layout), args)
+
+
+@pytest.mark.parametrize(("seqlen", "dtype"), [(300, torch.float32), (1000, torch.float32), (200, torch.bfloat16)])
+def test_fft_conv_gradients_match_the_reference(seqlen: int, dtype: torch.dtype) -> None:
+    x = inputs(dtype, seqlen)
+    dout = torch.randn_like(x["u"])
+    leaves = {n: t.clone().requires_grad_() for n, t in x.items()}
+    m2ops.fft_conv(**leaves).backward(dout)
+    wide = {n: t.double().requires_grad_() for n, t in x.items()}
+    m2ops.fft_conv_ref(**wide).backward(dout.double())
+    for name, leaf in leaves.items():
+        # Two convolutions and a sum over batch and positions: three times the error of one.
+        assert_matches(leaf.grad, wide[name].grad, bound=3 * (1e-6 if leaf.dtype == torch.float32 else 2.5e-3))
+
+
+def test_fft_conv_is_deterministic_and_overwrites_its_output() -> None:
+    x = inputs(torch.float32, 700, dim=33, batch=4)
+    leaves = {n: t.clone().requires_grad_() for n, t in x.items()}
+    results = []
+    for _ in range(3):
+        poison = [torch.full_like(x["u"], float("nan")) for _ in range(8)]  # recycled by the allocator
+        del poison
+        out = m2ops.fft_conv(**leaves)
+        results.append((out, *torch.autograd.grad(out.square().sum(), list(leaves.values()))))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert all(torch.isfinite(t).all() for t in results[0])
+
+
+def test_fft_conv_does_not_depend_on_the_number_of_threads() -> None:
+    x = inputs(torch.float32, 300, dim=300)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        leaves = {n: t.clone().requires_grad_() for n, t in x.items()}
+        out = m2ops.fft_conv(**leaves)
+        results.append((out, *torch.autograd.grad(out.square().sum(), list(leaves.values()))))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_fft_conv_propagates_non_finite_inputs() -> None:
+    x = inputs(torch.float32, 64)
+    x["u"][0, 1, 5] = float("nan")
+    x["u"][1, 2, 60] = float("inf")
+    out = m2ops.fft_conv(**x)
+    assert not torch.isfinite(out[0, 1]).any() and not torch.isfinite(out[1, 2]).any()
+    assert torch.isfinite(out[0, 0]).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 10), (2, 0, 10), (2, 3, 0)])
+def test_fft_conv_empty(shape: tuple[int, int, int]) -> None:
+    out = m2ops.fft_conv(torch.randn(shape), torch.randn(shape[1], 4))
+    assert out.shape == shape
+
+
+def test_ops_pass_opcheck() -> None:
+    ops = torch.ops.m2ops
+    k = torch.randn(3, 9, requires_grad=True)
+    torch.library.opcheck(ops.filter_spectrum.default, (k, torch.randn(3, 5), 256))
+    spectrum = ops.filter_spectrum(k.detach(), None, 256).requires_grad_()
+    u = torch.randn(2, 3, 20, requires_grad=True)
+    torch.library.opcheck(ops.fft_conv.default, (u, spectrum, torch.randn(3), torch.randn(2, 3, 20), None, False))
+    torch.library.opcheck(ops.fft_conv.default, (u.detach().transpose(1, 2), spectrum, None, None, None, True))

@@ -1,0 +1,76 @@
+"""short_conv against torch's own conv1d in float64, on every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import m2ops
+from m2ops.testing import assert_matches
+
+
+@pytest.fixture(params=m2ops.available_isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with m2ops.use_isa(request.param):
+        yield request.param
+
+
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    offset = None if bias is None else bias.double()
+    width = weight.shape[1]
+    return F.conv1d(x.double(), weight.double()[:, None], offset, padding=width - 1, groups=x.shape[1])[
+        ..., : x.shape[2]
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("dim", "seqlen", "width"), [(1, 1, 2), (3, 2, 3), (17, 50, 3), (40, 33, 7), (16, 100, 4)])
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_short_conv_matches_conv1d(layout: str, dim: int, seqlen: int, width: int, dtype: torch.dtype) -> None:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = torch.randn(2, dim, seqlen).to(dtype)
+    weight, bias = torch.randn(dim, width, dtype=wide), torch.randn(dim, dtype=wide)
+    for offset in (bias, None):
+        given = x if layout == "bdl" else x.transpose(1, 2).contiguous()
+        out = m2ops.short_conv(given, weight, offset, layout=layout)
+        assert_matches(out if layout == "bdl" else out.transpose(1, 2), conv1d(x, weight, offset))
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_short_conv_gradcheck(layout: str) -> None:
+    shape = (2, 3, 7) if layout == "bdl" else (2, 7, 3)
+    x, w, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (shape, (3, 3), (3,)))
+    assert torch.autograd.gradcheck(lambda *a: m2ops.short_conv(*a, layout=layout), (x, w, b))
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_short_conv_gradients_match_conv1d(layout: str) -> None:
+    x, w, b = torch.randn(3, 37, 50), torch.randn(37, 3), torch.randn(37)
+    dout = torch.randn(3, 37, 50)
+    leaves = [t.clone().requires_grad_() for t in (x, w, b)]
+    given = leaves[0] if layout == "bdl" else leaves[0].transpose(1, 2)
+    out = m2ops.short_conv(given, leaves[1], leaves[2], layout=layout)
+    (out if layout == "bdl" else out.transpose(1, 2)).backward(dout)
+    wide = [t.double().requires_grad_() for t in (x, w, b)]
+    conv1d(*wide).backward(dout.double())
+    for leaf, exact in zip(leaves, wide, strict=True):
+        assert_matches(leaf.grad, exact.grad)
+
+
+def test_short_conv_mask_stops_what_lies_under_it() -> None:
+    x, w = torch.randn(1, 4, 12), torch.randn(4, 3)
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    mask[0, :5] = False
+    out = m2ops.short_conv(x, w, mask=mask)
+    assert torch.equal(out[..., :5], torch.zeros(1, 4, 5))
+    assert_matches(out[..., 5:], conv1d(x[..., 5:], w, None))
+
+
+def test_short_conv_passes_opcheck() -> None:
+    x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 5, 9), (5, 3), (5,)))
+    torch.library.opcheck(torch.ops.m2ops.short_conv.default, (x, w, b, False))
+    torch.library.opcheck(torch.ops.m2ops.short_conv.default, (x.detach().transpose(1, 2), w, None, True))
