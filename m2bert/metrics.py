@@ -60,9 +60,7 @@ def run_from_scores(
     """
     if scores.shape != (len(query_ids), len(doc_ids)):
         shape = (len(query_ids), len(doc_ids))
-        raise M2BertError(
-            f"metrics: scores must have shape (queries, documents) = {shape}, got {scores.shape}"
-        )
+        raise M2BertError(f"metrics: scores must have shape (queries, documents) = {shape}, got {scores.shape}")
     compared = np.asarray(scores, dtype=np.float32)
     if not np.isfinite(compared).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(compared))[0])

@@ -97,15 +97,11 @@ class System(Protocol):
     def rank(self, task: RetrievalTask, depth: int, on_progress: Progress) -> Ranking: ...
 
 
-def _unit_rows(
-    vectors: NDArray[np.floating], ids: Sequence[str], what: str, encoder: Encoder
-) -> NDArray[np.float64]:
+def _unit_rows(vectors: NDArray[np.floating], ids: Sequence[str], what: str, encoder: Encoder) -> NDArray[np.float64]:
     """Rows scaled to length 1, in float64 so that equal vectors give equal scores wherever they stand."""
     where = f"evaluate: embedding by {encoder.name} of {what}"
     if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise M2BertError(
-            f"{where}: must have shape ({len(ids)}, dim), got {vectors.shape}; mend the encoder"
-        )
+        raise M2BertError(f"{where}: must have shape ({len(ids)}, dim), got {vectors.shape}; mend the encoder")
     rows = np.asarray(vectors, dtype=np.float64)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
@@ -115,9 +111,7 @@ def _unit_rows(
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():
-        raise M2BertError(
-            f"{where} {ids[int(np.argmin(norms))]!r} is zero, which has no direction to compare"
-        )
+        raise M2BertError(f"{where} {ids[int(np.argmin(norms))]!r} is zero, which has no direction to compare")
     unit: NDArray[np.float64] = rows / norms
     return unit
 
@@ -184,9 +178,7 @@ class EncoderSystem:
             encoded = _encode(self.encoder.encode_documents, texts[chosen], doc_ids[chosen], what, part)
             stacked = np.stack([document.vector for document in encoded])
             vectors.append(_unit_rows(stacked, doc_ids[chosen], what, self.encoder))
-            counts += [
-                (document.num_tokens, document.num_windows, document.num_truncated) for document in encoded
-            ]
+            counts += [(document.num_tokens, document.num_windows, document.num_truncated) for document in encoded]
         tokens, windows, lost = np.array(counts).T
         lengths = DocumentLengths(
             mean_tokens=float((tokens + lost).mean()),

@@ -155,9 +155,7 @@ def find_tasks(data_dir: Path | str, split: str = "test") -> dict[str, TaskFiles
         if pair[0] is not None and pair[1] is not None:
             tasks[name] = TaskFiles(pair[0], pair[1])
         elif pair != [None, None]:
-            raise M2BertError(
-                f"tasks: {name} ({split}) must have documents and queries, got {pair[0] or pair[1]} only"
-            )
+            raise M2BertError(f"tasks: {name} ({split}) must have documents and queries, got {pair[0] or pair[1]} only")
     documents, queries = _existing(data_dir / "documents"), _existing(data_dir / "queries")
     if not tasks and split == "test" and documents is not None and queries is not None:
         names = {_text_column(row, "dataset", where) for where, row in _read_rows(queries)}
@@ -184,9 +182,7 @@ def choose_tasks(names: Iterable[str], data_dir: Path | str, split: str = "test"
     for name in wanted:
         if name not in found:
             kind = "LoCoV1 task" if name in LOCO_TASKS else "unknown task"
-            raise M2BertError(
-                f"tasks: {kind} {name!r}: not in {data_dir} ({split}), which has {', '.join(found)}"
-            )
+            raise M2BertError(f"tasks: {kind} {name!r}: not in {data_dir} ({split}), which has {', '.join(found)}")
         if wanted.count(name) > 1:
             raise M2BertError(f"tasks: every task may be named once, got {name!r} {wanted.count(name)} times")
     return {name: found[name] for name in wanted}
@@ -272,9 +268,7 @@ def build_task(
     for where, row in queries:
         query_id, text = _text_column(row, "qid", where), _text_column(row, "query", where, null=True)
         if query_id in texts:
-            raise M2BertError(
-                f"tasks: {where}: every qid must be unique, got {query_id!r} again; remove a row"
-            )
+            raise M2BertError(f"tasks: {where}: every qid must be unique, got {query_id!r} again; remove a row")
         answers = _answers(row, where)
         unknown = next((answer for answer in answers if answer not in corpus and answer not in dropped), None)
         if unknown is not None:

@@ -77,9 +77,7 @@ def test_bm25_refuses_an_empty_corpus():
         BM25([])
 
 
-@pytest.mark.parametrize(
-    ("name", "published"), [("qmsum", 0.866), ("qmsum_query", 0.542), ("stackoverflow", 0.499)]
-)
+@pytest.mark.parametrize(("name", "published"), [("qmsum", 0.866), ("qmsum_query", 0.542), ("stackoverflow", 0.499)])
 def test_bm25_reproduces_the_published_scores(shared_dir, name, published):
     task = load_task(name, find_tasks(shared_dir / "data" / "loco")[name])
     scores = BM25(list(task.corpus.values())).score(list(task.queries.values()))

@@ -28,9 +28,7 @@ def write_task(folder, corpus=ANIMALS, queries=QUERIES):
     folder.mkdir(parents=True)
     rows = [{"pid": doc_id, "passage": text} for doc_id, text in corpus.items()]
     (folder / "documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    rows = [
-        {"qid": query_id, "query": text, "answer_pids": pids} for query_id, (text, pids) in queries.items()
-    ]
+    rows = [{"qid": query_id, "query": text, "answer_pids": pids} for query_id, (text, pids) in queries.items()]
     (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 

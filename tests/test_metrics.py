@@ -102,9 +102,7 @@ def test_metrics_match_a_second_implementation_with_many_ties(k):
     for query in range(40):
         judged = rng.sample(documents, rng.randint(1, 30))
         qrels[f"q{query}"] = {doc_id: rng.randint(0, 2) for doc_id in judged} | {judged[0]: 1}
-        run[f"q{query}"] = {
-            doc_id: float(rng.randint(0, 6)) for doc_id in rng.sample(documents, rng.randint(1, 120))
-        }
+        run[f"q{query}"] = {doc_id: float(rng.randint(0, 6)) for doc_id in rng.sample(documents, rng.randint(1, 120))}
     values = score_run(qrels, run, [f"nDCG@{k}", f"R@{k}", f"RR@{k}"])
     for query_id, row in values.items():
         assert list(row.values()) == pytest.approx(plain_scores(qrels[query_id], run[query_id], k), abs=1e-9)

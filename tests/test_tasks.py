@@ -139,9 +139,7 @@ def test_broken_gzip_is_refused(tmp_path, damage):
     path = tmp_path / "pets/test/documents.jsonl.gz"
     write(path, [{"pid": f"d{number}", "passage": str(number**9)} for number in range(500)])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        M2BertError, match=r"documents.jsonl.gz is not a complete gzip file .*; copy it again"
-    ):
+    with pytest.raises(M2BertError, match=r"documents.jsonl.gz is not a complete gzip file .*; copy it again"):
         load_task("pets", find_tasks(tmp_path)["pets"])
 
 
@@ -170,9 +168,7 @@ def test_missing_folders_splits_and_files_are_refused(tmp_path):
     with pytest.raises(M2BertError, match=r"no task with a test split in .*; expected <task>/test/documents"):
         find_tasks(tmp_path)
     write(tmp_path / "pets/test/documents.jsonl", DOCUMENTS)
-    with pytest.raises(
-        M2BertError, match=r"pets \(test\) must have documents and queries, got .*documents.jsonl only"
-    ):
+    with pytest.raises(M2BertError, match=r"pets \(test\) must have documents and queries, got .*documents.jsonl only"):
         find_tasks(tmp_path)
     with pytest.raises(M2BertError, match="no task with a train split"):
         find_tasks(tmp_path, "train")
