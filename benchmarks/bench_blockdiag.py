@@ -1,0 +1,55 @@
+"""Block-diagonal products against torch.bmm and dense products, in the shapes of M2-BERT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import m2ops
+
+DIM, INTER, NBLOCKS, TOKENS = 768, 3072, 4, 8192
+
+
+def bmm_product(x: Tensor, weight: Tensor) -> Tensor:
+    """The published code's way: reshape, transpose, bmm, transpose back."""
+    blocks = x.view(x.shape[0], weight.shape[0], -1).transpose(0, 1)
+    return torch.bmm(blocks, weight.transpose(1, 2)).transpose(0, 1).reshape(x.shape[0], -1)
+
+
+def bmm_glu(x: Tensor, w_in: Tensor, w_out: Tensor, bias: Tensor) -> Tensor:
+    gate, value = bmm_product(x, w_in).chunk(2, dim=-1)
+    return bmm_product(F.gelu(gate) * value, w_out) + bias
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_blockdiag_glu(versus: Callable[..., None], dtype: torch.dtype) -> None:
+    x, bias = torch.randn(TOKENS, DIM).to(dtype), torch.randn(DIM).to(dtype)
+    w_in = (torch.randn(NBLOCKS, 2 * INTER // NBLOCKS, DIM // NBLOCKS) / 14).to(dtype)
+    w_out = (torch.randn(NBLOCKS, DIM // NBLOCKS, INTER // NBLOCKS) / 28).to(dtype)
+    wide = [t.double() for t in (x, w_in, w_out, bias)]
+    versus(
+        "blockdiag_glu",
+        f"{str(dtype).removeprefix('torch.')}, {TOKENS} tokens, {DIM} -> {INTER}",
+        lambda: m2ops.blockdiag_glu(x, w_in, w_out, bias),
+        {"torch.bmm": lambda: bmm_glu(x, w_in, w_out, bias)},
+        exact=m2ops.blockdiag_glu_ref(*wide),
+        bound=2e-6 if dtype == torch.float32 else 1e-2,
+        flops=2 * TOKENS * (w_in.numel() + w_out.numel()) if dtype == torch.float32 else 0.0,
+    )
+
+
+def test_monarch_matmul(versus: Callable[..., None]) -> None:
+    x, w1, w2 = torch.randn(TOKENS, 1024), torch.randn(32, 32, 32) / 6, torch.randn(32, 32, 32) / 6
+    dense = torch.randn(1024, 1024)
+    versus(
+        "monarch_matmul",
+        f"float32, {TOKENS} tokens, 1024 = 32 x 32",
+        lambda: m2ops.monarch_matmul(x, w1, w2),
+        {"dense linear": lambda: F.linear(x, dense)},
+        exact=m2ops.monarch_matmul_ref(x.double(), w1.double(), w2.double()),
+        bound=2e-6,
+    )
