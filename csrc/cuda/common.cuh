@@ -1,0 +1,111 @@
+// What every kernel shares: the choice between the CUDA runtime and the emulator, launches that return their error,
+// and shared memory. A kernel's file contains no <<<>>> and no inline PTX, so that g++ compiles it too.
+#pragma once
+#ifdef M2_CUDA_EMULATED
+#include "../testing/cuda_emulator.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define M2_UNROLL _Pragma("unroll")
+#define M2_NO_UNROLL _Pragma("unroll 1")
+#else
+#define M2_UNROLL
+#define M2_NO_UNROLL
+#endif
+
+namespace m2::cuda {
+
+template <class T>
+__host__ __device__ constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+struct alignas(8) Complex {
+  float re, im;
+};
+
+// Loads through the read-only cache: the memory must not be written while the kernel runs.
+__device__ __forceinline__ float load_readonly(const float* p) {
+#ifdef __CUDACC__
+  return __ldg(p);
+#else
+  return *p;
+#endif
+}
+
+__device__ __forceinline__ Complex load_readonly(const Complex* p) {
+#ifdef __CUDACC__
+  const float2 v = __ldg(reinterpret_cast<const float2*>(p));
+  return {v.x, v.y};
+#else
+  return *p;
+#endif
+}
+
+// The block's dynamic shared memory as an array. Emulated, every access is checked for bounds, initialisation and
+// races between threads.
+template <class T>
+class SharedArray {
+ public:
+  __device__ __forceinline__ SharedArray() {
+#ifdef __CUDACC__
+    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    data_ = reinterpret_cast<T*>(dynamic_shared);
+#else
+    data_ = static_cast<T*>(emulator::Launch::running()->shared_memory());
+#endif
+  }
+  __device__ __forceinline__ T load(int i) const {
+    check(i, false);
+    return data_[i];
+  }
+  __device__ __forceinline__ void store(int i, T value) const {
+    check(i, true);
+    data_[i] = value;
+  }
+
+ private:
+#ifdef __CUDACC__
+  __device__ __forceinline__ void check(int, bool) const {}
+#else
+  static void check(int i, bool write) {
+    emulator::Launch::running()->check_shared(size_t(int64_t(i)) * sizeof(T), sizeof(T), write);
+  }
+#endif
+  T* data_;
+};
+
+// Launches `kernel` and returns the launch's error; what goes wrong while it runs is reported by a later call, as
+// always with CUDA. More than 48 KB of shared memory is asked for as the runtime wants it.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, size_t shared_bytes,
+                   cudaStream_t stream, Arguments... arguments) {
+#ifdef __CUDACC__
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    if (error != cudaSuccess) return cudaGetLastError();
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
+  return error == cudaSuccess ? cudaSuccess : cudaGetLastError();  // reads the error away
+#else
+  (void)stream;
+  const emulator::Options& device = emulator::options();
+  if (!blocks || !threads || threads > device.threads_per_block || shared_bytes > device.shared_bytes_per_block)
+    return cudaErrorInvalidConfiguration;
+  emulator::Launch({blocks}, {threads}, shared_bytes, [&] { kernel(arguments...); }).run();
+  return cudaSuccess;
+#endif
+}
+
+}  // namespace m2::cuda

@@ -1,0 +1,61 @@
+#include "device_table.h"
+
+#include <map>
+#include <mutex>
+#include <utility>
+
+namespace m2::cuda {
+namespace {
+
+// Lets this thread allocate and copy although one of its streams may be being captured: the table is no part of the
+// graph, it only has to be there before the graph runs.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+// Copies on a stream of its own and waits: whichever stream asks next finds the table complete.
+cudaError_t copy_to_device(const std::vector<float>& host, float* device) {
+  cudaStream_t stream = nullptr;
+  cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error != cudaSuccess) return error;
+  error = cudaMemcpyAsync(device, host.data(), host.size() * sizeof(float), cudaMemcpyHostToDevice, stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  cudaStreamDestroy(stream);
+  return error;
+}
+
+}  // namespace
+
+cudaError_t device_table(const FftPlan& plan, const Complex** table) {
+  static auto& mutex = *new std::mutex;
+  static auto& tables = *new std::map<std::pair<int, int>, const Complex*>;  // by device and size; outlives statics
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const Complex*& entry = tables[{device, plan.size}];
+  if (!entry) {
+    const RelaxedCapture relaxed;
+    const std::vector<float> host = fft_table(plan);
+    void* memory = nullptr;
+    error = cudaMalloc(&memory, host.size() * sizeof(float));
+    if (error != cudaSuccess) return error;
+    error = copy_to_device(host, static_cast<float*>(memory));
+    if (error != cudaSuccess) {
+      cudaFree(memory);
+      return error;
+    }
+    entry = static_cast<const Complex*>(memory);
+  }
+  *table = entry;
+  return cudaSuccess;
+}
+
+}  // namespace m2::cuda

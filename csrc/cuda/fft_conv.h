@@ -1,0 +1,70 @@
+// fft_conv and filter_spectrum on CUDA: raw pointers, sizes, strides in elements, a stream. No torch.
+// float32 in and out, float32 arithmetic: relative L2 error about 2e-7, bound 1e-6.
+// Kernels: fft_conv.cu. Boundary: ../cuda_ops.cpp. Test: ../testing/test_fft_conv_cuda.cpp, tests/test_cuda_*.py.
+#pragma once
+#ifdef M2_CUDA_EMULATED
+#include "../testing/cuda_emulator.h"
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+namespace m2::cuda {
+
+constexpr int64_t kMinFftSize = 256;
+constexpr int64_t kMaxFftSize = 16384;
+
+// A float32 tensor over batch, dim and seqlen in any order, on the current device; null data: there is none.
+template <class T>
+struct Strided {
+  T* data = nullptr;
+  int64_t stride_batch = 0, stride_dim = 0, stride_seq = 0;
+};
+
+// out = postgate * y with y[t] = sum_{s<=t} k[t-s] g[s] + sum_{s>t} k_rev[s-t-1] g[s] + skip g[t], g = u * pregate.
+struct FftConvArgs {
+  int64_t batch = 0, dim = 0, seqlen = 0;  // seqlen <= fft_size
+  int64_t fft_size = 0;                    // a power of two, kMinFftSize .. max_fft_size
+  Strided<const float> u, pregate, postgate;  // the gates may be absent
+  const float* spectrum = nullptr;  // [dim][2 * fft_size], made by filter_spectrum, 8-byte aligned
+  const float* skip = nullptr;      // [dim], may be null
+  int64_t stride_skip = 1;
+  Strided<float> out;  // overlaps none of the inputs
+};
+
+// spectrum = F(b) / N of b[m] = k[m] - i k_rev[N - 1 - m], N = fft_size: k_rev[j] sits at lag -(j + 1).
+// Taps of lags that no sequence of at most N positions has are left out. The order of the frequencies is private to
+// the kernels of this folder.
+struct FilterSpectrumArgs {
+  int64_t dim = 0, fft_size = 0;
+  const float* k = nullptr;  // [dim][taps]
+  int64_t taps = 0, stride_k_dim = 0, stride_k_tap = 1;
+  const float* k_rev = nullptr;  // [dim][taps_rev], may be null
+  int64_t taps_rev = 0, stride_k_rev_dim = 0, stride_k_rev_tap = 1;
+  float* spectrum = nullptr;  // [dim][2 * fft_size], 8-byte aligned
+};
+
+// How a kernel is launched: one block a row. Also what error messages report.
+struct LaunchShape {
+  int64_t blocks = 0;
+  int threads = 0;
+  size_t shared_bytes = 0;
+};
+
+// Bytes of shared memory that a block of a transform of this size needs; 0 if the size is not supported.
+size_t shared_bytes_needed(int64_t fft_size);
+
+// The largest transform that fits into a block's shared memory on the current device: 16384 where a block may have
+// 136 KB (A100, H100, B200), 8192 where it may have 68 KB (99 KB on RTX 30/40/50, L4, L40).
+cudaError_t max_fft_size(int64_t* size);
+
+// Both put their work on `stream` of the current device and return the launch's error; cudaErrorInvalidValue if sizes
+// contradict each other. No blocks (batch or dim 0) is no work. The first call for a transform size on a device
+// also copies its twiddles there (at most 140 KB, kept for the life of the process); graph capture may be under way.
+// `shape`, if not null, receives the configuration, also on failure.
+cudaError_t fft_conv_fwd(const FftConvArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
+cudaError_t filter_spectrum_fwd(const FilterSpectrumArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
+
+}  // namespace m2::cuda

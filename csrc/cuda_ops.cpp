@@ -1,0 +1,207 @@
+// CUDA boundary of the operators: check, allocate, current device and stream, launch, raise the launch's error.
+// A library of its own (libm2ops_cuda.so): it needs a torch built with CUDA for the stream. Kernels: cuda/.
+//
+// Here so far: filter_spectrum and fft_conv, forward, float32. The other operators of ops.cpp, the two backward ones
+// among them, have no CUDA implementation yet; the dispatcher says so when one is called.
+//
+// With M2_CUDA_EMULATED the same code serves CPU tensors under torch.ops.m2ops_emulated, which tests the boundary and
+// the kernels together on a machine without a GPU. Test: tests/test_cuda_emulated.py.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/shim_utils.h>
+
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/fft_conv.h"
+
+namespace m2::cuda {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptTensor = std::optional<Tensor>;
+
+#ifdef M2_CUDA_EMULATED
+struct CurrentDevice {
+  explicit CurrentDevice(const Tensor&) {}
+  cudaStream_t stream() const { return nullptr; }
+};
+bool on_our_device(const Tensor& x) { return x.is_cpu(); }
+#else
+// Makes the tensor's device current while it lives, and knows torch's current stream there.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(const Tensor& x) : guard_(x.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+};
+bool on_our_device(const Tensor& x) { return x.is_cuda(); }
+#endif
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+// ValueError in Python.
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) throw std::invalid_argument(text(parts...));
+}
+
+std::string shape_of(const Tensor& x) {
+  std::string out = "(";
+  for (int64_t i = 0; i < x.dim(); ++i) out += (i ? ", " : "") + std::to_string(x.size(i));
+  return out + (x.dim() == 1 ? ",)" : ")");
+}
+
+std::string device_of(const Tensor& x) {
+  return x.is_cuda() ? text("cuda:", x.get_device_index()) : x.is_cpu() ? "cpu" : "another device";
+}
+
+// `first` is the operator's first tensor, whose device all others share.
+void check_tensor(const char* op, const char* name, const Tensor& x, const Tensor& first) {
+  require(on_our_device(x) && x.get_device_index() == first.get_device_index(), op, ": ", name,
+          " must be on the same GPU as all tensors of the call, got ", device_of(x), " beside ", device_of(first),
+          "; move it with .to()");
+  require(x.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 on CUDA so far, got ",
+          torch::headeronly::toString(x.scalar_type()), "; convert it with .float()");
+}
+
+void check_fft_size(const char* op, int64_t fft_size) {
+  require(shared_bytes_needed(fft_size) > 0, op, ": on CUDA fft_size must be a power of two from ", kMinFftSize,
+          " to ", kMaxFftSize, ", got ", fft_size, "; round it up to one");
+  int64_t largest = 0;
+  const cudaError_t error = max_fft_size(&largest);
+  if (error != cudaSuccess)
+    throw std::runtime_error(text(op, ": cannot ask the GPU for its shared memory: ", cudaGetErrorString(error)));
+  require(fft_size <= largest, op, ": a transform of ", fft_size, " points needs ",
+          shared_bytes_needed(fft_size) / 1024, " KB of shared memory a block, and this GPU has room for at most ",
+          largest, " points; use sequences of at most ", largest, " positions, or another device");
+}
+
+void check_launch(const char* op, const char* kernel, int64_t fft_size, cudaError_t error, const LaunchShape& shape,
+                  const Tensor& first) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(text(op, ": launch of ", kernel, " failed: ", cudaGetErrorString(error), " (",
+                                shape.blocks, " blocks of ", shape.threads, " threads, ", shape.shared_bytes,
+                                " bytes of shared memory, fft_size ", fft_size, ", ", device_of(first), ")"));
+}
+
+template <class T>
+Strided<T> strided(T* data, const Tensor& x, bool channels_last) {
+  return {data, x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
+}
+
+Strided<const float> gate_like(const char* name, const OptTensor& gate, const Tensor& u, bool channels_last) {
+  if (!gate) return {};
+  check_tensor("fft_conv", name, *gate, u);
+  bool same = gate->dim() == 3;
+  for (int64_t i = 0; same && i < 3; ++i) same = gate->size(i) == u.size(i);
+  require(same, "fft_conv: ", name, " must have the shape of u, ", shape_of(u), ", got ", shape_of(*gate));
+  return strided(static_cast<const float*>(gate->const_data_ptr()), *gate, channels_last);
+}
+
+// u, pregate, postgate (batch, dim, seqlen), or (batch, seqlen, dim) with channels_last, float32, any strides;
+// spectrum (dim, 2 * fft_size) from filter_spectrum; skip (dim,). Returns a new contiguous tensor of the shape of u.
+Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& skip, const OptTensor& pregate,
+                     const OptTensor& postgate, bool channels_last) {
+  check_tensor("fft_conv", "u", u, u);
+  require(u.dim() == 3, "fft_conv: u must have 3 dimensions, got ", shape_of(u));
+  FftConvArgs args;
+  args.batch = u.size(0);
+  args.dim = u.size(channels_last ? 2 : 1);
+  args.seqlen = u.size(channels_last ? 1 : 2);
+  check_tensor("fft_conv", "spectrum", spectrum, u);
+  require(spectrum.dim() == 2 && spectrum.size(0) == args.dim && spectrum.size(1) % 2 == 0,
+          "fft_conv: spectrum must have shape (dim, 2 * fft_size) with dim ", args.dim, ", got ", shape_of(spectrum));
+  args.fft_size = spectrum.size(1) / 2;
+  require(args.seqlen <= args.fft_size, "fft_conv: the spectrum serves at most ", args.fft_size,
+          " positions, got seqlen ", args.seqlen, "; make it with filter_spectrum(k, k_rev, seqlen)");
+  if (skip) {
+    check_tensor("fft_conv", "skip", *skip, u);
+    require(skip->dim() == 1 && skip->size(0) == args.dim, "fft_conv: skip must have shape (dim,) = (", args.dim,
+            ",), got ", shape_of(*skip));
+    args.skip = static_cast<const float*>(skip->const_data_ptr());
+    args.stride_skip = skip->stride(0);
+  }
+  args.u = strided(static_cast<const float*>(u.const_data_ptr()), u, channels_last);
+  args.pregate = gate_like("pregate", pregate, u, channels_last);
+  args.postgate = gate_like("postgate", postgate, u, channels_last);
+  const CurrentDevice device(u);
+  check_fft_size("fft_conv", args.fft_size);
+  const Tensor filter = torch::stable::contiguous(spectrum);
+  args.spectrum = static_cast<const float*>(filter.const_data_ptr());
+  require(reinterpret_cast<uintptr_t>(args.spectrum) % 8 == 0,
+          "fft_conv: spectrum must start at an 8-byte boundary; pass a copy, spectrum.clone()");
+  Tensor out = torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)});
+  if (out.numel() == 0) return out;
+  args.out = strided(static_cast<float*>(out.mutable_data_ptr()), out, channels_last);
+  LaunchShape shape;
+  const cudaError_t error = fft_conv_fwd(args, device.stream(), &shape);
+  check_launch("fft_conv", "fft_conv_fwd_kernel", args.fft_size, error, shape, u);
+  return out;
+}
+
+// k (dim, taps), k_rev (dim, taps_rev) float32, any strides. Returns (dim, 2 * fft_size) float32, order private to
+// the CUDA kernels.
+Tensor filter_spectrum_cuda(const Tensor& k, const OptTensor& k_rev, int64_t fft_size) {
+  check_tensor("filter_spectrum", "k", k, k);
+  require(k.dim() == 2, "filter_spectrum: k must have shape (dim, taps), got ", shape_of(k));
+  FilterSpectrumArgs args;
+  args.dim = k.size(0);
+  args.fft_size = fft_size;
+  args.k = static_cast<const float*>(k.const_data_ptr());
+  args.taps = k.size(1);
+  args.stride_k_dim = k.stride(0);
+  args.stride_k_tap = k.stride(1);
+  if (k_rev) {
+    check_tensor("filter_spectrum", "k_rev", *k_rev, k);
+    require(k_rev->dim() == 2 && k_rev->size(0) == args.dim,
+            "filter_spectrum: k_rev must have shape (dim, taps) with dim ", args.dim, ", got ", shape_of(*k_rev));
+    args.k_rev = static_cast<const float*>(k_rev->const_data_ptr());
+    args.taps_rev = k_rev->size(1);
+    args.stride_k_rev_dim = k_rev->stride(0);
+    args.stride_k_rev_tap = k_rev->stride(1);
+  }
+  const CurrentDevice device(k);
+  check_fft_size("filter_spectrum", fft_size);
+  Tensor spectrum = torch::stable::new_empty(k, {args.dim, 2 * fft_size});
+  if (spectrum.numel() == 0) return spectrum;
+  args.spectrum = static_cast<float*>(spectrum.mutable_data_ptr());
+  LaunchShape shape;
+  const cudaError_t error = filter_spectrum_fwd(args, device.stream(), &shape);
+  check_launch("filter_spectrum", "filter_spectrum_fwd_kernel", fft_size, error, shape, k);
+  return spectrum;
+}
+
+}  // namespace
+}  // namespace m2::cuda
+
+#ifdef M2_CUDA_EMULATED
+STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
+  m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");
+  m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(m2ops_emulated, CPU, m) {
+#else
+STABLE_TORCH_LIBRARY_IMPL(m2ops, CUDA, m) {
+#endif
+  m.impl("filter_spectrum", TORCH_BOX(&m2::cuda::filter_spectrum_cuda));
+  m.impl("fft_conv", TORCH_BOX(&m2::cuda::fft_conv_cuda));
+}

@@ -1,0 +1,362 @@
+// Runs CUDA kernels on a CPU, so that their indexing and synchronisation are tested on machines without a GPU.
+// The same .cu file is compiled by nvcc, or by g++ with -x c++ -DM2_CUDA_EMULATED and this header in place of the
+// CUDA runtime (csrc/cuda/common.cuh chooses). C++17 standard library only. Test: csrc/testing/test_cuda_emulator.cpp.
+//
+// The blocks of a grid run one after another. The threads of a block are fibers on one OS thread: each runs until its
+// next __syncthreads() or its end, in an order drawn anew for every phase from options().seed. A launch throws
+// std::runtime_error, naming block, thread and address, when
+//   * threads meet at different __syncthreads(), or some have ended while others wait (divergent barrier),
+//   * dynamic shared memory is accessed outside of the launch's request, or read before this block wrote it,
+//   * two threads touch the same shared word between two barriers and one of them writes (data race).
+// Shared memory is filled with NaN patterns before each block; an overflowing thread stack hits a guard page; under
+// AddressSanitizer "global" memory is ordinary heap memory and therefore checked too.
+//
+// Rules for a kernel that wants to run here: no <<<>>> and no inline PTX in its file (m2::cuda::launch and wrappers
+// in common.cuh), no static __shared__ arrays (m2::cuda::SharedArray), no warp intrinsics yet.
+// Not modelled: the memory model below barriers, bank conflicts, occupancy, asynchronous copies, concurrency of blocks.
+#pragma once
+#if !defined(__x86_64__)
+#error "the CUDA emulator switches stacks in x86-64 assembly; on other machines skip the emulated tests"
+#endif
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+namespace m2::emulator {
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  unsigned count() const { return x * y * z; }
+};
+
+// The pretended device; change it between launches.
+struct Options {
+  uint64_t seed = 1;                             // order in which the threads of a block run
+  size_t shared_bytes_per_block = 227 * 1024;    // the most a launch may ask for (H100: 227, A100: 163, RTX 4090: 99 KB)
+  unsigned threads_per_block = 1024;
+};
+
+inline Options& options() {
+  static thread_local Options instance;
+  return instance;
+}
+
+// Switches stacks: pushes the callee-saved registers, stores the stack pointer in *save and continues at `load`.
+__attribute__((naked, noinline, no_sanitize("address", "undefined"))) inline void switch_stack(void** /*save*/,
+                                                                                              void* /*load*/) {
+  asm("push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
+      "mov %rsp, (%rdi)\n mov %rsi, %rsp\n"
+      "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n ret");
+}
+
+// Stacks of equal size, each above a page that faults when touched.
+class Stacks {
+ public:
+  static constexpr size_t kBytes = 128 * 1024;
+
+  explicit Stacks(unsigned count) : page_(size_t(sysconf(_SC_PAGESIZE))), count_(count) {
+    void* memory = mmap(nullptr, count_ * pitch(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::runtime_error("emulator: no memory for the stacks of the threads");
+    memory_ = static_cast<char*>(memory);
+    for (unsigned i = 0; i < count_; ++i) mprotect(memory_ + i * pitch(), page_, PROT_NONE);
+  }
+  ~Stacks() {
+    unpoison();
+    munmap(memory_, count_ * pitch());
+  }
+  Stacks(const Stacks&) = delete;
+  Stacks& operator=(const Stacks&) = delete;
+
+  char* bottom(unsigned i) const { return memory_ + i * pitch() + page_; }
+  char* top(unsigned i) const { return bottom(i) + kBytes; }
+
+  // Threads never unwind their last frame, so AddressSanitizer's marks of it must be wiped before reuse.
+  void unpoison() const {
+#ifdef __SANITIZE_ADDRESS__
+    for (unsigned i = 0; i < count_; ++i) ASAN_UNPOISON_MEMORY_REGION(bottom(i), kBytes);
+#endif
+  }
+
+ private:
+  size_t pitch() const { return kBytes + page_; }
+  size_t page_;
+  unsigned count_;
+  char* memory_ = nullptr;
+};
+
+// One launch: its grid, the block that is running, its shared memory and what each thread of it is doing.
+class Launch {
+ public:
+  Launch(Dim3 grid, Dim3 block, size_t shared_bytes, std::function<void()> kernel)
+      : grid_dim(grid), block_dim(block), kernel_(std::move(kernel)), threads_(block.count()), stacks_(block.count()),
+        shared_(static_cast<unsigned char*>(std::malloc(std::max<size_t>(shared_bytes, 1))), &std::free),
+        shared_bytes_(shared_bytes), words_((shared_bytes + 3) / 4), random_(options().seed) {}
+
+  void run() {
+    Launch* const outer = running();
+    running() = this;
+    for (unsigned z = 0; z < grid_dim.z && error_.empty(); ++z)
+      for (unsigned y = 0; y < grid_dim.y && error_.empty(); ++y)
+        for (unsigned x = 0; x < grid_dim.x && error_.empty(); ++x) run_block({x, y, z});
+    running() = outer;
+    if (!error_.empty()) throw std::runtime_error("emulator: " + error_);
+  }
+
+  static Launch*& running() {
+    static thread_local Launch* instance = nullptr;
+    return instance;
+  }
+
+  // What a kernel sees.
+  const Dim3 grid_dim, block_dim;
+  Dim3 block_index;
+  const Dim3& thread_index() const { return threads_[current_].index; }
+  void* shared_memory() const { return shared_.get(); }
+  size_t shared_bytes() const { return shared_bytes_; }
+
+  void barrier(const char* file, int line) {
+    Thread& thread = threads_[current_];
+    thread.state = State::kWaiting;
+    thread.file = file;
+    thread.line = line;
+    to_scheduler();
+  }
+
+  // Called for every access to shared memory, before it happens.
+  void check_shared(size_t offset, size_t bytes, bool write) {
+    if (offset >= shared_bytes_ || bytes > shared_bytes_ - offset)
+      fail("access to shared memory at byte " + std::to_string(int64_t(offset)) + " of " +
+           std::to_string(shared_bytes_));
+    for (size_t i = offset / 4; i < (offset + bytes + 3) / 4; ++i) check_word(words_[i], i, write);
+  }
+
+ private:
+  enum class State { kReady, kWaiting, kEnded };
+
+  struct Thread {
+    Dim3 index;
+    State state = State::kReady;
+    const char* file = "";
+    int line = 0;
+    void* stack_pointer = nullptr;
+    void* sanitizer_stack = nullptr;
+  };
+
+  // Who touched a 4-byte word of shared memory, and in which phase (the time between two barriers).
+  struct Word {
+    uint64_t write_phase = 0, read_phase = 0;
+    unsigned writer = 0, reader = 0;
+    bool written = false, many_readers = false;
+  };
+
+  void run_block(Dim3 index) {
+    block_index = index;
+    std::memset(shared_.get(), 0xff, shared_bytes_);  // NaN in every floating type
+    std::fill(words_.begin(), words_.end(), Word{});
+    stacks_.unpoison();
+    for (unsigned i = 0; i < threads_.size(); ++i) prepare(i);
+    std::vector<unsigned> order(threads_.size());
+    std::iota(order.begin(), order.end(), 0u);
+    for (bool more = true; more && error_.empty();) {
+      ++phase_;
+      std::shuffle(order.begin(), order.end(), random_);
+      for (unsigned i : order) {
+        resume(i);
+        if (!error_.empty()) return;
+      }
+      more = end_of_phase();
+    }
+  }
+
+  // A stack whose first switch pops six registers and "returns" into entry(), aligned as after a call.
+  void prepare(unsigned i) {
+    threads_[i] = Thread{};
+    threads_[i].index = {i % block_dim.x, i / block_dim.x % block_dim.y, i / (block_dim.x * block_dim.y)};
+    void** sp = reinterpret_cast<void**>(stacks_.top(i));
+    *--sp = nullptr;
+    *--sp = reinterpret_cast<void*>(&Launch::entry);
+    for (int r = 0; r < 6; ++r) *--sp = nullptr;
+    threads_[i].stack_pointer = sp;
+  }
+
+  // All threads have reached a barrier or their end. True if they go on.
+  bool end_of_phase() {
+    const Thread& first = threads_.front();
+    for (unsigned i = 1; i < threads_.size(); ++i) {
+      const Thread& other = threads_[i];
+      if (other.state == first.state &&
+          (first.state == State::kEnded || (other.line == first.line && !std::strcmp(other.file, first.file))))
+        continue;
+      error_ = "divergent barrier in " + where_block() + ": thread 0 " + doing(first) + ", thread " +
+               std::to_string(i) + " " + doing(other);
+      return false;
+    }
+    for (Thread& thread : threads_)
+      if (thread.state == State::kWaiting) thread.state = State::kReady;
+    return first.state != State::kEnded;
+  }
+
+  void check_word(Word& word, size_t i, bool write) {
+    const auto race = [&](const char* what, unsigned other) {
+      fail(std::string("race on shared memory at byte ") + std::to_string(4 * i) + ": " + what + " thread " +
+           std::to_string(other) + " since the last barrier");
+    };
+    if (word.write_phase == phase_ && word.writer != current_) race("also written by", word.writer);
+    if (!write && !word.written) fail("shared memory at byte " + std::to_string(4 * i) + " is read before written");
+    if (write) {
+      if (word.read_phase == phase_ && (word.reader != current_ || word.many_readers))
+        race("also read by", word.reader);
+      word.write_phase = phase_;
+      word.writer = current_;
+      word.written = true;
+    } else {
+      word.many_readers = word.read_phase == phase_ && (word.many_readers || word.reader != current_);
+      word.read_phase = phase_;
+      word.reader = current_;
+    }
+  }
+
+  static std::string doing(const Thread& thread) {
+    if (thread.state == State::kEnded) return "has ended";
+    return std::string("waits at ") + thread.file + ":" + std::to_string(thread.line);
+  }
+  std::string where_block() const {
+    return "block (" + std::to_string(block_index.x) + ", " + std::to_string(block_index.y) + ", " +
+           std::to_string(block_index.z) + ")";
+  }
+
+  // Ends the launch from inside a thread.
+  [[noreturn]] void fail(const std::string& what) const {
+    throw std::runtime_error(where_block() + ", thread " + std::to_string(current_) + ": " + what);
+  }
+
+  static void entry() {
+    Launch* launch = running();
+    launch->arrived(nullptr);
+    try {
+      launch->kernel_();
+    } catch (const std::exception& error) {  // must not leave this stack
+      launch->error_ = error.what();
+    }
+    launch->threads_[launch->current_].state = State::kEnded;
+    launch->to_scheduler();
+    std::abort();
+  }
+
+  void resume(unsigned i) {
+    current_ = i;
+#ifdef __SANITIZE_ADDRESS__
+    void* own = nullptr;
+    __sanitizer_start_switch_fiber(&own, stacks_.bottom(i), Stacks::kBytes);
+    switch_stack(&scheduler_, threads_[i].stack_pointer);
+    __sanitizer_finish_switch_fiber(own, nullptr, nullptr);
+#else
+    switch_stack(&scheduler_, threads_[i].stack_pointer);
+#endif
+  }
+
+  void to_scheduler() {
+    Thread& thread = threads_[current_];
+#ifdef __SANITIZE_ADDRESS__
+    void** keep = thread.state == State::kEnded ? nullptr : &thread.sanitizer_stack;
+    __sanitizer_start_switch_fiber(keep, host_bottom_, host_bytes_);
+#endif
+    switch_stack(&thread.stack_pointer, scheduler_);
+    arrived(thread.sanitizer_stack);
+  }
+
+  // First thing a thread does on its own stack after a switch.
+  void arrived([[maybe_unused]] void* sanitizer_stack) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(sanitizer_stack, &host_bottom_, &host_bytes_);
+#endif
+  }
+
+  std::function<void()> kernel_;
+  std::vector<Thread> threads_;
+  Stacks stacks_;
+  std::unique_ptr<unsigned char, void (*)(void*)> shared_;
+  size_t shared_bytes_;
+  std::vector<Word> words_;
+  std::mt19937_64 random_;
+  uint64_t phase_ = 0;
+  unsigned current_ = 0;
+  void* scheduler_ = nullptr;
+  std::string error_;
+  const void* host_bottom_ = nullptr;
+  size_t host_bytes_ = 0;
+};
+
+}  // namespace m2::emulator
+
+using dim3 = m2::emulator::Dim3;
+#define threadIdx (::m2::emulator::Launch::running()->thread_index())
+#define blockIdx (::m2::emulator::Launch::running()->block_index)
+#define blockDim (::m2::emulator::Launch::running()->block_dim)
+#define gridDim (::m2::emulator::Launch::running()->grid_dim)
+
+// The place of the call tells barriers apart, so it is taken as default arguments.
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  m2::emulator::Launch::running()->barrier(file, line);
+}
+
+// The few calls of the CUDA runtime that csrc/cuda makes, on ordinary memory.
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9
+};
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
+constexpr unsigned cudaStreamNonBlocking = 1;
+using cudaStream_t = struct CUstream_st*;
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    default: return "invalid argument";
+  }
+}
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  return *value = int(m2::emulator::options().shared_bytes_per_block), cudaSuccess;
+}
+inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  return (*pointer = std::malloc(bytes)) ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  return std::memcpy(to, from, bytes), cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }

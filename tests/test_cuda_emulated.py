@@ -1,0 +1,178 @@
+"""The CUDA kernels and their boundary, compiled by g++ and run on the CPU under csrc/testing/cuda_emulator.h.
+
+Three programs: the emulator's own checks, the kernels against a float64 convolution (both under the address
+and undefined-behaviour sanitizers), and csrc/cuda_ops.cpp as torch.ops.m2ops_emulated on CPU tensors.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+FFT_CONV = CSRC / "cuda/fft_conv.cu"
+KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, CSRC / "cuda/device_table.cu", "-x", "none"]
+KERNELS.append(CSRC / "cuda/fft_plan.cpp")
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the CUDA emulator runs on x86-64 only"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+]
+
+
+def compile_cpp(out: Path, *args: str | Path) -> Path:
+    """Compile with warnings as errors; the compiler's words are the message on failure."""
+    flags = ["-std=c++17", "-Og", "-Wall", "-Wextra", "-Werror", "-DM2_CUDA_EMULATED"]
+    command = ["g++", *flags, *map(str, args), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def run_program(program: Path) -> str:
+    """Standard output of a program that must succeed; its output is the message if it does not."""
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sanitizers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of the sanitizers, none where the compiler comes without their libraries."""
+    source = tmp_path_factory.mktemp("probe") / "probe.cpp"
+    source.write_text("int main() { return 0; }\n")
+    command = ["g++", *SANITIZERS, str(source), "-o", str(source.with_suffix(""))]
+    return SANITIZERS if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
+
+
+def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[str]) -> None:
+    program = compile_cpp(tmp_path / "emulator", *sanitizers, CSRC / "testing/test_cuda_emulator.cpp")
+    assert "all checks passed" in run_program(program)
+
+
+def test_fft_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
+    test = CSRC / "testing/test_fft_conv_cuda.cpp"
+    assert "all checks passed" in run_program(compile_cpp(tmp_path / "fft_conv", *sanitizers, *KERNELS, test))
+
+
+def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
+    """Negative control: without the barrier after the first pass the kernel is rejected."""
+    source = FFT_CONV.read_text()
+    assert source.count("__syncthreads();") == 4
+    for header in ("fft_conv.h", "device_table.h", "dft.cuh"):
+        source = source.replace(f'#include "{header}"', f'#include "{CSRC / "cuda" / header}"')
+    (tmp_path / "fft_conv.cu").write_text(source.replace("__syncthreads();", "", 1))
+    kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in KERNELS]
+    program = compile_cpp(tmp_path / "fft_conv", *kernels, CSRC / "testing/test_fft_conv_cuda.cpp")
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "emulator: block (0, 0, 0)" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """torch.ops.m2ops_emulated: the CUDA boundary and kernels on CPU tensors."""
+    torch_folder = Path(torch.__file__).parent
+    library = tmp_path_factory.mktemp("emulated") / "libm2ops_emulated.so"
+    flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    include = ["-isystem", str(torch_folder / "include")]
+    link = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+    compile_cpp(library, *flags, *include, CSRC / "cuda_ops.cpp", *KERNELS, *link)
+    torch.ops.load_library(str(library))
+    return torch.ops.m2ops_emulated
+
+
+def exact_conv(u: Tensor, k: Tensor, k_rev: Tensor, skip: Tensor, pre: Tensor, post: Tensor) -> Tensor:
+    """float64 convolution by FFT of twice the length; (batch, dim, seqlen)."""
+    seqlen = u.shape[-1]
+    gated = u.double() * pre.double()
+    kernel = torch.zeros(k.shape[0], 2 * seqlen, dtype=torch.float64)
+    kernel[:, : k.shape[1]] = k.double()
+    kernel[:, 2 * seqlen - k_rev.shape[1] :] = k_rev.double().flip(-1)
+    spectrum = torch.fft.rfft(gated, n=2 * seqlen) * torch.fft.rfft(kernel)
+    y = torch.fft.irfft(spectrum, n=2 * seqlen)[..., :seqlen] + skip.double()[:, None] * gated
+    return y * post.double()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_emulated_boundary_matches_float64(ops: Any, channels_last: bool) -> None:
+    batch, dim, seqlen = 2, 3, 300
+    wide = torch.randn(batch, 2 * dim, seqlen + 5, 3)  # every tensor below is a view with gaps
+    u, pre, post = (wide[:, ::2, 5:, i] for i in range(3))
+    k, k_rev = torch.randn(seqlen, dim).T, torch.randn(dim, seqlen)[:, 1:]
+    skip = torch.randn(dim, 2)[:, 1]
+    rows = (lambda x: x.transpose(1, 2)) if channels_last else (lambda x: x)
+    spectrum = ops.filter_spectrum(k, k_rev, 512)
+    out = ops.fft_conv(rows(u), spectrum, skip, rows(pre), rows(post), channels_last)
+    exact = rows(exact_conv(u, k, k_rev, skip, pre, post))
+    assert out.shape == exact.shape and out.is_contiguous()
+    assert float((out - exact).norm() / exact.norm()) <= 1e-6
+    assert float((torch.zeros_like(out) - exact).norm() / exact.norm()) > 0.9
+
+
+def test_emulated_boundary_handles_empty_tensors(ops: Any) -> None:
+    spectrum = ops.filter_spectrum(torch.randn(3, 7), None, 256)
+    for shape in ((0, 3, 9), (2, 3, 0)):
+        assert ops.fft_conv(torch.randn(shape), spectrum, None, None, None, False).shape == shape
+    assert ops.filter_spectrum(torch.randn(0, 7), None, 256).shape == (0, 512)
+    assert torch.equal(ops.filter_spectrum(torch.randn(3, 0), None, 256), torch.zeros(3, 512))
+
+
+def test_emulated_boundary_passes_opcheck(ops: Any) -> None:
+    spectrum = ops.filter_spectrum(torch.randn(3, 7), torch.randn(3, 5), 256)
+    args = (torch.randn(2, 3, 9), spectrum, torch.randn(3), None, torch.randn(2, 3, 9), False)
+    torch.library.opcheck(ops.fft_conv.default, args, test_utils="test_schema")
+
+
+U, K, SPECTRUM = torch.zeros(2, 3, 300), torch.zeros(3, 300), torch.zeros(3, 1024)
+BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its message
+    "fft_size": (lambda ops: ops.filter_spectrum(K, None, 768), "a power of two from 256 to 16384, got 768"),
+    "k dtype": (lambda ops: ops.filter_spectrum(K.double(), None, 512), "k must be float32 .* got Double"),
+    "k shape": (lambda ops: ops.filter_spectrum(K[0], None, 512), r"shape \(dim, taps\), got \(300,\)"),
+    "k_rev shape": (lambda ops: ops.filter_spectrum(K, K[:2], 512), r"with dim 3, got \(2, 300\)"),
+    "u dtype": (
+        lambda ops: ops.fft_conv(U.bfloat16(), SPECTRUM, None, None, None, False),
+        r"u must be float32 on CUDA so far, got BFloat16; convert it with \.float\(\)",
+    ),
+    "u shape": (
+        lambda ops: ops.fft_conv(U[0], SPECTRUM, None, None, None, False),
+        r"u must have 3 dimensions, got \(3, 300\)",
+    ),
+    "layout": (
+        lambda ops: ops.fft_conv(U, SPECTRUM, None, None, None, True),
+        r"spectrum must have shape \(dim, 2 \* fft_size\) with dim 300, got \(3, 1024\)",
+    ),
+    "gate shape": (
+        lambda ops: ops.fft_conv(U, SPECTRUM, None, U[:1], None, False),
+        r"pregate must have the shape of u, \(2, 3, 300\), got \(1, 3, 300\)",
+    ),
+    "skip shape": (
+        lambda ops: ops.fft_conv(U, SPECTRUM, K[0], None, None, False),
+        r"skip must have shape \(dim,\) = \(3,\), got \(300,\)",
+    ),
+    "seqlen": (
+        lambda ops: ops.fft_conv(torch.zeros(1, 3, 513), SPECTRUM, None, None, None, False),
+        "serves at most 512 positions, got seqlen 513; make it with",
+    ),
+    "alignment": (
+        lambda ops: ops.fft_conv(U, torch.zeros(3 * 1024 + 1)[1:].view(3, 1024), None, None, None, False),
+        r"8-byte boundary; pass a copy",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_emulated_boundary_names_the_rule(ops: Any, name: str) -> None:
+    call, message = BAD_CALLS[name]
+    with pytest.raises(ValueError, match=message):
+        call(ops)
