@@ -196,7 +196,8 @@ Tensor filter_spectrum_cuda(const Tensor& k, const OptTensor& k_rev, int64_t fft
 #ifdef M2_CUDA_EMULATED
 STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
   m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");
-  m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last) -> Tensor");
+  m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last)"
+        " -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(m2ops_emulated, CPU, m) {
 #else

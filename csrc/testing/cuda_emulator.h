@@ -55,8 +55,8 @@ struct Dim3 {
 
 // The pretended device; change it between launches.
 struct Options {
-  uint64_t seed = 1;                             // order in which the threads of a block run
-  size_t shared_bytes_per_block = 227 * 1024;    // the most a launch may ask for (H100: 227, A100: 163, RTX 4090: 99 KB)
+  uint64_t seed = 1;  // order in which the threads of a block run
+  size_t shared_bytes_per_block = 227 * 1024;  // the most a launch may ask for; H100: 227, A100: 163, RTX 4090: 99 KB
   unsigned threads_per_block = 1024;
 };
 

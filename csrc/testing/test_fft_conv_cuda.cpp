@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../cuda/dft.cuh"
 #include "../cuda/fft_conv.h"
 #include "../cuda/fft_plan.h"
 
@@ -192,8 +193,10 @@ void check_values() {
                                 {2048, 2048}};
   for (const auto& [seqlen, fft_size] : lengths)
     for (bool bidirectional : {false, true})
-      for (bool gated : {false, true})
-        check_case({2, 3, seqlen, fft_size, seqlen, bidirectional ? std::max<int64_t>(1, seqlen - 1) : 0, gated, gated});
+      for (bool gated : {false, true}) {
+        const int64_t taps_rev = bidirectional ? std::max<int64_t>(1, seqlen - 1) : 0;
+        check_case({2, 3, seqlen, fft_size, seqlen, taps_rev, gated, gated});
+      }
   check_case({1, 1, 4097, 8192, 1000, 999, true, true});
   check_case({1, 1, 4096, 4096, 4096, 4095, true, true});
   check_case({1, 1, 16384, 16384, 512, 300, true, true});
@@ -273,6 +276,11 @@ void check_limits() {
 }
 
 void check_tables() {
+  bool rounded = true;
+  for (int i = 0; i <= 16; ++i)
+    rounded = rounded && (i == 16 ? m2::cuda::cos_32nd(i) == 0.0f
+                                  : m2::cuda::cos_32nd(i) == float(std::cos(3.14159265358979323846 * i / 32)));
+  report(rounded, "the constants of the butterflies are rounded correctly");
   for (const m2::cuda::FftPlan& plan : m2::cuda::kFftPlans)
     report(m2::cuda::fft_table(plan).size() == 2 * size_t(plan.table_entries()) && plan.step(plan.passes - 1) == 1,
            "plan of " + std::to_string(plan.size) + " points: the passes split it completely");
