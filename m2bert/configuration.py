@@ -95,9 +95,7 @@ class M2BertConfig(PreTrainedConfig):
                 f"got {self.filter_emb_dim!r}"
             )
         if not 0.0 <= self.hidden_dropout_prob < 1.0:
-            raise M2BertError(
-                f"M2BertConfig: hidden_dropout_prob must be in [0, 1), got {self.hidden_dropout_prob!r}"
-            )
+            raise M2BertError(f"M2BertConfig: hidden_dropout_prob must be in [0, 1), got {self.hidden_dropout_prob!r}")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise M2BertError(
                 f"M2BertConfig: pad_token_id must be a row of the vocabulary of {self.vocab_size}, "

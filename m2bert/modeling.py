@@ -28,6 +28,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from m2bert.configuration import M2BertConfig
+from m2bert.cross_entropy import cross_entropy_sum
 from m2bert.errors import M2BertError
 from m2bert.filters import FilterBank, LongConv, positional_features
 from m2bert.layers import (
@@ -265,7 +266,7 @@ class M2BertForMaskedLM(M2BertPreTrainedModel):
             flat = labels.reshape(-1)
             chosen = (flat != IGNORED_LABEL).nonzero().squeeze(1)
             logits = self.decoder(self.head(hidden.flatten(0, 1).index_select(0, chosen)))
-            total = F.cross_entropy(logits.float(), flat.index_select(0, chosen), reduction="sum")
+            total = cross_entropy_sum(logits, flat.index_select(0, chosen))
             loss = total / (max(chosen.numel(), 1) if num_items_in_batch is None else num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
@@ -293,9 +294,7 @@ class M2BertForSequenceClassification(M2BertPreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits (batch, num_labels); with `labels` the loss by `config.problem_type` or their dtype."""
-        outputs = self.m2bert(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True
-        )
+        outputs = self.m2bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:

@@ -163,9 +163,7 @@ def _check_derived(source: Path, config: M2BertConfig, derived: dict[str, Tensor
             )
 
 
-def _translate(
-    source: Path, model: M2BertModel | M2BertForMaskedLM, tensors: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def _translate(source: Path, model: M2BertModel | M2BertForMaskedLM, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The model's state dict from tensors under the reference's names, each used exactly once."""
     expected = model.state_dict()
     prefix = "m2bert." if isinstance(model, M2BertForMaskedLM) else ""
@@ -213,9 +211,7 @@ def _drop_unneeded(source: Path, left: dict[str, Tensor], tensors: dict[str, Ten
         else:
             continue
         if original in tensors and not torch.equal(left[name], tensors[original]):
-            raise M2BertError(
-                f"{WHO}: {name} in {source} must equal {original}, to which it is tied, but differs"
-            )
+            raise M2BertError(f"{WHO}: {name} in {source} must equal {original}, to which it is tied, but differs")
         del left[name]
 
 

@@ -58,9 +58,7 @@ def test_saving_in_bfloat16_keeps_the_filters_exact(saved: Path, tmp_path: Path)
     model, tokenizer = load_model(saved)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     save_model(model, tokenizer, tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
-        saved / "model.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
 
 def test_saved_model_opens_with_transformers(saved: Path) -> None:
@@ -335,9 +333,7 @@ def test_load_reference_refuses_wrong_paths_and_fields(reference_tensors: Tensor
         load_reference(tmp_path)
     for name in ("one.safetensors", "two.safetensors"):
         save_file(reference_tensors, tmp_path / name)
-    with pytest.raises(
-        M2BertError, match=r"must hold one checkpoint file, got one.safetensors, two.safetensors"
-    ):
+    with pytest.raises(M2BertError, match=r"must hold one checkpoint file, got one.safetensors, two.safetensors"):
         load_reference(tmp_path)
     with pytest.raises(M2BertError, match="hiden_size is no field of M2BertConfig"):
         load_reference(tmp_path / "one.safetensors", hiden_size=3)

@@ -19,9 +19,7 @@ def test_configuration_defaults_are_the_published_80m_model() -> None:
 
 
 def test_configuration_survives_saving(tmp_path: Path) -> None:
-    config = M2BertConfig(
-        hidden_size=96, pooling="cls", position_init_std=0.0, kernels="reference", num_labels=5
-    )
+    config = M2BertConfig(hidden_size=96, pooling="cls", position_init_std=0.0, kernels="reference", num_labels=5)
     config.save_pretrained(tmp_path)
     again = M2BertConfig.from_pretrained(tmp_path)
     assert again.to_dict() == config.to_dict()

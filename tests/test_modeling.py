@@ -91,9 +91,7 @@ def test_pad_to_max_length_lets_padding_flow_through() -> None:
     torch.testing.assert_close(out.last_hidden_state, expected[:, :20], rtol=0, atol=1e-6)
     torch.testing.assert_close(out.pooler_output, expected[:, 0], rtol=0, atol=1e-6)
     embeds = released.get_input_embeddings()(ids)
-    again = released(
-        inputs_embeds=embeds, token_type_ids=torch.zeros_like(ids), position_ids=torch.arange(20)[None]
-    )
+    again = released(inputs_embeds=embeds, token_type_ids=torch.zeros_like(ids), position_ids=torch.arange(20)[None])
     torch.testing.assert_close(again.last_hidden_state, expected[:, :20], rtol=0, atol=1e-6)
     assert (exact(ids).pooler_output - out.pooler_output).abs().max() > 1e-3
 
@@ -182,9 +180,7 @@ def test_masked_lm_scores_labelled_positions_only() -> None:
     full = model(ids).logits
     assert full.shape == (2, 30, 97)
     out = model(ids, labels=labels)
-    torch.testing.assert_close(
-        out.logits, torch.stack([full[0, 3], full[0, 9], full[1, 0]]), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(out.logits, torch.stack([full[0, 3], full[0, 9], full[1, 0]]), rtol=1e-4, atol=1e-5)
     expected = F.cross_entropy(full.flatten(0, 1), labels.flatten())
     torch.testing.assert_close(out.loss, expected)
     torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=6).loss, expected / 2)
@@ -212,9 +208,7 @@ def test_classifier_has_the_loss_of_its_labels(labels: Tensor, num_labels: int) 
 
 
 def test_initialisation_follows_the_rules_and_layers_differ() -> None:
-    config = tiny_config(
-        hidden_size=256, intermediate_size=512, position_init_std=0.0, initializer_range=0.02
-    )
+    config = tiny_config(hidden_size=256, intermediate_size=512, position_init_std=0.0, initializer_range=0.02)
     model = M2BertModel(config)
     first, second = (block for block in model.encoder.blocks)
     mixer = first.sequence_mixer
@@ -227,9 +221,7 @@ def test_initialisation_follows_the_rules_and_layers_differ() -> None:
     assert model.embeddings.position_embeddings.weight.eq(0).all()
     assert model.embeddings.word_embeddings.weight[1:].std().item() == pytest.approx(0.02, rel=0.05)
     assert model.embeddings.word_embeddings.weight[0].eq(0).all()
-    assert M2BertModel(tiny_config()).embeddings.position_embeddings.weight.std().item() == pytest.approx(
-        0.2, rel=0.1
-    )
+    assert M2BertModel(tiny_config()).embeddings.position_embeddings.weight.std().item() == pytest.approx(0.2, rel=0.1)
     pairs = zip(first.named_parameters(), second.named_parameters(), strict=True)
     random = [(n, a, b) for (n, a), (_, b) in pairs if a.std() > 0 and not n.endswith("features")]
     assert len(random) > 20

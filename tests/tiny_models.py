@@ -1,4 +1,4 @@
-"""Small models and tokenizers for tests: every switch of the configuration, at sizes that run in milliseconds."""
+"""Small models and tokenizers for tests: every switch of the configuration, at sizes that take milliseconds."""
 
 from __future__ import annotations
 
