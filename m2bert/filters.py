@@ -112,6 +112,9 @@ class LongConv(nn.Module):
         return self
 
 
+Key = tuple[int, int, str]  # convolution, transform length, kernels
+
+
 @dataclass
 class _Entry:
     spectrum: m2ops.FilterSpectrum
@@ -140,8 +143,7 @@ class FilterBank:
     def __init__(self, config: M2BertConfig) -> None:
         self.config = config
         self.pinned = False
-        self.nbytes = 0
-        self._entries: dict[tuple[int, int], _Entry] = {}
+        self._entries: dict[Key, _Entry] = {}
         self._window: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FilterBank:
@@ -150,16 +152,23 @@ class FilterBank:
     def __getstate__(self) -> dict[str, Any]:
         return FilterBank(self.config).__dict__
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the spectra kept."""
+        return sum(entry.spectrum.nbytes for entry in list(self._entries.values()))
+
     def clear(self) -> None:
         """Forget everything kept."""
         self._entries.clear()
-        self.nbytes = 0
         self._window = None
 
     @contextmanager
     def pin(self) -> Iterator[None]:
         """Keep spectra inside, without looking for changed parameters; forget them at the end."""
-        outer, self.pinned = self.pinned, True
+        outer = self.pinned
+        if not outer:
+            self.clear()  # what is there may be out of date, and is not looked at again
+        self.pinned = True
         try:
             yield
         finally:
@@ -187,34 +196,31 @@ class FilterBank:
 
     def _spectrum(self, conv: LongConv, seqlen: int) -> m2ops.FilterSpectrum:
         size = self._transform_length(seqlen)
-        key = (conv.index, size)
+        key = (conv.index, size, self.config.kernels)
         state = () if self.pinned else _parameter_state(conv)
         entry = self._entries.pop(key, None)
         if entry is not None and (self.pinned or entry.state == state):
-            self._entries[key] = entry
+            self._entries[key] = entry  # last in the order: the most recently used
             return entry.spectrum
-        if entry is not None:
-            self.nbytes -= entry.spectrum.nbytes
         taps = min(size, self.config.max_position_embeddings)
         k, k_rev = conv(self.window(taps, conv.skip.device))
         spectrum = self._kernel("filter_spectrum")(k, k_rev, taps)
         self._keep(key, _Entry(spectrum, state))
         return spectrum
 
-    def _keep(self, key: tuple[int, int], entry: _Entry) -> None:
+    def _keep(self, key: Key, entry: _Entry) -> None:
         """Store an entry if the budget allows, at the expense of other transform lengths only.
 
         Layers are visited in the same order in every pass: dropping the least recent spectrum of the same
         length would drop each one just before its next use.
         """
-        budget, needed = cache_budget_bytes(), entry.spectrum.nbytes
-        for other in [other for other in self._entries if other[1] != key[1]]:
-            if self.nbytes + needed <= budget:
+        budget = cache_budget_bytes() - entry.spectrum.nbytes
+        for other in [other for other in list(self._entries) if other[1] != key[1]]:
+            if self.nbytes <= budget:
                 break
-            self.nbytes -= self._entries.pop(other).spectrum.nbytes
-        if self.nbytes + needed <= budget:
+            self._entries.pop(other, None)
+        if self.nbytes <= budget:
             self._entries[key] = entry
-            self.nbytes += needed
 
     def _transform_length(self, seqlen: int) -> int:
         if self.config.kernels == "reference":

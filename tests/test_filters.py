@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -139,6 +140,25 @@ def test_cached_filters_frees_its_spectra_at_the_end() -> None:
 
 
 @torch.no_grad()
+def test_cached_filters_looks_for_changes_when_it_begins() -> None:
+    model, conv = model_and_conv()
+    before = model(tiny_inputs()).last_hidden_state
+    conv.filter.out.weight.mul_(2)
+    with model.cached_filters():
+        after = model(tiny_inputs()).last_hidden_state
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, copy.deepcopy(model)(tiny_inputs()).last_hidden_state, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_filter_bank_follows_a_change_of_kernels() -> None:
+    model, _ = model_and_conv()
+    reference = model(tiny_inputs()).last_hidden_state
+    model.config.kernels = "m2ops"
+    torch.testing.assert_close(model(tiny_inputs()).last_hidden_state, reference, rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
 def test_filter_bank_respects_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = model_and_conv()
     expected = model(tiny_inputs()).last_hidden_state
@@ -154,6 +174,21 @@ def test_filter_bank_respects_its_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     model.filter_bank.clear()
     torch.testing.assert_close(model(tiny_inputs()).last_hidden_state, expected, rtol=0, atol=0)
     assert cached_bytes(model) == 0
+
+
+def test_filter_bank_serves_several_threads() -> None:
+    model, _ = model_and_conv()
+    lengths = [5, 20, 40, 70] * 6
+
+    def run(seqlen: int) -> Tensor:
+        with torch.no_grad():
+            return model(tiny_inputs(seqlen=seqlen)).last_hidden_state
+
+    expected = {seqlen: run(seqlen) for seqlen in set(lengths)}
+    model.filter_bank.clear()
+    with ThreadPoolExecutor(4) as pool:
+        for seqlen, got in zip(lengths, pool.map(run, lengths), strict=True):
+            torch.testing.assert_close(got, expected[seqlen], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
