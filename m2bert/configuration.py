@@ -13,6 +13,7 @@ from m2bert.errors import M2BertError
 
 POOLINGS = ("mean", "cls", "cls_dense")
 KERNELS = ("m2ops", "reference")
+WINDOWS = ("exponential", "multiscale")
 COUNTS = (
     "vocab_size",
     "hidden_size",
@@ -39,6 +40,8 @@ class M2BertConfig(PreTrainedConfig):
         short_conv_width: taps of the causal short convolution (2 to 7).
         filter_order, filter_emb_dim, filter_w: width, input features (odd) and initial sine frequency of the
             networks that generate the long filters.
+        filter_window: "exponential" as in the reference, whose memory is a share of `max_position_embeddings` in
+            every channel; "multiscale" from one token up, of sum 1, which small budgets of training need.
         use_glu: gated MLP; otherwise a plain two-layer MLP.
         mlp_nblocks: diagonal blocks of the weights of the MLP; 1 is dense.
         mixer_layer_norm: legacy layer norm on the input of the sequence mixer.
@@ -69,6 +72,7 @@ class M2BertConfig(PreTrainedConfig):
     filter_order: int = 128
     filter_emb_dim: int = 5
     filter_w: float = 10.0
+    filter_window: str = "exponential"
     use_glu: bool = True
     mlp_nblocks: int = 4
     mixer_layer_norm: bool = False
@@ -108,7 +112,7 @@ class M2BertConfig(PreTrainedConfig):
                 raise M2BertError(
                     f"M2BertConfig: {name} must be a multiple of mlp_nblocks ({self.mlp_nblocks}), got {size}"
                 )
-        for name, choices in (("pooling", POOLINGS), ("kernels", KERNELS)):
+        for name, choices in (("pooling", POOLINGS), ("kernels", KERNELS), ("filter_window", WINDOWS)):
             if getattr(self, name) not in choices:
                 raise M2BertError(
                     f"M2BertConfig: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"

@@ -56,6 +56,20 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def multiscale_window(dim: int, max_positions: int, seqlen: int, device: torch.device) -> Tensor:
+    """Windows (dim, seqlen) float32 whose memory grows from 1 token to a third of the range, each of sum 1.
+
+    The memories are log-spaced over the channels, so that neighbours can be told from far-away text from the first
+    step on. A sum of 1 over all `max_positions` bounds what a filter can amplify by its network's largest value,
+    whatever the length; without it one optimizer step changes the sum of a long filter several times over.
+    """
+    memory = torch.logspace(0.0, math.log10(max(max_positions / 3, 1.0)), dim, device=device)[:, None]
+    time = torch.arange(seqlen, device=device, dtype=torch.float32)
+    # The geometric series of all max_positions terms in closed form.
+    total = -torch.expm1(-max_positions / memory) / -torch.expm1(-1.0 / memory)
+    return torch.exp(-time / memory) / total
+
+
 class ImplicitFilter(nn.Module):
     """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen)."""
 
@@ -190,7 +204,8 @@ class FilterBank:
         if kept is not None and kept.is_inference() and torch.is_grad_enabled():
             kept = None
         if kept is None or kept.shape[1] < seqlen or kept.device != device:
-            kept = decay_window(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
+            make = multiscale_window if self.config.filter_window == "multiscale" else decay_window
+            kept = make(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
             self._window = kept
         return kept[:, :seqlen]
 
