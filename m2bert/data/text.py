@@ -132,8 +132,7 @@ def iter_documents(path: Path, *, who: str = "data") -> Iterator[Document]:
         text = next((row[name] for name in (*TEXT_FIELDS, "positive") if isinstance(row.get(name), str)), None)
         if text is None:
             raise M2BertError(
-                f"{who}: rows of {path} need a string field called text or passage, got {sorted(row)}; "
-                f"rename the field"
+                f"{who}: rows of {path} need a string field called text or passage, got {sorted(row)}; rename the field"
             )
         source = next((str(row[name]) for name in SOURCE_FIELDS if row.get(name)), path.name).split("/")[0]
         if text.strip():

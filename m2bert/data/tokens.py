@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,10 +58,16 @@ class TokenStore:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
 
+OnTokens = Callable[[int, int], None]
+
+
 def tokenize_documents(
-    documents: Iterable[Document], tokenizer: Any, on_progress: Callable[[int, int], None] | None = None
+    documents: Iterable[Document], tokenizer: Any, on_progress: OnTokens | None = None, *, keep_empty: bool = False
 ) -> TokenStore:
-    """Tokenise whole documents (never truncated); `on_progress(documents, tokens)` is called as it goes."""
+    """Tokenise whole documents (never truncated); `on_progress(documents, tokens)` is called as it goes.
+
+    Documents without a token are left out unless `keep_empty`.
+    """
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
     parts: list[np.ndarray] = []
     lengths: list[int] = []
@@ -70,7 +77,7 @@ def tokenize_documents(
     total = 0
     while chunk := list(islice(iterator, CHUNK_DOCUMENTS)):
         for document, ids in zip(chunk, encode_ids(tokenizer, [d.text for d in chunk]), strict=True):
-            if ids:
+            if ids or keep_empty:
                 parts.append(np.asarray(ids, dtype=dtype))
                 lengths.append(len(ids))
                 source_ids.append(names.setdefault(document.source, len(names)))
@@ -87,7 +94,7 @@ def load_tokens(
     tokenizer: Any,
     cache: str | Path | None = None,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnTokens | None = None,
     who: str = "data",
 ) -> TokenStore:
     """Tokenised documents of `sources`, from `cache` (a folder) when the same files were tokenised there before.
@@ -95,19 +102,21 @@ def load_tokens(
     Raises M2BertError when the sources hold no text.
     """
     files = expand_sources(sources, who=who)
-    folder = Path(cache) / _cache_key(files, tokenizer) if cache is not None else None
-    if folder is not None and (folder / "index.json").is_file():
+    folder = Path(cache) / cache_key(files, tokenizer) if cache is not None else None
+    if folder is not None and folder.is_dir():
         logger.info("tokens read from %s", folder)
-        return _read(folder)
+        return read_store(folder)
     store = tokenize_documents(read_documents(files, who=who), tokenizer, on_progress)
     if len(store) == 0:
         raise M2BertError(f"{who}: the files hold no text, got {len(files)} files; pass files with documents")
     if folder is not None:
-        _write(store, folder)
+        with written_whole(folder) as aside:
+            write_store(store, aside)
     return store
 
 
-def _cache_key(files: Sequence[Path], tokenizer: Any) -> str:
+def cache_key(files: Sequence[Path], tokenizer: Any) -> str:
+    """Name of a cache folder: changes with the tokenizer and with the files' names, sizes and times."""
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     for file in files:
         facts = file.stat()
@@ -115,20 +124,29 @@ def _cache_key(files: Sequence[Path], tokenizer: Any) -> str:
     return f"tokens-{digest.hexdigest()[:16]}"
 
 
-def _write(store: TokenStore, folder: Path) -> None:
-    # Written aside and renamed, so that a killed run leaves no half cache behind.
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill; it takes its name only when complete, so that a killed run leaves no half cache behind."""
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     aside.mkdir(parents=True, exist_ok=True)
-    for name in ("tokens", "offsets", "source_ids"):
-        np.save(aside / f"{name}.npy", getattr(store, name))
-    (aside / "index.json").write_text(json.dumps({"sources": store.sources}), encoding="utf-8")
+    yield aside
     try:
         aside.rename(folder)
     except OSError:
+        # Somebody else wrote the same cache meanwhile.
         shutil.rmtree(aside)
 
 
-def _read(folder: Path) -> TokenStore:
+def write_store(store: TokenStore, folder: Path) -> None:
+    """Write a TokenStore's arrays into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokens", "offsets", "source_ids"):
+        np.save(folder / f"{name}.npy", getattr(store, name))
+    (folder / "index.json").write_text(json.dumps({"sources": store.sources}), encoding="utf-8")
+
+
+def read_store(folder: Path) -> TokenStore:
+    """Open a TokenStore written by :func:`write_store`; its arrays stay on disk."""
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "source_ids")}
     sources = json.loads((folder / "index.json").read_text(encoding="utf-8"))["sources"]
     return TokenStore(sources=tuple(sources), **arrays)

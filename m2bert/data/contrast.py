@@ -1,0 +1,248 @@
+"""Batches for retrieval training: labelled pairs and pairs cut from plain text, each batch from one data set.
+
+Every batch is a function of (seed, index) alone, so that a resumed run sees what an uninterrupted one would.
+May import m2bert.data.tokens, pairs and examples. Test: tests/test_data.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from m2bert.data.examples import SpecialIds, pad_rows, wrap_special
+from m2bert.data.pairs import PairData
+from m2bert.data.tokens import TokenStore
+from m2bert.errors import M2BertError
+
+COMMON_TOKENS = 150
+MIN_CLOZE_DOCUMENT = 96
+Rows = tuple[list[np.ndarray], list[np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastSettings:
+    """How pairs are drawn. Lengths are tokens including [CLS] and [SEP].
+
+    lengths: longest document -> share of the batches. batch_size: queries per batch at most; negatives: extra
+    documents per batch; batch_tokens bounds documents x longest. crop: which part of a longer document is taken.
+    cloze_share: batches drawn from plain text. keep_share: cloze queries left in their document.
+    keyword_share: cloze queries reduced to their less common words.
+    """
+
+    lengths: Mapping[int, float]
+    batch_size: int = 64
+    negatives: int = 0
+    batch_tokens: int = 32768
+    max_query_tokens: int = 64
+    crop: str = "mixed"
+    cloze_share: float = 0.5
+    keep_share: float = 0.5
+    keyword_share: float = 0.3
+
+
+class PairSource(Protocol):
+    """A data set that pairs are drawn from."""
+
+    name: str
+    size: float
+
+    def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
+        """Queries and documents (ids without special tokens); documents beyond the queries are negatives."""
+
+
+def batch_rows(settings: ContrastSettings, longest: int, available: int) -> tuple[int, int]:
+    """(queries, documents) that fit the token budget when documents have `longest` tokens."""
+    wanted = settings.batch_size + settings.negatives
+    documents = max(2, min(wanted, available, settings.batch_tokens // max(longest + 2, 1)))
+    documents = min(documents, available)
+    return max(1, min(settings.batch_size, documents - settings.negatives)), documents
+
+
+def crop_tokens(ids: np.ndarray, size: int, crop: str, rng: np.random.Generator) -> np.ndarray:
+    """At most `size` consecutive tokens: the head, a random window, or (mixed) either with equal chance."""
+    if len(ids) <= size:
+        return ids
+    if crop == "head" or (crop == "mixed" and rng.random() < 0.5):
+        return ids[:size]
+    start = int(rng.integers(0, len(ids) - size + 1))
+    return ids[start : start + size]
+
+
+class LabelledSource:
+    """Pairs of one data set; a batch has distinct documents of similar length and distinct queries."""
+
+    def __init__(self, name: str, data: PairData, pairs: np.ndarray) -> None:
+        self.name, self.data = name, data
+        by_document: dict[int, list[int]] = {}
+        for query, document in pairs:
+            by_document.setdefault(int(document), []).append(int(query))
+        lengths = data.documents.lengths
+        self.documents = sorted(by_document, key=lambda document: int(lengths[document]))
+        self.queries = by_document
+        self.size = float(len(pairs)) ** 0.5
+
+    def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
+        """See PairSource. A window of neighbours in length is drawn first, then documents within it."""
+        total = len(self.documents)
+        lengths = self.data.documents.lengths
+        centre = int(rng.integers(0, total))
+        reach = 2 * (settings.batch_size + settings.negatives)
+        first = min(max(0, centre - reach), max(0, total - 2 * reach))
+        window = rng.permutation(self.documents[first : first + 2 * reach])
+        longest = int(min(max(lengths[i] for i in window), payload))
+        num_queries, num_documents = batch_rows(settings, longest, len(window))
+        queries: list[np.ndarray] = []
+        positives: list[np.ndarray] = []
+        negatives: list[np.ndarray] = []
+        seen: set[bytes] = set()
+        for document in window:
+            if len(positives) + len(negatives) == num_documents:
+                break
+            text = crop_tokens(self.data.documents.document(document), payload, settings.crop, rng)
+            if len(queries) == num_queries:
+                negatives.append(text)
+                continue
+            query = self.data.queries.document(int(rng.choice(self.queries[int(document)])))
+            query = crop_tokens(query, settings.max_query_tokens - 2, settings.crop, rng)
+            # Two equal queries with different documents would each make the other's positive a negative.
+            if query.tobytes() not in seen:
+                seen.add(query.tobytes())
+                queries.append(query)
+                positives.append(text)
+        return queries, positives + negatives
+
+
+class ClozeSource:
+    """Pairs cut from plain text: a span of a document as the query, the text around it as the positive."""
+
+    def __init__(self, name: str, store: TokenStore, documents: np.ndarray, ends: frozenset[int]) -> None:
+        self.name, self.store = name, store
+        lengths = store.lengths[documents]
+        self.documents = documents[lengths >= MIN_CLOZE_DOCUMENT]
+        self.size = float(lengths[lengths >= MIN_CLOZE_DOCUMENT].sum()) ** 0.5
+        self.ends = np.asarray(sorted(ends))
+        self.common = np.asarray([], dtype=np.int64)
+
+    def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
+        """See PairSource. Half of the batches take several disjoint crops of the same document (hard negatives)."""
+        # Lengths vary from batch to batch, not within, so that little is padded.
+        shortest = min(MIN_CLOZE_DOCUMENT, payload)
+        size = int(np.exp(rng.uniform(np.log(shortest), np.log(payload + 1))))
+        per_document = 1 if rng.random() < 0.5 else 4
+        num_queries, num_documents = batch_rows(settings, size, len(self.documents))
+        crops: list[np.ndarray] = []
+        for document in rng.permutation(self.documents)[:num_documents]:
+            crops += self._crops(self.store.document(int(document)), size, per_document, rng)
+            if len(crops) >= num_documents:
+                break
+        queries, positives = [], []
+        for crop in crops[: min(num_queries, len(crops))]:
+            query, positive = self._pair(crop, settings, rng)
+            queries.append(query)
+            positives.append(positive)
+        return queries, positives + crops[len(queries) : num_documents]
+
+    def _crops(self, ids: np.ndarray, size: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+        if len(ids) <= size:
+            return [ids]
+        slots = len(ids) // size
+        offset = int(rng.integers(0, len(ids) - slots * size + 1))
+        chosen = rng.permutation(slots)[:count]
+        return [ids[offset + slot * size : offset + (slot + 1) * size] for slot in chosen]
+
+    def _pair(
+        self, crop: np.ndarray, settings: ContrastSettings, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        longest = min(settings.max_query_tokens - 2, 52, len(crop) // 2)
+        size = int(rng.integers(min(10, longest), longest + 1))
+        start = int(rng.integers(0, len(crop) - size + 1))
+        # Begin after the end of a sentence where one is near.
+        ends = np.flatnonzero(np.isin(crop[start : start + 30], self.ends))
+        if len(ends) and start + int(ends[0]) + 1 + size <= len(crop):
+            start += int(ends[0]) + 1
+        query = crop[start : start + size]
+        if rng.random() < settings.keep_share:
+            positive = crop
+        else:
+            positive = np.concatenate([crop[:start], crop[start + size :]])
+        if rng.random() < settings.keyword_share:
+            rare = query[~np.isin(query, self.common)]
+            if len(rare) >= 3:
+                first = int(rng.integers(0, max(1, len(rare) - 8)))
+                query = rare[first : first + int(rng.integers(3, 13))]
+        return query, positive
+
+
+def labelled_sources(data: PairData) -> list[PairSource]:
+    """One source per data set of `data`."""
+    names = data.documents.sources
+    of_pair = data.documents.source_ids[data.pairs[:, 1]]
+    return [LabelledSource(name, data, data.pairs[of_pair == i]) for i, name in enumerate(names)]
+
+
+def cloze_sources(store: TokenStore, sentence_ends: frozenset[int]) -> list[PairSource]:
+    """One source per collection of `store`, named `cloze/<collection>`; those without a long enough text are left out."""
+    counts = np.bincount(store.tokens, minlength=1)
+    common = np.argsort(counts)[::-1][:COMMON_TOKENS]
+    sources = []
+    for i, name in enumerate(store.sources):
+        source = ClozeSource(f"cloze/{name}", store, np.flatnonzero(store.source_ids == i), sentence_ends)
+        source.common = common
+        if len(source.documents) >= 2:
+            sources.append(source)
+    return list(sources)
+
+
+class ContrastBatches:
+    """Batches by index: query_input_ids, query_attention_mask, document_input_ids, document_attention_mask, int64.
+
+    A data set is drawn with probability proportional to the square root of its size times its entry in `weights`
+    (default 1); `settings.cloze_share` of the batches come from plain text when there is any.
+    """
+
+    def __init__(
+        self,
+        labelled: list[PairSource],
+        cloze: list[PairSource],
+        ids: SpecialIds,
+        settings: ContrastSettings,
+        *,
+        weights: Mapping[str, float] | None = None,
+        seed: int = 17,
+    ) -> None:
+        self.ids, self.settings, self.seed = ids, settings, seed
+        self.sources = [*labelled, *cloze]
+        if not self.sources:
+            raise M2BertError("finetune: needs pairs, tasks or plain text, got none; pass --pairs, --loco or --cloze")
+        unknown = set(weights or {}) - {source.name for source in self.sources}
+        if unknown:
+            raise M2BertError(
+                f"finetune: weights name data sets that are there, got {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(source.name for source in self.sources)}"
+            )
+        share = settings.cloze_share if labelled and cloze else float(bool(cloze))
+        chances = [(weights or {}).get(source.name, 1.0) * source.size for source in self.sources]
+        for group, part in ((slice(0, len(labelled)), 1 - share), (slice(len(labelled), None), share)):
+            total = sum(chances[group])
+            if total <= 0 and part > 0:
+                raise M2BertError("finetune: weights must leave some data, got all 0; raise them")
+            chances[group] = [part * chance / total if total > 0 else 0.0 for chance in chances[group]]
+        self.chances = np.asarray(chances)
+        self.lengths = np.asarray(sorted(settings.lengths))
+        shares = np.asarray([settings.lengths[length] for length in self.lengths], dtype=np.float64)
+        self.length_chances = shares / shares.sum()
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Batch `index`."""
+        rng = np.random.default_rng([self.seed, 3, index])
+        length = int(rng.choice(self.lengths, p=self.length_chances))
+        source = self.sources[int(rng.choice(len(self.sources), p=self.chances))]
+        queries, documents = source.draw(rng, self.settings, length - 2)
+        batch = {}
+        for name, rows in (("query", queries), ("document", documents)):
+            ids, mask = pad_rows([wrap_special(row, self.ids) for row in rows], self.ids.pad)
+            batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"] = ids, mask
+        return batch

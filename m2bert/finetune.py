@@ -1,0 +1,161 @@
+"""Fine-tuning for retrieval with pairs, tasks' train splits and pairs cut from plain text: `m2bert finetune`.
+
+May import m2bert.data, m2bert.losses, m2bert.training, the model and its checkpoints.
+Test: tests/test_finetune.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2bert.data.contrast import ContrastBatches, ContrastSettings, PairSource, cloze_sources, labelled_sources
+from m2bert.data.examples import special_ids
+from m2bert.data.pairs import load_pairs
+from m2bert.data.tokens import load_tokens
+from m2bert.errors import M2BertError
+from m2bert.losses import LOSSES
+from m2bert.settings import TrainConfig, model_folder
+from m2bert.tokenization import load_tokenizer
+from m2bert.training import OnProgress, Progress, prepare_output, run_training
+
+logger = logging.getLogger(__name__)
+SENTENCE_ENDS = (".", "!", "?")
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """Settings of `m2bert finetune`.
+
+    pairs: files of {"query", "positive", "dataset"}; loco: tasks whose train split is used; cloze: plain text.
+    lengths: longest document in tokens -> share of the batches. Other names as in ContrastSettings.
+    chunk_tokens: documents are encoded in groups of about so many tokens, which stay in the processor's cache.
+    tokenizer: by default the one of `init`. bf16_weights: store the result in bfloat16 (half the size).
+    """
+
+    init: str = ""
+    loss: str = "mnrl"
+    pairs: list[str] = field(default_factory=list)
+    loco: list[str] = field(default_factory=list)
+    cloze: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    lengths: dict[int, float] = field(default_factory=lambda: {512: 1.0})
+    batch_size: int = 64
+    batch_tokens: int = 32768
+    negatives: int = 0
+    max_query_tokens: int = 64
+    crop: str = "mixed"
+    cloze_share: float = 0.5
+    keep_share: float = 0.5
+    keyword_share: float = 0.3
+    chunk_tokens: int = 8192
+    learning_rate: float = 3e-4
+    bf16_weights: bool = True
+
+    def check(self, who: str = "finetune") -> None:
+        """Raise M2BertError for settings that cannot be meant."""
+        if not self.init:
+            raise M2BertError(f"{who}: needs init, got nothing; pass --init with a pretrained model's folder")
+        if not self.tokenizer:
+            self.tokenizer = str(model_folder(self.init, who))
+        super().check(who)
+        if self.loss not in LOSSES:
+            raise M2BertError(f"{who}: loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        if self.crop not in ("head", "random", "mixed"):
+            raise M2BertError(f"{who}: crop must be head, random or mixed, got {self.crop!r}")
+        for name in ("cloze_share", "keep_share", "keyword_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise M2BertError(f"{who}: {name} must lie in 0..1, got {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("negatives", 0), ("max_query_tokens", 3), ("chunk_tokens", 1)):
+            if getattr(self, name) < least:
+                raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}")
+        if self.batch_size + self.negatives < 2:
+            raise M2BertError(f"{who}: a batch needs 2 documents, got batch_size 1 without negatives; add negatives")
+        if not self.lengths or min(self.lengths) < 16 or min(self.lengths.values()) < 0:
+            raise M2BertError(f"{who}: lengths must map tokens (16 or more) to shares, got {self.lengths}")
+
+
+def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, chunk_tokens: int) -> Tensor:
+    """Pooled vectors (rows, dim) of padded rows, in groups of similar length, each padded to its own longest."""
+    lengths = attention_mask.sum(dim=1)
+    order = lengths.argsort(descending=True).tolist()
+    vectors, start = [], 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        group = order[start : start + max(1, chunk_tokens // longest)]
+        outputs = model(input_ids=input_ids[group, :longest], attention_mask=attention_mask[group, :longest])
+        vectors.append(outputs.pooler_output)
+        start += len(group)
+    back = torch.empty(len(order), dtype=torch.long)
+    back[torch.as_tensor(order)] = torch.arange(len(order))
+    return torch.cat(vectors)[back.to(input_ids.device)]
+
+
+def _retrieval_loss(loss: Callable[[Tensor, Tensor], Tensor], chunk_tokens: int) -> Any:
+    def loss_of(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        sides = [
+            encode(model, inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"], chunk_tokens)
+            for side in ("query", "document")
+        ]
+        return loss(sides[0], sides[1])
+
+    return loss_of
+
+
+def load_sources(
+    config: FinetuneConfig, tokenizer: Any, on_progress: OnProgress | None = None
+) -> tuple[list[PairSource], list[PairSource]]:
+    """Labelled and plain-text sources of the settings, tokenised once and kept in the cache."""
+
+    def report(documents: int, tokens: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress("tokenising", step=documents, tokens=tokens))
+
+    cache = config.cache or str(Path(config.output) / "cache")
+    labelled: list[PairSource] = []
+    cloze: list[PairSource] = []
+    if config.pairs or config.loco:
+        labelled = labelled_sources(load_pairs(config.pairs, config.loco, tokenizer, cache, on_progress=report))
+    if config.cloze:
+        store = load_tokens(config.cloze, tokenizer, cache, on_progress=report, who="finetune")
+        ends = frozenset(tokenizer.convert_tokens_to_ids(list(SENTENCE_ENDS)))
+        cloze = cloze_sources(store, ends)
+    return labelled, cloze
+
+
+def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Fine-tune the encoder of `config.init` and save it in the folder `model` of `config.output`.
+
+    Continues from the newest complete checkpoint in `config.output` when there is one. Returns steps, tokens,
+    seconds, tokens_per_second. Raises M2BertError for settings or data that cannot be used, test splits included.
+    """
+    from m2bert.checkpoints import load_model, save_model
+
+    config.check()
+    tokenizer = load_tokenizer(config.tokenizer)
+    model, _ = load_model(model_folder(config.init, "finetune"))
+    longest = max(config.lengths)
+    if longest > model.config.max_position_embeddings or config.max_query_tokens > model.config.max_position_embeddings:
+        raise M2BertError(
+            f"finetune: lengths must be within the model's {model.config.max_position_embeddings} positions, got "
+            f"{longest} for documents and {config.max_query_tokens} for queries; lower them"
+        )
+    settings = ContrastSettings(**{name: getattr(config, name) for name in ContrastSettings.__dataclass_fields__})
+    labelled, cloze = load_sources(config, tokenizer, on_progress)
+    batches = ContrastBatches(
+        labelled, cloze, special_ids(tokenizer), settings, weights=config.weights, seed=config.seed
+    )
+    for source, chance in zip(batches.sources, batches.chances, strict=True):
+        logger.info("%-28s %5.1f %% of the batches", source.name, 100 * chance)
+    output = prepare_output(config)
+    model.train()
+    loss_of = _retrieval_loss(LOSSES[config.loss], config.chunk_tokens)
+    result = run_training(config, model, batches, loss_of, stage=f"finetuning ({config.loss})", on_progress=on_progress)
+    save_model(model, tokenizer, output / "model", dtype=torch.bfloat16 if config.bf16_weights else torch.float32)
+    return result

@@ -1,0 +1,199 @@
+"""Masked-LM pretraining from text files (FACTS B): `m2bert pretrain`.
+
+May import m2bert.data, m2bert.training, the model and its checkpoints. Test: tests/test_pretrain.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from m2bert.data.examples import PretrainBatches, SpecialIds, masked_batch, special_ids
+from m2bert.data.tokens import TokenStore, load_tokens
+from m2bert.errors import M2BertError
+from m2bert.settings import TrainConfig, model_folder
+from m2bert.tokenization import load_tokenizer
+from m2bert.training import LOG_NAME, OnProgress, Progress, append_log, prepare_output, run_training
+
+logger = logging.getLogger(__name__)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mini": {
+        "hidden_size": 384,
+        "num_hidden_layers": 4,
+        "intermediate_size": 1536,
+        "mlp_nblocks": 4,
+        "filter_order": 64,
+        "max_position_embeddings": 8192,
+        "pooling": "mean",
+        "position_init_std": 0.0,
+        "filter_window": "multiscale",
+    },
+    "80m-2k": {},
+    "80m-8k": {"max_position_embeddings": 8192},
+    "80m-32k": {"max_position_embeddings": 32768},
+}
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Settings of `m2bert pretrain`.
+
+    data: files, folders or globs. preset: named model size; model: M2BertConfig fields over it.
+    lengths: tokens per example -> share of the tokens. weights: source -> appearances per epoch (default 1).
+    variable_share: examples of variable length, the others are packed to full length.
+    """
+
+    data: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    preset: str = "mini"
+    model: dict[str, Any] = field(default_factory=dict)
+    lengths: dict[int, float] = field(default_factory=lambda: {512: 1.0})
+    weights: dict[str, float] = field(default_factory=dict)
+    mask_rate: float = 0.3
+    variable_share: float = 0.3
+    validation_mask_rate: float = 0.15
+    validation_tokens: int = 100_000
+    final_learning_rate: float = 2e-5
+
+    def check(self, who: str = "pretrain") -> None:
+        """Raise M2BertError for settings that cannot be meant."""
+        super().check(who)
+        if not self.data:
+            raise M2BertError(f"{who}: needs data, got nothing; pass --data with files, folders or globs")
+        if self.preset not in PRESETS:
+            raise M2BertError(f"{who}: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        for name in ("mask_rate", "validation_mask_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise M2BertError(f"{who}: {name} must lie between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.variable_share <= 1:
+            raise M2BertError(f"{who}: variable_share must lie in 0..1, got {self.variable_share}")
+
+
+def build_masked_lm(config: PretrainConfig, vocab_size: int) -> Any:
+    """A new M2BertForMaskedLM of the preset and overrides, or the one in the folder `config.init`.
+
+    Raises M2BertError for unknown model fields, and when the checkpoint does not fit the tokenizer or lengths.
+    """
+    from m2bert.configuration import M2BertConfig
+    from m2bert.modeling import M2BertForMaskedLM
+
+    if config.init:
+        model = M2BertForMaskedLM.from_pretrained(model_folder(config.init, "pretrain"), dtype=torch.float32)
+    else:
+        unknown = sorted(name for name in config.model if not hasattr(M2BertConfig(), name))
+        if unknown:
+            raise M2BertError(f"pretrain: model fields must be those of M2BertConfig, got {', '.join(unknown)}")
+        torch.manual_seed(config.seed)
+        # Matrices go best to the kernels in multiples of 64 rows; the extra rows are never produced.
+        padded = -(-vocab_size // 64) * 64
+        fields = {"vocab_size": padded, **PRESETS[config.preset], **config.model}
+        model = M2BertForMaskedLM(M2BertConfig(**fields))
+    if model.config.vocab_size < vocab_size:
+        raise M2BertError(
+            f"pretrain: the model's vocabulary must hold the tokenizer's {vocab_size} pieces, got "
+            f"{model.config.vocab_size}; use the tokenizer it was trained with"
+        )
+    if max(config.lengths) > model.config.max_position_embeddings:
+        raise M2BertError(
+            f"pretrain: lengths must be within the model's {model.config.max_position_embeddings} positions, got "
+            f"{max(config.lengths)}; lower them or set max_position_embeddings"
+        )
+    return model
+
+
+def validation_batches(store: TokenStore, ids: SpecialIds, config: PretrainConfig) -> list[dict[str, torch.Tensor]]:
+    """Fixed masked batches of natural documents: whole where they fit, else consecutive parts of full length."""
+    rng = np.random.default_rng([config.seed, 2])
+    payload = max(config.lengths) - 2
+    rows: list[np.ndarray] = []
+    left = config.validation_tokens
+    for index in range(len(store)):
+        document = store.document(index)[:left]
+        rows += [document[start : start + payload] for start in range(0, len(document), payload)]
+        left -= len(document)
+        if left <= 0:
+            break
+    rows = sorted((row for row in rows if len(row) >= 10), key=len)
+    size = max(1, config.batch_tokens // max(config.lengths))
+    batches = [
+        masked_batch(rows[i : i + size], ids, rng, config.validation_mask_rate) for i in range(0, len(rows), size)
+    ]
+    return [{name: torch.as_tensor(array) for name, array in batch.items()} for batch in batches]
+
+
+def evaluate_mlm(model: Any, batches: Iterable[dict[str, torch.Tensor]], *, bf16: bool) -> dict[str, float]:
+    """Mean masked-LM loss (nats per masked token) and accuracy over fixed batches."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total = correct = count = 0.0
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        for batch in batches:
+            on_device = {name: array.to(device) for name, array in batch.items()}
+            labels = on_device["labels"][on_device["labels"] != -100]
+            if labels.numel() == 0:
+                continue
+            outputs = model(**on_device)
+            total += float(outputs.loss) * labels.numel()
+            correct += float((outputs.logits.argmax(-1) == labels).sum())
+            count += labels.numel()
+    model.train(was_training)
+    return {"validation_loss": total / max(count, 1.0), "validation_accuracy": correct / max(count, 1.0)}
+
+
+def _masked_lm_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**inputs).loss
+
+
+def _load_store(paths: list[str], tokenizer: Any, config: PretrainConfig, on_progress: OnProgress | None) -> TokenStore:
+    def report(documents: int, tokens: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress("tokenising", step=documents, tokens=tokens))
+
+    cache = config.cache or str(Path(config.output) / "cache")
+    return load_tokens(paths, tokenizer, cache, on_progress=report, who="pretrain")
+
+
+def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Pretrain an M2BertForMaskedLM and save it, with its tokenizer, in the folder `model` of `config.output`.
+
+    Continues from the newest complete checkpoint in `config.output` when there is one. Returns steps, tokens,
+    seconds, tokens_per_second and, with validation data, validation_loss and validation_accuracy.
+    Raises M2BertError for settings or data that cannot be used.
+    """
+    from m2bert.checkpoints import save_model
+
+    config.check()
+    tokenizer = load_tokenizer(config.tokenizer)
+    ids = special_ids(tokenizer)
+    model = build_masked_lm(config, ids.vocab_size)
+    store = _load_store(config.data, tokenizer, config, on_progress)
+    batches = PretrainBatches(
+        store,
+        ids,
+        lengths=config.lengths,
+        batch_tokens=config.batch_tokens,
+        variable_share=config.variable_share,
+        mask_rate=config.mask_rate,
+        weights=config.weights,
+        seed=config.seed,
+    )
+    held_out = []
+    if config.validation:
+        held_out = validation_batches(_load_store(config.validation, tokenizer, config, on_progress), ids, config)
+    output = prepare_output(config)
+    logger.info("%d documents, %d tokens, %d parameters", len(store), store.num_tokens, model.num_parameters())
+    result = run_training(config, model, batches, _masked_lm_loss, stage="pretraining", on_progress=on_progress)
+    if held_out:
+        result.update(evaluate_mlm(model, held_out, bf16=config.bf16))
+        append_log(output / LOG_NAME, result)
+    # float32: this model is a start for further training, where bfloat16's rounding would cost.
+    save_model(model, tokenizer, output / "model", dtype=torch.float32)
+    return result

@@ -1,0 +1,112 @@
+"""Settings of training runs: the dataclass, reading them from files and mappings, the learning-rate schedule.
+
+May import m2bert.errors only. Tests: tests/test_pretrain.py, tests/test_finetune.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from m2bert.errors import M2BertError
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Settings of any training run. Times are in seconds, lengths in tokens."""
+
+    output: str = ""
+    tokenizer: str = ""
+    init: str = ""
+    cache: str = ""
+    batch_tokens: int = 16384
+    learning_rate: float = 1e-3
+    warmup: float = 0.06
+    schedule: str = "linear"
+    final_learning_rate: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    adam_epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    accumulate: int = 1
+    max_steps: int = 0
+    max_seconds: float = 0.0
+    seed: int = 17
+    bf16: bool = True
+    threads: int = 0
+    log_steps: int = 20
+    save_steps: int = 0
+    save_seconds: float = 300.0
+    resume: bool = True
+
+    def check(self, who: str) -> None:
+        """Raise M2BertError for settings that cannot be meant."""
+        for name in ("output", "tokenizer"):
+            if not getattr(self, name):
+                raise M2BertError(f"{who}: needs {name}, got nothing; pass --{name}")
+        if self.max_steps <= 0 and self.max_seconds <= 0:
+            raise M2BertError(f"{who}: needs max_steps or max_seconds above 0, got neither; pass --max-seconds 600")
+        if self.schedule not in ("linear", "cosine", "constant"):
+            raise M2BertError(f"{who}: schedule must be linear, cosine or constant, got {self.schedule!r}")
+        for name in ("batch_tokens", "learning_rate", "accumulate", "log_steps"):
+            if getattr(self, name) <= 0:
+                raise M2BertError(f"{who}: {name} must be above 0, got {getattr(self, name)}; raise it")
+
+
+def model_folder(path: str, who: str) -> Path:
+    """The folder with config.json that `path` names: a saved model, or a run's output with the model inside."""
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise M2BertError(f"{who}: init must be a model folder with config.json, got {path!r}; name a finished run")
+
+
+def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str) -> ConfigT:
+    """Build a settings dataclass. Raises M2BertError for keys it does not have and for values of a wrong type."""
+    known = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise M2BertError(f"{who}: settings must be among {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    checked = {}
+    for name, value in values.items():
+        default = known[name].default
+        if default is dataclasses.MISSING:
+            default = known[name].default_factory()  # type: ignore[misc]
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, type(default)) or (isinstance(value, bool) != isinstance(default, bool)):
+            raise M2BertError(f"{who}: {name} must be of type {type(default).__name__}, got {value!r}; mend it")
+        checked[name] = value
+    return kind(**checked)
+
+
+def read_settings(path: str | Path, who: str) -> dict[str, Any]:
+    """Settings from a YAML or JSON file. Raises M2BertError when it cannot be read or is no mapping."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise M2BertError(f"{who}: {str(path)!r} must be a readable YAML or JSON file ({error}); mend it") from error
+    if not isinstance(values, dict):
+        raise M2BertError(f"{who}: {str(path)!r} must hold settings as `name: value`, got {type(values).__name__}")
+    return values
+
+
+def schedule_factor(config: TrainConfig, fraction: float) -> float:
+    """Learning rate as a share of the peak at `fraction` (0..1) of the run: linear warmup, then decay."""
+    if fraction < config.warmup:
+        return fraction / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    rest = min((fraction - config.warmup) / max(1.0 - config.warmup, 1e-9), 1.0)
+    decayed = 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+    floor = config.final_learning_rate / config.learning_rate
+    return floor + (1.0 - floor) * decayed
