@@ -45,9 +45,7 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def embed_into(
-    staging: Staging, texts: Mapping[str, str], encoder: DocumentEncoder, progress: Progress | None
-) -> None:
+def embed_into(staging: Staging, texts: Mapping[str, str], encoder: DocumentEncoder, progress: Progress | None) -> None:
     """Embed texts, given by their hash, the longest first, and stage them group by group."""
     pending = sorted(texts.items(), key=lambda item: -len(item[1]))
     counter = _Counter(sum(len(text) for _, text in pending), progress)

@@ -61,9 +61,7 @@ def read_corpus(path: str | Path, *, exclude: Iterable[str | Path] = ()) -> Corp
     """
     place = Path(path)
     if place.is_dir():
-        entries: Iterator[Document | Skipped] = _read_folder(
-            place, {Path(item).resolve() for item in exclude}
-        )
+        entries: Iterator[Document | Skipped] = _read_folder(place, {Path(item).resolve() for item in exclude})
     elif place.is_file() and place.name.endswith(JSONL_SUFFIXES):
         entries = _read_jsonl(place)
     elif place.exists():

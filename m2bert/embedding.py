@@ -139,9 +139,7 @@ class Embedder:
             result[plan.number] = embedding.vector
         return result
 
-    def encode_documents(
-        self, texts: Sequence[str], *, progress: Progress | None = None
-    ) -> list[DocumentEmbedding]:
+    def encode_documents(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[DocumentEmbedding]:
         """Embeddings with their passages and token counts, in the order of `texts`; the vectors are encode's.
 
         Raises M2BertError naming the text that has no embedding.
@@ -263,9 +261,7 @@ class Embedder:
             plan.sums = part.copy() if plan.sums is None else plan.sums + part
             plan.open_windows -= 1
 
-    def _assemble(
-        self, batch: list[tuple[_Plan, tuple[int, int]]]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _assemble(self, batch: list[tuple[_Plan, tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """input_ids and mask (batch, seqlen), and for every real token in order the row of its passage's sum.
 
         The states of [CLS] and [SEP] belong to the mean, so they count with the window's first and last

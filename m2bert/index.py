@@ -125,9 +125,7 @@ class SearchIndex:
         """
         if not corpus.documents:
             reasons = (
-                f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})"
-                if corpus.skipped
-                else ""
+                f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})" if corpus.skipped else ""
             )
             raise M2BertError(
                 f"index: {corpus.source!r} must hold at least one readable document, got none{reasons}; "
@@ -154,9 +152,7 @@ class SearchIndex:
         if not isinstance(query, str) or not query.strip():
             raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise M2BertError(
-                f"search: k must be a whole number of at least 1, got {k!r}; ask for more results"
-            )
+            raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
         store = self._opened()
         if store.stats().num_documents == 0:
             raise M2BertError(
@@ -166,9 +162,7 @@ class SearchIndex:
         vector = self.embedder.encode([query])[0]
         found = store.search(vector, k)
         return [
-            SearchResult(
-                rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages)
-            )
+            SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
             for rank, (score, record) in enumerate(found, start=1)
         ]
 
@@ -176,9 +170,7 @@ class SearchIndex:
         """What the store holds; `documents` asks for the state of each."""
         return self._opened().stats(documents=documents)
 
-    def _apply(
-        self, documents: Sequence[Document], synced: Corpus | None, progress: Progress | None
-    ) -> IndexReport:
+    def _apply(self, documents: Sequence[Document], synced: Corpus | None, progress: Progress | None) -> IndexReport:
         from m2bert.stores.staging import open_staging
 
         store = self._opened_or_created()
@@ -204,9 +196,7 @@ class SearchIndex:
             staging.clear()
         return report
 
-    def _is_current(
-        self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]
-    ) -> bool:
+    def _is_current(self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]) -> bool:
         key = (document.source, document.id)
         state = stored.get(key)
         return state is not None and state.text_hash == hashes[key] and self._fits(state)

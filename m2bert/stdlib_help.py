@@ -100,7 +100,7 @@ def _read_until_failure(
 def _start_worker(after: str | None, folder: str) -> subprocess.Popen[bytes]:
     # A fixed hash seed and almost no environment: the same text on every run, and no secrets in `os.environ`.
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    environment |= {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8", "HOME": folder}
+    environment |= {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8", "HOME": "/nonexistent"}
     command = [sys.executable, "-s", "-c", LAUNCH, str(WORKER), after or ""]
     return subprocess.Popen(
         command,

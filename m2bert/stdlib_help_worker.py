@@ -23,7 +23,7 @@ from typing import Any
 LEFT_OUT = frozenset({"antigravity", "this", "idlelib", "turtledemo", "test", "tests"})
 NOT_FOUND_BY_WALKING = ("os.path",)
 PLAIN: pydoc.TextDoc = pydoc.plaintext  # type: ignore[attr-defined] # missing in the stubs
-ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+|, handle [0-9A-Fa-f]+")
 CLASS_RULE = re.compile(r"^ *\|  (-{10,})$")
 CLASS_LINE = re.compile(r"^ *\|")
 INHERITED = re.compile(r"^ *\|  [A-Z][a-z ]+ inherited from ([\w.]+):$")
@@ -111,6 +111,8 @@ def main(after: str) -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         warnings.simplefilter("ignore")
+        sys.path[:] = [folder for folder in sys.path if folder]  # not the current folder
+        sys.path_importer_cache.clear()
         names = module_names()
         seen: dict[int, str] = {}
         for done, name in enumerate(names):

@@ -232,9 +232,7 @@ def start_child(store: Path, first: int, last: int, source: str = "stories") -> 
     ("moment", "delay", "expected"),
     [("stage", 0.0, "old"), ("commit", 0.0, "either"), ("commit", 0.01, "either"), ("done", 0.0, "new")],
 )
-def test_killed_run_leaves_the_old_or_the_new_state(
-    tmp_path: Path, moment: str, delay: float, expected: str
-) -> None:
+def test_killed_run_leaves_the_old_or_the_new_state(tmp_path: Path, moment: str, delay: float, expected: str) -> None:
     store = tmp_path / "store"
     old = stories(4)
     new = set(stories(24, first=2))

@@ -23,9 +23,7 @@ def tiny_tokenizer(max_tokens: int = 64) -> Any:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *letters, *".,!?()-_0123456789"]
     pieces += ["##" + letter for letter in letters]
-    core = Tokenizer(
-        models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
-    )
+    core = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return PreTrainedTokenizerFast(
@@ -45,7 +43,7 @@ def tiny_model(*, pooling: str = "mean", max_tokens: int = 64, seed: int = 0, **
     config = M2BertConfig(
         vocab_size=len(tiny_tokenizer()), hidden_size=16, num_hidden_layers=2, intermediate_size=32,
         max_position_embeddings=max_tokens, filter_order=8, mlp_nblocks=2, pooling=pooling,
-        initializer_range=0.3, kernels="reference", **fields,
+        initializer_range=0.3, **fields,
     )  # fmt: skip
     return M2BertModel(config).eval()
 

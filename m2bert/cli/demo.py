@@ -49,14 +49,10 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    questions: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUESTION]...", help="Your own questions.")
-    ] = None,
+    questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTION]...", help="Your own questions.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--questions", help='JSON lines {"question", "modules"}: measure how well they are found.'
-        ),
+        typer.Option("--questions", help='JSON lines {"question", "modules"}: measure how well they are found.'),
     ] = None,
     show_all: Annotated[
         bool, typer.Option("--all", help="With --questions: show the answers too, not only their ranks.")
@@ -89,9 +85,7 @@ def read_questions(file: Path) -> list[Question]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise M2BertError(
-            f"demo: cannot read questions from {str(file)!r} ({error}); check the path"
-        ) from None
+        raise M2BertError(f"demo: cannot read questions from {str(file)!r} ({error}); check the path") from None
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -202,9 +196,7 @@ def format_measured(measured: dict[str, Any], answering: SearchIndex | None) -> 
     for name in (f"first_{FIRST}", "all"):
         part = measured[name]
         label = name.replace("_", " ").replace("all", f"all {part['questions']}")
-        lines.append(
-            f"{label}: {part[f'within_first_{SHOWN}']} of {part['questions']} within the first {SHOWN}"
-        )
+        lines.append(f"{label}: {part[f'within_first_{SHOWN}']} of {part['questions']} within the first {SHOWN}")
     return "\n".join(encodable(line) if "\n" not in line else line for line in lines)
 
 

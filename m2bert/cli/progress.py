@@ -30,9 +30,7 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The text of the column."""
-        return Text(
-            _amounts(int(task.completed), int(task.total or 0), task.finished_speed or task.speed, self._unit)
-        )
+        return Text(_amounts(int(task.completed), int(task.total or 0), task.finished_speed or task.speed, self._unit))
 
 
 @contextmanager

@@ -102,15 +102,19 @@ def format_report(report: IndexReport) -> str:
     lines = [f"documents: {', '.join(parts)}; {report.num_tokens:,} tokens"]
     if report.num_windowed:
         lines.append(
-            f"longer than the model: {report.num_windowed:,} documents, encoded in windows and averaged "
+            f"longer than the model: {_documents(report.num_windowed)}, encoded in windows and averaged "
             f"(--overflow window)"
         )
     if report.num_truncated_documents:
         lines.append(
-            f"longer than the model: {report.num_truncated_documents:,} documents lost "
+            f"longer than the model: {_documents(report.num_truncated_documents)} lost "
             f"{report.num_truncated_tokens:,} tokens (--overflow truncate)"
         )
     return "\n".join(lines)
+
+
+def _documents(number: int) -> str:
+    return f"{number:,} document{'' if number == 1 else 's'}"
 
 
 def format_skipped(report: IndexReport) -> str:

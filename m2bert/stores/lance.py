@@ -49,8 +49,7 @@ class LanceStore:
         folder = Path(path)
         if is_unused(folder):
             raise M2BertError(
-                f"store: there is no store at {str(folder)!r}; "
-                f"make one with `m2bert index FOLDER --store {folder}`"
+                f"store: there is no store at {str(folder)!r}; make one with `m2bert index FOLDER --store {folder}`"
             )
         if not _has_table(folder):
             raise M2BertError(
@@ -77,8 +76,7 @@ class LanceStore:
             lancedb.connect(str(folder)).create_table(TABLE, schema=table_schema(info), exist_ok=True)
         except Exception as error:
             raise M2BertError(
-                f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); "
-                f"choose a folder you may write"
+                f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); choose a folder you may write"
             ) from error
         return cls.open(folder)
 
