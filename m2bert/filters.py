@@ -70,6 +70,10 @@ def multiscale_window(dim: int, max_positions: int, seqlen: int, device: torch.d
     return torch.exp(-time / memory) / total
 
 
+class FilterOutput(nn.Linear):
+    """The last layer of a filter; a type of its own because it is initialised by a rule of its own."""
+
+
 class ImplicitFilter(nn.Module):
     """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen)."""
 
@@ -78,7 +82,7 @@ class ImplicitFilter(nn.Module):
         order = config.filter_order
         self.layers = nn.ModuleList([nn.Linear(config.filter_emb_dim, order)])
         self.layers.extend([nn.Linear(order, order), nn.Linear(order, order)])
-        self.out = nn.Linear(order, config.hidden_size, bias=False)
+        self.out = FilterOutput(order, config.hidden_size, bias=False)
 
     def forward(self, features: Tensor, frequency: Tensor) -> Tensor:
         # The sine magnifies rounding, so the frequency comes after the product, as in the reference.

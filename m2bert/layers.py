@@ -22,8 +22,12 @@ from m2bert.configuration import M2BertConfig
 from m2bert.filters import FilterBank, LongConv, kernel
 
 
-class PositionEmbedding(nn.Embedding):
-    """Learned absolute positions; a type of its own because it is initialised by a rule of its own."""
+class AddedEmbedding(nn.Embedding):
+    """Positions and token types; a type of its own because it is initialised by a rule of its own."""
+
+
+class MixerOutput(nn.Linear):
+    """The last projection of a sequence mixer; a type of its own for the same reason."""
 
 
 class Embeddings(nn.Module):
@@ -34,8 +38,8 @@ class Embeddings(nn.Module):
         self.config = config
         dim = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_token_id)
-        self.position_embeddings = PositionEmbedding(config.max_position_embeddings, dim)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, dim)
+        self.position_embeddings = AddedEmbedding(config.max_position_embeddings, dim)
+        self.token_type_embeddings = AddedEmbedding(config.type_vocab_size, dim)
         self.norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -81,7 +85,7 @@ class SequenceMixer(nn.Module):
         self.short_conv = ShortConv(3 * dim, config.short_conv_width)
         self.long_conv = LongConv(config, 2 * layer)
         self.residual_long_conv = LongConv(config, 2 * layer + 1) if config.residual_long_conv else None
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = MixerOutput(dim, dim)
         self.dropout = nn.Dropout(config.hidden_dropout_prob if config.mixer_layer_norm else 0.0)
 
     def forward(self, u: Tensor, mask: Tensor | None, bank: FilterBank) -> Tensor:

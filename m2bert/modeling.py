@@ -30,21 +30,24 @@ from transformers.utils.output_capturing import capture_outputs
 from m2bert.configuration import M2BertConfig
 from m2bert.cross_entropy import cross_entropy_sum
 from m2bert.errors import M2BertError
-from m2bert.filters import FilterBank, LongConv, positional_features
+from m2bert.filters import FilterBank, FilterOutput, LongConv, positional_features
 from m2bert.layers import (
+    AddedEmbedding,
     Block,
     Embeddings,
     Encoder,
     MaskedLMHead,
+    MixerOutput,
     Mlp,
     Pooler,
-    PositionEmbedding,
     ShortConv,
     mean_pool,
     positions_of_tokens,
 )
 
 IGNORED_LABEL = -100
+# Shares of the published scale that filters and the MLP start with under `identity_init`.
+FILTER_GAIN, MLP_GAIN = 0.02, 0.2
 
 
 class M2BertPreTrainedModel(PreTrainedModel):
@@ -59,9 +62,13 @@ class M2BertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, mean=0.0, std=std)
+        std, identity = self.config.initializer_range, self.config.identity_init
+        if identity and isinstance(module, MixerOutput):
+            init.eye_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            small = FILTER_GAIN if identity and isinstance(module, FilterOutput) else 1.0
+            init.normal_(module.weight, mean=0.0, std=std * small)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -72,17 +79,17 @@ class M2BertPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ShortConv):
             bound = module.weight.shape[1] ** -0.5
             init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            init.zeros_(module.bias) if identity else init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, Mlp):
             self._init_mlp(module)
         elif isinstance(module, LongConv):
-            init.normal_(module.skip)
+            init.ones_(module.skip) if identity else init.normal_(module.skip)
             init.copy_(module.features, positional_features(*module.features.shape))
             init.constant_(module.frequency, self.config.filter_w)
 
     def _init_embedding(self, module: nn.Embedding) -> None:
-        std = self.config.position_init_std if isinstance(module, PositionEmbedding) else None
-        init.normal_(module.weight, mean=0.0, std=self.config.initializer_range if std is None else std)
+        silent = self.config.identity_init and isinstance(module, AddedEmbedding)
+        init.normal_(module.weight, mean=0.0, std=0.0 if silent else self.config.initializer_range)
         if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
             init.zeros_(module.weight[module.padding_idx])
 
@@ -93,6 +100,8 @@ class M2BertPreTrainedModel(PreTrainedModel):
                 init.normal_(weight, mean=0.0, std=self.config.initializer_range)
             else:
                 bound = weight.shape[2] ** -0.5
+                if self.config.identity_init and weight is module.w_out:
+                    bound *= MLP_GAIN
                 init.uniform_(weight, -bound, bound)
         init.zeros_(module.bias)
 

@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "filter_order": 64,
         "max_position_embeddings": 8192,
         "pooling": "mean",
-        "position_init_std": 0.0,
+        "identity_init": True,
         "filter_window": "multiscale",
     },
     "80m-2k": {},

@@ -70,15 +70,14 @@ def model_folder(path: str, who: str) -> Path:
 
 def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str) -> ConfigT:
     """Build a settings dataclass. Raises M2BertError for keys it does not have and for values of a wrong type."""
-    known = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    defaults = kind()
+    known = {item.name for item in dataclasses.fields(defaults)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise M2BertError(f"{who}: settings must be among {', '.join(sorted(known))}, got {', '.join(unknown)}")
     checked = {}
     for name, value in values.items():
-        default = known[name].default
-        if default is dataclasses.MISSING:
-            default = known[name].default_factory()  # type: ignore[misc]
+        default = getattr(defaults, name)
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, type(default)) or (isinstance(value, bool) != isinstance(default, bool)):
@@ -89,7 +88,7 @@ def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str
 
 def read_settings(path: str | Path, who: str) -> dict[str, Any]:
     """Settings from a YAML or JSON file. Raises M2BertError when it cannot be read or is no mapping."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

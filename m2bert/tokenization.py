@@ -30,7 +30,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 16384, *, max_tokens
 
     if vocab_size <= len(SPECIAL_TOKENS):
         raise M2BertError(f"train_tokenizer: vocab_size must exceed {len(SPECIAL_TOKENS)}, got {vocab_size}; raise it")
-    core = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))  # type: ignore[call-arg]
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece(prefix="##")

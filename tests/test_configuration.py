@@ -19,14 +19,14 @@ def test_configuration_defaults_are_the_published_80m_model() -> None:
 
 
 def test_configuration_survives_saving(tmp_path: Path) -> None:
-    config = M2BertConfig(hidden_size=96, pooling="cls", position_init_std=0.0, kernels="reference", num_labels=5)
+    config = M2BertConfig(hidden_size=96, pooling="cls", identity_init=True, kernels="reference", num_labels=5)
     config.save_pretrained(tmp_path)
     again = M2BertConfig.from_pretrained(tmp_path)
     assert again.to_dict() == config.to_dict()
-    assert (again.hidden_size, again.pooling, again.position_init_std, again.num_labels) == (
+    assert (again.hidden_size, again.pooling, again.identity_init, again.num_labels) == (
         96,
         "cls",
-        0.0,
+        True,
         5,
     )
 

@@ -208,7 +208,7 @@ def test_classifier_has_the_loss_of_its_labels(labels: Tensor, num_labels: int) 
 
 
 def test_initialisation_follows_the_rules_and_layers_differ() -> None:
-    config = tiny_config(hidden_size=256, intermediate_size=512, position_init_std=0.0, initializer_range=0.02)
+    config = tiny_config(hidden_size=256, intermediate_size=512, initializer_range=0.02)
     model = M2BertModel(config)
     first, second = (block for block in model.encoder.blocks)
     mixer = first.sequence_mixer
@@ -218,14 +218,27 @@ def test_initialisation_follows_the_rules_and_layers_differ() -> None:
     assert first.mlp.w_out.abs().max().item() == pytest.approx(1 / math.sqrt(128), rel=0.02)
     assert mixer.long_conv.skip.std().item() == pytest.approx(1.0, rel=0.2)
     assert mixer.long_conv.frequency.eq(10.0).all()
-    assert model.embeddings.position_embeddings.weight.eq(0).all()
+    assert model.embeddings.position_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert model.embeddings.word_embeddings.weight[1:].std().item() == pytest.approx(0.02, rel=0.05)
     assert model.embeddings.word_embeddings.weight[0].eq(0).all()
-    assert M2BertModel(tiny_config()).embeddings.position_embeddings.weight.std().item() == pytest.approx(0.2, rel=0.1)
     pairs = zip(first.named_parameters(), second.named_parameters(), strict=True)
     random = [(n, a, b) for (n, a), (_, b) in pairs if a.std() > 0 and not n.endswith("features")]
     assert len(random) > 20
     assert not [n for n, a, b in random if torch.equal(a, b)]
+
+
+def test_identity_initialisation_passes_words_on() -> None:
+    """A fresh model is near LayerNorm(words): the published initialisation is nowhere near."""
+    near, far = [], []
+    for identity, cosines in ((True, near), (False, far)):
+        model = M2BertModel(tiny_config(identity_init=identity, initializer_range=0.02)).eval()
+        with torch.no_grad():
+            words = model.embeddings.word_embeddings(tiny_inputs())
+            hidden = model(tiny_inputs()).last_hidden_state
+        words = words - words.mean(-1, keepdim=True)
+        cosines.extend(F.cosine_similarity(words, hidden, dim=-1)[words.abs().sum(-1) > 0].tolist())
+    assert sum(near) / len(near) > 0.9
+    assert abs(sum(far) / len(far)) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Commands that train: `m2bert train-tokenizer`, `m2bert pretrain`, `m2bert finetune`.
 
-Heavy imports happen inside the commands. May import everything of m2bert. Tests: tests/test_pretrain.py, test_finetune.py.
+Heavy imports happen inside the commands. May import everything of m2bert.
+Tests: tests/test_pretrain.py, tests/test_finetune.py.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ Tokenizer = Annotated[str, typer.Option("--tokenizer", help="Folder with tokeniz
 Settings = Annotated[str, typer.Option("--settings", help="YAML or JSON file of settings; flags win over it.")]
 Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of any setting; may be repeated.")]
 Init = Annotated[str, typer.Option("--init", help="Model folder (or finished run) to start from.")]
-MaxSeconds = Annotated[float, typer.Option("--max-seconds", help="Time budget; the learning rate ends on time.")]
-MaxSteps = Annotated[int, typer.Option("--max-steps", help="Number of optimizer steps.")]
+MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", help="Time budget; the learning rate ends on time.")]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Number of optimizer steps.")]
 Lengths = Annotated[str, typer.Option("--lengths", help="Tokens per text with shares, such as 512:0.7,2048:0.3.")]
-BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens per batch, padding included.")]
-Rate = Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")]
+BatchTokens = Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per batch, padding included.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
 Weights = Annotated[str, typer.Option("--weights", help="Weights of data sets, such as peps:3,books:0.5.")]
 Cache = Annotated[str, typer.Option("--cache", help="Folder of tokenised data, shared by runs.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Continue from checkpoints in the output.")]
@@ -58,7 +59,7 @@ def parse_shares(text: str, name: str, *, lengths: bool) -> dict[Any, float]:
 
 def gather_settings(who: str, path: str, pairs: list[str], flags: dict[str, Any]) -> dict[str, Any]:
     """Settings of a file, then of `--set NAME=VALUE`, then of flags that were given (not None, '' or [])."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     from m2bert.settings import read_settings
 
@@ -151,11 +152,11 @@ def pretrain_command(
     preset: Annotated[str, typer.Option(help="Model size: mini, 80m-2k, 80m-8k, 80m-32k.")] = "",
     config: Annotated[str, typer.Option(help="YAML or JSON file of model fields over the preset.")] = "",
     lengths: Lengths = "",
-    batch_tokens: BatchTokens = None,  # type: ignore[assignment]
-    learning_rate: Rate = None,  # type: ignore[assignment]
+    batch_tokens: BatchTokens = None,
+    learning_rate: Rate = None,
     weights: Weights = "",
-    max_seconds: MaxSeconds = None,  # type: ignore[assignment]
-    max_steps: MaxSteps = None,  # type: ignore[assignment]
+    max_seconds: MaxSeconds = None,
+    max_steps: MaxSteps = None,
     cache: Cache = "",
     resume: Resume = True,
     settings: Settings = "",
@@ -183,14 +184,14 @@ def finetune_command(
     cloze: Annotated[list[str], typer.Option(help="Plain text that queries are cut from.")] = [],  # noqa: B006
     loss: Annotated[str, typer.Option(help="mnrl, mnrl-symmetric or opl.")] = "",
     lengths: Lengths = "",
-    batch_size: Annotated[int, typer.Option(help="Queries per batch at most.")] = None,  # type: ignore[assignment]
-    negatives: Annotated[int, typer.Option(help="Extra documents per batch.")] = None,  # type: ignore[assignment]
-    batch_tokens: BatchTokens = None,  # type: ignore[assignment]
-    max_query_tokens: Annotated[int, typer.Option(help="Longest query in tokens.")] = None,  # type: ignore[assignment]
-    learning_rate: Rate = None,  # type: ignore[assignment]
+    batch_size: Annotated[int | None, typer.Option(help="Queries per batch at most.")] = None,
+    negatives: Annotated[int | None, typer.Option(help="Extra documents per batch.")] = None,
+    batch_tokens: BatchTokens = None,
+    max_query_tokens: Annotated[int | None, typer.Option(help="Longest query in tokens.")] = None,
+    learning_rate: Rate = None,
     weights: Weights = "",
-    max_seconds: MaxSeconds = None,  # type: ignore[assignment]
-    max_steps: MaxSteps = None,  # type: ignore[assignment]
+    max_seconds: MaxSeconds = None,
+    max_steps: MaxSteps = None,
     cache: Cache = "",
     resume: Resume = True,
     settings: Settings = "",

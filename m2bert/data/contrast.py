@@ -164,10 +164,8 @@ class ClozeSource:
         if len(ends) and start + int(ends[0]) + 1 + size <= len(crop):
             start += int(ends[0]) + 1
         query = crop[start : start + size]
-        if rng.random() < settings.keep_share:
-            positive = crop
-        else:
-            positive = np.concatenate([crop[:start], crop[start + size :]])
+        keep = rng.random() < settings.keep_share
+        positive = crop if keep else np.concatenate([crop[:start], crop[start + size :]])
         if rng.random() < settings.keyword_share:
             rare = query[~np.isin(query, self.common)]
             if len(rare) >= 3:
@@ -184,7 +182,7 @@ def labelled_sources(data: PairData) -> list[PairSource]:
 
 
 def cloze_sources(store: TokenStore, sentence_ends: frozenset[int]) -> list[PairSource]:
-    """One source per collection of `store`, named `cloze/<collection>`; those without a long enough text are left out."""
+    """One source per collection of `store`, named `cloze/<collection>`, where it has long enough texts."""
     counts = np.bincount(store.tokens, minlength=1)
     common = np.argsort(counts)[::-1][:COMMON_TOKENS]
     sources = []
