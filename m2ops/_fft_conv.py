@@ -104,6 +104,11 @@ def fft_size(seqlen: int) -> int:
     return min(sizes)
 
 
+def _transform_size(seqlen: int, device: torch.device) -> int:
+    """fft_size for the kernels of a device: those for CUDA know powers of two only, so far."""
+    return 1 << max(8, (seqlen - 1).bit_length()) if device.type == "cuda" else fft_size(seqlen)
+
+
 def _check_filter(op: str, k: Tensor, k_rev: Tensor | None) -> None:
     check_tensor(op, "k", k, 2, "(dim, taps)")
     if k_rev is not None:
@@ -131,7 +136,7 @@ def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpect
     """
     _check_filter("filter_spectrum", k, k_rev)
     dtype = compute_dtype(k.dtype)
-    size = fft_size(seqlen)
+    size = _transform_size(fft_size(seqlen), k.device)
     data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), size)
     return FilterSpectrum(data, size)
 
@@ -219,7 +224,7 @@ def fft_conv(
     if isinstance(k, FilterSpectrum):
         data = k.data
     else:
-        data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), fft_size(seqlen))
+        data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), _transform_size(seqlen, u.device))
     out = torch.ops.m2ops.fft_conv(signal, data.to(dtype), to(dtype, skip), pregate, postgate, channels_last)
     return apply_mask("fft_conv", out, mask, channels_last)
 
