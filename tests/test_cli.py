@@ -1,0 +1,41 @@
+"""The frame of the command line: what it lists, how it fails, what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = "from m2bert.cli import main; main()"
+HEAVY = ("torch", "transformers", "lancedb", "bm25s")
+
+
+def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PROGRAM, *args], cwd=cwd, capture_output=True, text=True)
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    result = run("--help", cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    for command in ("index", "search", "demo", "evaluate", "pretrain", "finetune", "train-tokenizer"):
+        assert command in result.stdout
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    program = f"import sys\nfrom m2bert.cli import build_app\nbuild_app()\nprint([m for m in {HEAVY} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    for args in (("search", "nowhere", "a question"), ("evaluate", "loco", "--data", "nowhere", "--tasks", "qmsum")):
+        result = run(*args, cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr.startswith("m2bert: ") and len(result.stderr.strip().splitlines()) == 1
+        assert "nowhere" in result.stderr and result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_command_is_refused(tmp_path: Path) -> None:
+    result = run("frobnicate", cwd=tmp_path)
+    assert result.returncode == 2 and "frobnicate" in result.stderr
