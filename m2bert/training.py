@@ -202,7 +202,7 @@ class BudgetTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A factor of the peak learning rate that depends on the share of the budget used."""
-        if self.lr_scheduler is None:
+        if getattr(self, "lr_scheduler", None) is None:
             budget, settings = self.budget, self.settings
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer, lambda step: schedule_factor(settings, budget.fraction(step + 1))

@@ -100,7 +100,8 @@ def iter_jsonl(path: Path, *, who: str = "data") -> Iterator[dict[str, Any]]:
     number = 0
     try:
         with open_text(path) as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
+                number += 1
                 if not line.strip():
                     continue
                 row = json.loads(line)
@@ -109,7 +110,7 @@ def iter_jsonl(path: Path, *, who: str = "data") -> Iterator[dict[str, Any]]:
                 yield row
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise M2BertError(
-            f"{who}: {path} must hold one JSON object per line in UTF-8, failed after line {number} ({error}); "
+            f"{who}: {path} must hold one JSON object per line in UTF-8, failed at line {number} or after ({error}); "
             f"mend or remove the file"
         ) from error
 
@@ -129,14 +130,14 @@ def iter_documents(path: Path, *, who: str = "data") -> Iterator[Document]:
             yield Document(text, path.stem)
         return
     for row in iter_jsonl(path, who=who):
-        text = next((row[name] for name in (*TEXT_FIELDS, "positive") if isinstance(row.get(name), str)), None)
-        if text is None:
+        texts = [row[name] for name in (*TEXT_FIELDS, "positive") if isinstance(row.get(name), str)]
+        if not texts:
             raise M2BertError(
                 f"{who}: rows of {path} need a string field called text or passage, got {sorted(row)}; rename the field"
             )
         source = next((str(row[name]) for name in SOURCE_FIELDS if row.get(name)), path.name).split("/")[0]
-        if text.strip():
-            yield Document(text, source)
+        if texts[0].strip():
+            yield Document(texts[0], source)
 
 
 def read_documents(sources: Sequence[str | Path], *, who: str = "data") -> Iterator[Document]:

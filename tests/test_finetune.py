@@ -1,0 +1,145 @@
+"""Fine-tuning end to end on a tiny model: both losses learn to retrieve, it resumes exactly, test data is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_data import TOPICS, make_text, small_tokenizer, topic_words, write_corpus, write_pairs, write_task
+from typer.testing import CliRunner
+
+from m2bert import load_model
+from m2bert.checkpoints import save_model
+from m2bert.configuration import M2BertConfig
+from m2bert.errors import M2BertError
+from m2bert.finetune import FinetuneConfig, encode, finetune
+from m2bert.modeling import M2BertForMaskedLM
+from m2bert.training import Progress
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with text, pairs, a task with both splits, and an untrained model of 160 pieces."""
+    folder = tmp_path_factory.mktemp("world")
+    write_corpus(folder / "text")
+    write_pairs(folder)
+    write_task(folder / "loco", "train")
+    write_task(folder / "loco", "test")
+    torch.manual_seed(0)
+    model = M2BertForMaskedLM(
+        M2BertConfig(
+            vocab_size=192, hidden_size=32, num_hidden_layers=2, intermediate_size=64, filter_order=8,
+            max_position_embeddings=128, filter_window="multiscale", position_init_std=0.0,
+        )
+    )  # fmt: skip
+    save_model(model, small_tokenizer(), folder / "model", dtype=torch.float32)
+    return folder
+
+
+def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
+    return {
+        "init": str(world / "model"), "pairs": [str(world / "pairs.jsonl.gz")], "loco": [str(world / "loco")],
+        "cloze": [str(world / "text")], "output": str(folder), "cache": str(world / "cache"), "lengths": {64: 1.0},
+        "batch_size": 8, "batch_tokens": 640, "max_query_tokens": 16, "max_steps": 6, "log_steps": 1,
+        "save_steps": 3, "save_seconds": 0.0, "bf16": False, **overrides,
+    }  # fmt: skip
+
+
+def losses(output: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def topic_accuracy(folder: Path) -> float:
+    """Share of new queries of topic words whose nearest of one new document per topic is their own topic's."""
+    model, tokenizer = load_model(folder)
+    documents = [make_text(topic, 60, 9000) for topic in range(TOPICS)]
+    queries = [" ".join(topic_words(topic)[i : i + 4]) for topic in range(TOPICS) for i in range(0, 12, 4)]
+
+    def vectors(texts: list[str]) -> torch.Tensor:
+        inputs = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            return torch.nn.functional.normalize(model(**inputs).pooler_output, dim=-1)
+
+    nearest = (vectors(queries) @ vectors(documents).T).argmax(dim=1)
+    return float((nearest == torch.arange(TOPICS).repeat_interleave(3)).float().mean())
+
+
+@pytest.mark.parametrize(("loss", "accuracy"), [("mnrl", 0.8), ("opl", 0.6)])
+def test_it_learns_to_retrieve(world: Path, tmp_path: Path, loss: str, accuracy: float) -> None:
+    values = settings(
+        world, tmp_path, loss=loss, max_steps=200, learning_rate=3e-3, save_steps=0, log_steps=25, bf16=True
+    )
+    finetune(FinetuneConfig(**values))
+    made = losses(tmp_path)
+    # Equal cosines for all pairs would leave the orthogonal projection at 0.25 at best.
+    assert made[200] < (0.22 if loss == "opl" else 0.6 * made[1])
+    assert topic_accuracy(tmp_path / "model") >= accuracy
+    assert topic_accuracy(world / "model") < 0.5
+    assert load_model(tmp_path / "model")[0].config.pooling == "mean"
+
+
+class Stopped(Exception):
+    """Stands for a killed process."""
+
+
+def test_a_stopped_run_continues_to_the_same_losses(world: Path, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.fraction > 0 and progress.step == 5:
+            raise Stopped
+
+    finetune(FinetuneConfig(**settings(world, tmp_path / "whole")))
+    with pytest.raises(Stopped):
+        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped")), stop)
+    finetune(FinetuneConfig(**settings(world, tmp_path / "stopped")))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
+    model, tokenizer = load_model(world / "model")
+    texts = [make_text(0, words, 1) for words in (3, 40, 12, 25)]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        whole = encode(model, **inputs, chunk_tokens=10_000)
+        pieces = encode(model, **inputs, chunk_tokens=60)
+        single = torch.cat([model(**tokenizer([text], return_tensors="pt")).pooler_output for text in texts])
+    assert torch.allclose(pieces, single, atol=1e-5)
+    assert torch.allclose(whole, single, atol=1e-5)
+    assert not torch.allclose(whole, single.flip(0), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"loco": ["{world}/loco/tinytask/test"]}, "for evaluation only"),
+        ({"cloze": ["{world}/loco/tinytask/test/documents.jsonl.gz"]}, "for evaluation only"),
+        ({"init": ""}, "needs init"),
+        ({"init": "nowhere"}, "init must be a model folder"),
+        ({"loss": "triplet"}, "loss must be one of opl, mnrl"),
+        ({"lengths": {256: 1.0}}, "within the model's 128 positions"),
+        ({"batch_size": 1}, "a batch needs 2 documents"),
+        ({"crop": "tail"}, "crop must be"),
+        ({"keep_share": 2.0}, "keep_share must lie"),
+        ({"pairs": [], "loco": [], "cloze": []}, "needs pairs, tasks or plain text"),
+    ],
+)
+def test_bad_settings(world: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
+    for name, value in overrides.items():
+        if isinstance(value, list):
+            overrides[name] = [item.format(world=world) for item in value]
+    with pytest.raises(M2BertError, match=message):
+        finetune(FinetuneConfig(**settings(world, tmp_path, **overrides)))
+
+
+def test_command(world: Path, tmp_path: Path) -> None:
+    from m2bert.cli import build_app
+
+    flags = ["--init", str(world / "model"), "--output", str(tmp_path), "--pairs", str(world / "pairs.jsonl.gz")]
+    flags += ["--loss", "opl", "--lengths", "64", "--batch-size", "2", "--negatives", "2", "--max-steps", "2"]
+    done = CliRunner().invoke(build_app(), ["finetune", *flags, "--set", "cloze_share=0"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["step"] == 2
+    assert (tmp_path / "model" / "model.safetensors").is_file()
