@@ -10,7 +10,7 @@ from typing import Any
 
 TOPICS = 6
 WORDS_PER_TOPIC = 12
-FILLERS = "the a of and to in is it that for".split()
+FILLERS = ["the", "a", "of", "and", "to", "in", "is", "it", "that", "for"]
 
 
 def topic_words(topic: int) -> list[str]:
