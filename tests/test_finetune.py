@@ -72,7 +72,7 @@ def test_it_learns_to_retrieve_with_both_losses_in_turn(world: Path, tmp_path: P
     values = {"learning_rate": 3e-3, "save_steps": 0, "log_steps": 25, "bf16": True}
     finetune(FinetuneConfig(**settings(world, tmp_path / "mnrl", max_steps=150, **values)))
     ranking = losses(tmp_path / "mnrl")
-    assert ranking[150] < 0.6 * ranking[1]
+    assert ranking[150] < 0.75 * ranking[1]
     assert topic_accuracy(tmp_path / "mnrl" / "model") >= 0.8
     assert topic_accuracy(world / "model") < 0.6
     start = {"init": str(tmp_path / "mnrl"), "loss": "opl", "max_steps": 100}
