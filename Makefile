@@ -26,10 +26,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python $(SOURCES)
+	rm -rf build/lib.* build/bdist.*
 	$(PIP) install -c constraints.txt .
 	touch $@
 
 $(VENV)/.installed-test: $(BIN)/python $(SOURCES)
+	rm -rf build/lib.* build/bdist.*
 	$(PIP) install -c constraints.txt '.[test]'
 	touch $@ $(VENV)/.installed
 

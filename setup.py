@@ -34,6 +34,9 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(os.environ.get("M2OPS_BUILD_DIR", self.build_temp)).resolve()
         build.mkdir(parents=True, exist_ok=True)
+        # Under build isolation cmake, ninja and pybind11 live in a folder that is gone the next time; what is compiled
+        # stays, what was found is found again.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
         include = torch.root / "include"
         options = {
             "CMAKE_INSTALL_PREFIX": target,
