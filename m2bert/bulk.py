@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from m2bert.embedding import DocumentEmbedding
     from m2bert.stores.staging import Staging
 
-# Characters embedded between two writes to disk: a minute of work or so on two cores, enough to fill batches.
-CHARACTERS_AT_ONCE = 1_500_000
+# Characters embedded between two writes to disk: some ten seconds of work on two cores, and enough to fill batches.
+CHARACTERS_AT_ONCE = 400_000
 
 Progress = Callable[[int, int], None]
 """Called with the tokens done and the tokens in all; the latter is an estimate until the last group."""

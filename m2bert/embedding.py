@@ -87,7 +87,7 @@ class Embedder:
         model: str | Path | tuple[Any, Any] = DEFAULT_MODEL,
         *,
         overflow: str = "window",
-        batch_tokens: int = 16384,
+        batch_tokens: int = 8192,
         threads: int | None = None,
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).

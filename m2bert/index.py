@@ -29,15 +29,20 @@ if TYPE_CHECKING:
 class SearchHit:
     """A passage and what it contributes to its document's score.
 
-    start, end: characters of the document; position: their middle as a fraction of the document. The
-    contributions of all passages of a document add up to its score.
+    start, end: characters of the document, which has `document_length` of them. The contributions of all
+    passages of a document add up to its score.
     """
 
     start: int
     end: int
     contribution: float
     text: str
-    position: float
+    document_length: int
+
+    @property
+    def position(self) -> float:
+        """The middle of the passage as a fraction of the document, 0 to 1."""
+        return (self.start + self.end) / 2 / self.document_length
 
 
 @dataclass(frozen=True)
@@ -298,6 +303,6 @@ def _hits(record: Record, query: NDArray[np.float32], most: int) -> list[SearchH
     hits = []
     for number in best:
         start, end = (int(character) for character in record.spans[number])
-        position = (start + end) / 2 / max(len(record.text), 1)
-        hits.append(SearchHit(start, end, float(contributions[number]), record.text[start:end], position))
+        contribution = float(contributions[number])
+        hits.append(SearchHit(start, end, contribution, record.text[start:end], len(record.text)))
     return hits

@@ -24,6 +24,9 @@ LEFT_OUT = frozenset({"antigravity", "this", "idlelib", "turtledemo", "test", "t
 NOT_FOUND_BY_WALKING = ("os.path",)
 PLAIN: pydoc.TextDoc = pydoc.plaintext  # type: ignore[attr-defined] # missing in the stubs
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+|, handle [0-9A-Fa-f]+")
+WARNING = re.compile(
+    r"\n *\n *The following documentation is automatically generated.{0,400}?listed above\.", re.DOTALL
+)
 CLASS_RULE = re.compile(r"^ *\|  (-{10,})$")
 CLASS_LINE = re.compile(r"^ *\|")
 INHERITED = re.compile(r"^ *\|  [A-Z][a-z ]+ inherited from ([\w.]+):$")
@@ -64,11 +67,12 @@ def _below(package: str, path: list[str]) -> Iterator[str]:
 def help_text(module: Any) -> str:
     """What `help(module)` prints, shortened where it repeats itself.
 
-    The addresses of objects go, because they differ from run to run, and so do the members a class inherits
-    from a class that is described elsewhere: they are half of the whole library's help (tkinter's alone a
-    fifth).
+    The addresses of objects go, because they differ from run to run. So do the same warning in every module's
+    help, and the members a class inherits from a class that is described elsewhere: they are half of the whole
+    library's help, tkinter's alone a fifth.
     """
-    return without_repeats(ADDRESS.sub("", pydoc.render_doc(module, renderer=PLAIN)))
+    text = ADDRESS.sub("", pydoc.render_doc(module, renderer=PLAIN))
+    return without_repeats(WARNING.sub("", text))
 
 
 def without_repeats(text: str) -> str:

@@ -112,7 +112,8 @@ def test_search_prints_ranks_scores_and_places(run: Any, folder: Path, model: st
     assert any("sub/long.txt" in line and "tokens)" in line for line in heads)
     bars = [line for line in lines if line.startswith("      [")]
     assert len(bars) == 6, "one line per passage: two of the long text, one of each short one"
-    assert all(line[6:18].count("█") + line[6:18].count("#") == 1 for line in bars)
+    assert all(set(line[7:17]) <= set("·█") and "█" in line[7:17] for line in bars)
+    assert "██████████" in out
 
 
 def test_json_lines_can_be_indexed(run: Any, model: str, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_search_in_a_pipe_prints_results_alone(folder: Path, model: str, tmp_pat
     command = [sys.executable, "-W", "error::UserWarning", "-c", f"{code} + ['--model', {model!r}]; main()"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert "  1.  " in done.stdout and "[----#-----]" in done.stdout.replace("[-----#----]", "[----#-----]")
+    assert "  1.  " in done.stdout and "[##########]" in done.stdout
     assert done.stderr.replace(f"searching {tmp_path / 'store'} ...\n", "").replace(f"loading {model} ...\n", "") == ""
 
 
@@ -259,11 +260,14 @@ def test_demo_converses_on_a_terminal_only(library: Any, tmp_path: Path, monkeyp
 def test_position_bar_and_its_ascii_form(monkeypatch: Any) -> None:
     utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", utf8)
-    assert results.position_bar(0.35) == "[···█······]"
-    assert results.position_bar(0.0) == "[█·········]" and results.position_bar(1.0) == "[·········█]"
+    assert results.position_bar(340, 380, 1000) == "[···█······]"
+    assert results.position_bar(0, 1, 1000) == "[█·········]"
+    assert results.position_bar(999, 1000, 1000) == "[·········█]"
+    assert results.position_bar(0, 7, 7) == "[██████████]" and results.position_bar(0, 1, 1) == "[██████████]"
+    assert results.position_bar(500, 800, 1000) == "[·····███··]"
     latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", latin)
-    assert results.position_bar(0.35) == "[---#------]"
+    assert results.position_bar(340, 380, 1000) == "[---#------]"
     assert results.encodable("naïve 日\x1b[31m") == "naïve ? [31m"
 
 

@@ -52,6 +52,8 @@ def test_texts_are_long_documents_of_plain_text(library: Any) -> None:
     assert "add_argument(" in texts["argparse"] and "parse_args" in texts["argparse"]
     assert "Randomized" not in texts["json"] and "Serialize" in texts["json"]
     assert all(text.startswith("Python Library Documentation: ") for text in texts.values())
+    assert not any("automatically generated from" in text for text in texts.values())
+    assert "MODULE REFERENCE\n    https://docs.python.org/" in texts["argparse"]
     assert not any("\b" in text for text in texts.values()), "bold by overstriking is not plain text"
     assert not any(re.search(r" at 0x[0-9a-f]{6}", text) for text in texts.values())
     assert sum(len(text) for text in texts.values()) > 2_000_000

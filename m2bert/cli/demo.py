@@ -149,7 +149,8 @@ def default_store(embedder: Embedder) -> Path:
 
 def answer(index: SearchIndex, question: str) -> None:
     """Print a question and its ranked modules."""
-    print(encodable(f"\n{question}"))
+    print()
+    print(encodable(question))
     print(format_results(index.search(question, SHOWN)), flush=True)
 
 

@@ -57,15 +57,18 @@ def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str
         lines.append(f"{result.rank:3d}.  {result.score:.3f}  {result.id}  {size}")
         for hit in result.passages[:passages]:
             share = f"{hit.contribution / result.score:4.0%}" if result.score > 0 else "    "
-            lines.append(f"      {position_bar(hit.position)} {share}  {snippet(hit.text, width - 26)}")
+            bar = position_bar(hit.start, hit.end, hit.document_length)
+            lines.append(f"      {bar} {share}  {snippet(hit.text, width - 26)}")
     return "\n".join(encodable(line) for line in lines)
 
 
-def position_bar(position: float) -> str:
-    """`[···█······]`: the place of `position` (0 to 1) in a document; `[---#------]` where that cannot be shown."""
+def position_bar(start: int, end: int, length: int) -> str:
+    """`[···█······]`: where start to end lie in a document of `length`; `[---#------]` where stdout lacks these."""
     empty, full = UNICODE_BAR if can_show("".join(UNICODE_BAR)) else ASCII_BAR
-    cell = min(int(position * BAR_CELLS), BAR_CELLS - 1)
-    return "[" + empty * cell + full + empty * (BAR_CELLS - 1 - cell) + "]"
+    middle = min((start + end) * BAR_CELLS // (2 * length), BAR_CELLS - 1)
+    centres = [(cell + 0.5) / BAR_CELLS * length for cell in range(BAR_CELLS)]
+    covered = [start <= centre < end or cell == middle for cell, centre in enumerate(centres)]
+    return "[" + "".join(full if inside else empty for inside in covered) + "]"
 
 
 def snippet(text: str, length: int) -> str:
