@@ -76,7 +76,7 @@ def demo(
         return
     for text in texts:
         answer(index, text)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if not questions and sys.stdin.isatty() and sys.stdout.isatty():
         converse(index)
 
 

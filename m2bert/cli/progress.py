@@ -22,7 +22,7 @@ Report = Callable[[int, int], None]
 
 
 class RateColumn(ProgressColumn):
-    """Units done and their rate: `81,920 of 1,158,687 tokens, 9,210 tokens/s`."""
+    """Units done and their rate: `81,920 of 1,158,687 tokens, 9,210/s`."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def counted(label: str, unit: str) -> Iterator[Report]:
     if not console.is_terminal:
         yield _lines(console, label, unit)
         return
-    columns = (TextColumn(label), BarColumn(bar_width=24), RateColumn(unit), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(bar_width=16), RateColumn(unit), TimeRemainingColumn())
     # The window of the rate is long, because one batch of a slow model takes seconds.
     with Progress(*columns, console=console, speed_estimate_period=60.0) as bars:
         task = bars.add_task(label, total=None)
@@ -85,7 +85,7 @@ def _lines(console: Console, label: str, unit: str) -> Report:
 
 
 def _amounts(done: int, total: int, speed: float | None, unit: str) -> str:
-    rate = f", {speed:,.0f} {unit}/s" if speed else ""
+    rate = f", {speed:,.0f}/s" if speed else ""
     return f"{done:,} of {total:,} {unit}{rate}"
 
 
