@@ -26,6 +26,22 @@ def bmm_glu(x: Tensor, w_in: Tensor, w_out: Tensor, bias: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_blockdiag_matmul(versus: Callable[..., None], dtype: torch.dtype) -> None:
+    x, weight = (
+        torch.randn(TOKENS, DIM).to(dtype),
+        (torch.randn(NBLOCKS, DIM // NBLOCKS, DIM // NBLOCKS) / 14).to(dtype),
+    )
+    versus(
+        "blockdiag_matmul",
+        f"{str(dtype).removeprefix('torch.')}, {TOKENS} tokens, {DIM} -> {DIM}",
+        lambda: m2ops.blockdiag_matmul(x, weight),
+        {"torch.bmm": lambda: bmm_product(x, weight)},
+        exact=m2ops.blockdiag_matmul_ref(x.double(), weight.double()),
+        flops=2 * TOKENS * weight.numel() if dtype == torch.float32 else 0.0,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_blockdiag_glu(versus: Callable[..., None], dtype: torch.dtype) -> None:
     x, bias = torch.randn(TOKENS, DIM).to(dtype), torch.randn(DIM).to(dtype)
     w_in = (torch.randn(NBLOCKS, 2 * INTER // NBLOCKS, DIM // NBLOCKS) / 14).to(dtype)

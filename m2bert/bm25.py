@@ -22,7 +22,9 @@ def load_bm25s() -> tuple[Any, Any]:
         import bm25s
         import Stemmer
     except ImportError as error:
-        raise M2BertError(f"bm25: needs the package {error.name}; run pip install '.[evaluate]' in the project's folder") from error
+        raise M2BertError(
+            f"bm25: needs the package {error.name}; run pip install '.[evaluate]' in the project's folder"
+        ) from error
     return bm25s, Stemmer
 
 

@@ -84,6 +84,7 @@ def save_model(
         if target.is_dir():
             shutil.copytree(target, staging, dirs_exist_ok=True)
         save_file(_storable(model, dtype), staging / "model.safetensors", metadata={"format": "pt"})
+        (staging / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
         _write_config(model, staging, dtype)
         tokenizer.save_pretrained(staging)
         _replace_folder(staging, target)

@@ -103,7 +103,9 @@ def load_trec_eval() -> Any:
     try:
         import pytrec_eval
     except ImportError as error:
-        raise M2BertError("metrics: needs pytrec-eval-terrier; run pip install '.[evaluate]' in the project's folder") from error
+        raise M2BertError(
+            "metrics: needs pytrec-eval-terrier; run pip install '.[evaluate]' in the project's folder"
+        ) from error
     return pytrec_eval
 
 

@@ -22,7 +22,9 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    program = f"import sys\nfrom m2bert.cli import build_app\nbuild_app()\nprint([m for m in {HEAVY} if m in sys.modules])"
+    program = (
+        f"import sys\nfrom m2bert.cli import build_app\nbuild_app()\nprint([m for m in {HEAVY} if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -12,7 +12,7 @@ from tiny_models import tiny_config, tiny_inputs
 from torch import Tensor
 
 from m2bert.errors import M2BertError
-from m2bert.filters import LongConv, cache_budget_bytes, decay_window, positional_features
+from m2bert.filters import LongConv, cache_budget_bytes, decay_window, multiscale_window, positional_features
 from m2bert.modeling import M2BertModel
 
 
@@ -54,6 +54,26 @@ def test_filters_fast_decay_window_reaches_its_target() -> None:
     torch.testing.assert_close(window[:, 0], torch.ones(768))
     assert window[0, -1].item() == pytest.approx(0.01 ** (1 / 1.5), rel=1e-5)
     assert window[-1, -1].item() == pytest.approx(0.01 ** (1 / 0.3), rel=1e-4)
+
+
+def test_filters_multiscale_windows_sum_to_one_and_span_the_scales() -> None:
+    window = multiscale_window(64, 8192, 8192, torch.device("cpu")).double()
+    torch.testing.assert_close(window.sum(dim=1), torch.ones(64, dtype=torch.float64), rtol=1e-4, atol=0)
+    memory = -1 / torch.log(window[:, 1] / window[:, 0])
+    assert memory[0].item() == pytest.approx(1.0, rel=1e-3)
+    assert memory[-1].item() == pytest.approx(8192 / 3, rel=0.05)  # a ratio near 1, read back in float32
+    steps = memory[:40].log().diff()
+    torch.testing.assert_close(steps, steps[:1].expand(39), rtol=0.02, atol=0)
+    torch.testing.assert_close(multiscale_window(64, 8192, 100, torch.device("cpu")).double(), window[:, :100])
+
+
+def test_filters_use_the_window_of_the_configuration() -> None:
+    filters = []
+    for name in ("exponential", "multiscale"):
+        model, conv = model_and_conv(filter_window=name)
+        filters.append(model.filter_bank.window(96, torch.device("cpu")))
+    assert filters[0][0, 0] == 1 and filters[1][0, 0] != 1
+    torch.testing.assert_close(filters[1], multiscale_window(32, 96, 96, torch.device("cpu")))
 
 
 def test_filters_positional_features_are_time_cosines_sines() -> None:
