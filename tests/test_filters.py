@@ -70,7 +70,7 @@ def test_filters_multiscale_windows_sum_to_one_and_span_the_scales() -> None:
 def test_filters_use_the_window_of_the_configuration() -> None:
     filters = []
     for name in ("exponential", "multiscale"):
-        model, conv = model_and_conv(filter_window=name)
+        model, _ = model_and_conv(filter_window=name)
         filters.append(model.filter_bank.window(96, torch.device("cpu")))
     assert filters[0][0, 0] == 1 and filters[1][0, 0] != 1
     torch.testing.assert_close(filters[1], multiscale_window(32, 96, 96, torch.device("cpu")))

@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = M2BertForMaskedLM(
         M2BertConfig(
             vocab_size=192, hidden_size=32, num_hidden_layers=2, intermediate_size=64, filter_order=8,
-            max_position_embeddings=128, filter_window="multiscale", identity_init=True,
+            max_position_embeddings=128, filter_window="multiscale",
         )
     )  # fmt: skip
     save_model(model, small_tokenizer(), folder / "model", dtype=torch.float32)
