@@ -1,4 +1,4 @@
-"""Masked-LM pretraining from text files (FACTS B): `m2bert pretrain`.
+"""Masked-LM pretraining from text files: `m2bert pretrain`. Recipe: arXiv 2402.07440, section 4.2.
 
 May import m2bert.data, m2bert.training, the model and its checkpoints. Test: tests/test_pretrain.py.
 """

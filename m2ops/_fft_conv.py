@@ -209,7 +209,7 @@ def fft_conv(
     Raises:
         TypeError, ValueError: wrong shape, dtype, device or layout, with the remedy.
 
-    Source: FACTS of the model: M2-BERT sequence mixer, arXiv 2402.07440; right-angle convolution, docs/kernels.md.
+    Source: long convolution of the M2-BERT sequence mixer, arXiv 2402.07440; right-angle convolution, docs/kernels.md.
     """
     channels_last, seqlen = _check_conv(u, k, k_rev, skip, layout)
     for name, gate in (("pregate", pregate), ("postgate", postgate)):

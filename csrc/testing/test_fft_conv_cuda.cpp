@@ -21,7 +21,7 @@ using m2::cuda::FftConvArgs;
 using m2::cuda::FilterSpectrumArgs;
 using m2::cuda::Strided;
 
-constexpr double kTolerance = 1e-6;  // float32 bound of DESIGN: relative L2 of every row
+constexpr double kTolerance = 1e-6;  // float32 bound of docs/architecture.md: relative L2 of every row
 
 struct Case {
   int64_t batch, dim, seqlen, fft_size, taps, taps_rev;
