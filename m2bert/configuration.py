@@ -34,8 +34,8 @@ class M2BertConfig(PreTrainedConfig):
         type_vocab_size,
         hidden_dropout_prob, layer_norm_eps, initializer_range, pad_token_id, tie_word_embeddings: as in BERT.
         identity_init: a fresh model starts near the identity: mixers pass their input on, filters and the MLP are
-            small, positions and token types are zero. Small models learn in a tenth of the steps
-            (docs/training.md); False is the published initialisation.
+            small, positions and token types are zero (docs/training.md); False is the published
+            initialisation.
         bidirectional: long convolutions also see later tokens.
         residual_long_conv: a second long convolution carries the un-projected input of each sequence mixer.
         short_conv_width: taps of the causal short convolution (2 to 7).
