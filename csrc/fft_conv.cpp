@@ -84,7 +84,8 @@ Tensor filter_spectrum_cpu(const Tensor& k, const OptTensor& k_rev, int64_t fft_
 }
 
 std::tuple<Tensor, Tensor> filter_spectrum_bwd_cpu(const Tensor& dspectrum, int64_t taps, int64_t taps_rev) {
-  STD_TORCH_CHECK(dspectrum.dim() == 2, "filter_spectrum_bwd: dspectrum must have shape (dim, 2 * fft_size)");
+  STD_TORCH_CHECK(dspectrum.dim() == 2 && dspectrum.size(1) % 2 == 0,
+                  "filter_spectrum_bwd: dspectrum must have shape (dim, 2 * fft_size)");
   make_fft_plan(dspectrum.size(1) / 2);
   const Tensor source = parameter("filter_spectrum_bwd", "dspectrum", dspectrum, compute_type(dspectrum), dspectrum.numel());
   Tensor dk = torch::stable::new_empty(dspectrum, {dspectrum.size(0), taps});

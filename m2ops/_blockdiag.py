@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2ops._layout import check_like, check_tensor
-from m2ops._library import autocast, implement, to
+from m2ops._layout import check_like, check_tensor, check_vector
+from m2ops._library import autocast, implement, refuse_second_gradient, to
 
 # Tokens worked on at a time by blockdiag_glu: the hidden channels of a chunk stay near the cache, and below the size
 # from which the C library maps fresh pages for every allocation (measured 3 to 5 times faster than all at once).
@@ -43,18 +43,13 @@ def monarch_matmul_ref(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
 
 
 def _check_product(op: str, x: Tensor, name: str, weight: Tensor, bias: Tensor | None, bias_name: str) -> None:
+    check_tensor(op, "x", x, None, "(..., nblocks * in)")
     check_tensor(op, name, weight, 3, "(nblocks, out, in)")
-    check_like(op, name, weight, "x", x, dtype=False)
+    check_like(op, name, weight, "x", x)
     width = weight.shape[0] * weight.shape[2]
     if x.dim() < 1 or x.shape[-1] != width:
         raise ValueError(f"{op}: x must have {width} channels (nblocks * in of {name}), got shape {tuple(x.shape)}")
-    _check_bias(op, weight, bias, bias_name)
-
-
-def _check_bias(op: str, weight: Tensor, bias: Tensor | None, name: str) -> None:
-    out = weight.shape[0] * weight.shape[1]
-    if bias is not None and tuple(bias.shape) != (out,):
-        raise ValueError(f"{op}: {name} must have shape (nblocks * out,) = ({out},), got {tuple(bias.shape)}")
+    check_vector(op, bias_name, bias, "(nblocks * out,)", weight.shape[0] * weight.shape[1], "x", x)
 
 
 def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -108,13 +103,14 @@ def blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None =
     """
     _check_product("blockdiag_glu", x, "w_in", w_in, None, "")
     check_tensor("blockdiag_glu", "w_out", w_out, 3, "(nblocks, out, in)")
+    check_like("blockdiag_glu", "w_out", w_out, "x", x)
     hidden, wanted = w_in.shape[0] * w_in.shape[1], 2 * w_out.shape[0] * w_out.shape[2]
     if hidden != wanted:
         raise ValueError(
             f"blockdiag_glu: w_in must give twice the channels that w_out takes ({wanted}), got {hidden} "
             f"from w_in {tuple(w_in.shape)} and w_out {tuple(w_out.shape)}"
         )
-    _check_bias("blockdiag_glu", w_out, b_out, "b_out")
+    check_vector("blockdiag_glu", "b_out", b_out, "(nblocks * out,)", w_out.shape[0] * w_out.shape[1], "x", x)
     return torch.ops.m2ops.blockdiag_glu(x, w_in, w_out, b_out)
 
 
@@ -143,6 +139,7 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     """
     _check_product("monarch_matmul", x, "w1", w1, None, "")
     check_tensor("monarch_matmul", "w2", w2, 3, "(nblocks, out, in)")
+    check_like("monarch_matmul", "w2", w2, "x", x)
     if w2.shape[0] * w2.shape[2] != w1.shape[0] * w1.shape[1]:
         raise ValueError(
             f"monarch_matmul: w2 must take the {w1.shape[0] * w1.shape[1]} channels that w1 gives, "
@@ -175,9 +172,10 @@ def _matmul_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
 def _matmul_backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     x, weight = ctx.saved_tensors
     dx = torch.ops.m2ops.blockdiag_matmul(dout, weight.transpose(1, 2), None)
-    rows, drows = x.unflatten(-1, (weight.shape[0], -1)), dout.unflatten(-1, (weight.shape[0], -1))
-    dweight = torch.bmm(drows.flatten(0, -3).permute(1, 2, 0), rows.flatten(0, -3).transpose(0, 1))
-    return dx, dweight, dout.flatten(0, -2).sum(0) if ctx.has_bias else None
+    nblocks, out_size, in_size = weight.shape
+    rows, drows = x.reshape(-1, nblocks, in_size), dout.reshape(-1, nblocks, out_size)
+    dweight = torch.bmm(drows.permute(1, 2, 0), rows.transpose(0, 1))
+    return dx, dweight, drows.sum(0).flatten() if ctx.has_bias else None
 
 
 def _hidden(x: list[Tensor], w_in: Tensor, i: int) -> tuple[Tensor, Tensor]:
@@ -228,7 +226,7 @@ def _blockdiag_glu_bwd(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> 
     if pairs == 0:
         return _glu_bwd_whole(dout, x, w_in, w_out)
     rows, drows = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
-    dx = torch.empty_like(rows)
+    dx = torch.empty_like(rows, memory_format=torch.contiguous_format)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # sums over chunks
     dw_in, dw_out = w_in.new_zeros(w_in.shape, dtype=wide), w_out.new_zeros(w_out.shape, dtype=wide)
     nblocks_in, per_pair = w_in.shape[0], w_out.shape[0] // pairs
@@ -285,7 +283,7 @@ def _glu_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
 def _glu_backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     x, w_in, w_out = ctx.saved_tensors
     dx, dw_in, dw_out = torch.ops.m2ops.blockdiag_glu_bwd(dout, x, w_in, w_out)
-    return dx, dw_in, dw_out, dout.flatten(0, -2).sum(0) if ctx.has_bias else None
+    return dx, dw_in, dw_out, dout.reshape(-1, dout.shape[-1]).sum(0) if ctx.has_bias else None
 
 
 @implement("monarch_matmul", "CompositeImplicitAutograd")
@@ -299,5 +297,6 @@ def _monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
 
 torch.library.register_autograd("m2ops::blockdiag_matmul", _matmul_backward, setup_context=_matmul_setup)
 torch.library.register_autograd("m2ops::blockdiag_glu", _glu_backward, setup_context=_glu_setup)
+refuse_second_gradient("blockdiag_glu")
 for _op in ("blockdiag_matmul", "blockdiag_glu"):
     autocast(_op, lambda dtype, *args: tuple(to(dtype, arg) for arg in args))

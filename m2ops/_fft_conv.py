@@ -12,8 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2ops._layout import apply_mask, check_layout, check_like, check_shape, check_tensor, compute_dtype
-from m2ops._library import autocast, to
+from m2ops._layout import (
+    apply_mask,
+    cast,
+    check_layout,
+    check_like,
+    check_shape,
+    check_tensor,
+    check_vector,
+    compute_dtype,
+)
+from m2ops._library import autocast, refuse_second_gradient, to
 
 MAX_SEQLEN = 1 << 22
 
@@ -55,6 +64,17 @@ def filter_spectrum_ref(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterS
     return FilterSpectrum(torch.fft.rfft(kernel), seqlen, reference=True)
 
 
+def _masked(
+    u: Tensor, pregate: Tensor | None, postgate: Tensor | None, mask: Tensor | None, channels_last: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Input and gates with zeros under the mask: 0 times a gate that is not finite would not be 0, nor its gradient."""
+
+    def zeroed(x: Tensor | None) -> Tensor | None:
+        return x if x is None else apply_mask("fft_conv", x, mask, channels_last)
+
+    return apply_mask("fft_conv", u, mask, channels_last), zeroed(pregate), zeroed(postgate)
+
+
 def fft_conv_ref(
     u: Tensor,
     k: Tensor | FilterSpectrum,
@@ -73,7 +93,8 @@ def fft_conv_ref(
     def rows(x: Tensor) -> Tensor:
         return (x.transpose(1, 2) if channels_last else x).to(dtype)
 
-    signal = rows(apply_mask("fft_conv", u, mask, channels_last))
+    u, pregate, postgate = _masked(u, pregate, postgate, mask, channels_last)
+    signal = rows(u)
     if pregate is not None:
         signal = signal * rows(pregate)
     seqlen = signal.shape[-1]
@@ -109,12 +130,41 @@ def _transform_size(seqlen: int, device: torch.device) -> int:
     return 1 << max(8, (seqlen - 1).bit_length()) if device.type == "cuda" else fft_size(seqlen)
 
 
-def _check_filter(op: str, k: Tensor, k_rev: Tensor | None) -> None:
-    check_tensor(op, "k", k, 2, "(dim, taps)")
+def _check_filter(op: str, name: str, k: Tensor, k_rev: Tensor | None) -> None:
+    check_tensor(op, name, k, 2, "(dim, taps)")
     if k_rev is not None:
-        check_tensor(op, "k_rev", k_rev, 2, "(dim, taps)")
-        check_shape(op, "k_rev", k_rev, "(dim, taps)", (k.shape[0], k_rev.shape[1]))
-        check_like(op, "k_rev", k_rev, "k", k)
+        check_tensor(op, f"{name}_rev", k_rev, 2, "(dim, taps)")
+        check_shape(op, f"{name}_rev", k_rev, "(dim, taps)", (k.shape[0], k_rev.shape[1]))
+        check_like(op, f"{name}_rev", k_rev, name, k)
+
+
+def check_filter_for(
+    op: str, name: str, k: Tensor | FilterSpectrum, k_rev: Tensor | None, u: Tensor, dim: int, seqlen: int
+) -> None:
+    """Raise unless the filter, in time or transformed, serves `seqlen` positions of `dim` channels beside `u`."""
+    if not isinstance(k, FilterSpectrum):
+        _check_filter(op, name, k, k_rev)
+        check_shape(op, name, k, "(dim, taps)", (dim, k.shape[1]))
+        check_like(op, name, k, "u", u, dtype=False)
+        return
+    if k_rev is not None:
+        raise ValueError(f"{op}: {name}_rev must be None when {name} is a FilterSpectrum (it holds both), got a tensor")
+    if k.reference:
+        raise ValueError(f"{op}: {name} is a spectrum of filter_spectrum_ref; make it with filter_spectrum")
+    if k.dim != dim or seqlen > k.max_seqlen:
+        raise ValueError(
+            f"{op}: the spectrum {name} serves dim {k.dim} and up to {k.max_seqlen} positions, got u with dim {dim} "
+            f"and {seqlen} positions; make it with filter_spectrum(k, k_rev, {seqlen})"
+        )
+    check_like(op, name, k.data, "u", u, dtype=False)
+
+
+def spectrum_data(k: Tensor | FilterSpectrum, k_rev: Tensor | None, u: Tensor, seqlen: int) -> Tensor:
+    """The spectrum that serves `seqlen` positions of `u`, in the dtype `u` is computed in."""
+    dtype = compute_dtype(u.dtype)
+    if isinstance(k, FilterSpectrum):
+        return k.data.to(dtype)
+    return torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), _transform_size(seqlen, u.device))
 
 
 def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpectrum:
@@ -134,10 +184,10 @@ def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpect
 
     Source: right-angle convolution, docs/kernels.md.
     """
-    _check_filter("filter_spectrum", k, k_rev)
+    _check_filter("filter_spectrum", "k", k, k_rev)
     dtype = compute_dtype(k.dtype)
     size = _transform_size(fft_size(seqlen), k.device)
-    data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), size)
+    data = torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), size)
     return FilterSpectrum(data, size)
 
 
@@ -148,24 +198,8 @@ def _check_conv(
     axes = "(batch, seqlen, dim)" if channels_last else "(batch, dim, seqlen)"
     check_tensor("fft_conv", "u", u, 3, axes)
     dim, seqlen = (u.shape[2], u.shape[1]) if channels_last else (u.shape[1], u.shape[2])
-    if isinstance(k, FilterSpectrum):
-        if k_rev is not None:
-            raise ValueError("fft_conv: k_rev must be None when k is a FilterSpectrum (it holds both), got a tensor")
-        if k.reference:
-            raise ValueError("fft_conv: got a spectrum of filter_spectrum_ref; make it with filter_spectrum")
-        if k.dim != dim or seqlen > k.max_seqlen:
-            raise ValueError(
-                f"fft_conv: the spectrum serves dim {k.dim} and up to {k.max_seqlen} positions, got u with dim {dim} "
-                f"and {seqlen} positions; make it with filter_spectrum(k, k_rev, {seqlen})"
-            )
-        check_like("fft_conv", "k", k.data, "u", u, dtype=False)
-    else:
-        _check_filter("fft_conv", k, k_rev)
-        check_shape("fft_conv", "k", k, "(dim, taps)", (dim, k.shape[1]))
-        check_like("fft_conv", "k", k, "u", u, dtype=False)
-    if skip is not None:
-        check_tensor("fft_conv", "skip", skip, 1, "(dim,)")
-        check_shape("fft_conv", "skip", skip, "(dim,)", (dim,))
+    check_filter_for("fft_conv", "k", k, k_rev, u, dim, seqlen)
+    check_vector("fft_conv", "skip", skip, "(dim,)", dim, "u", u)
     return channels_last, seqlen
 
 
@@ -218,14 +252,11 @@ def fft_conv(
             check_shape("fft_conv", name, gate, "of u", u.shape)
             check_like("fft_conv", name, gate, "u", u)
     dtype = compute_dtype(u.dtype)
-    signal = apply_mask("fft_conv", u, mask, channels_last)
+    u, pregate, postgate = _masked(u, pregate, postgate, mask, channels_last)
     if seqlen == 0:
-        return torch.zeros_like(u)
-    if isinstance(k, FilterSpectrum):
-        data = k.data
-    else:
-        data = torch.ops.m2ops.filter_spectrum(k.to(dtype), to(dtype, k_rev), _transform_size(seqlen, u.device))
-    out = torch.ops.m2ops.fft_conv(signal, data.to(dtype), to(dtype, skip), pregate, postgate, channels_last)
+        return u.clone()
+    data = spectrum_data(k, k_rev, u, seqlen)
+    out = torch.ops.m2ops.fft_conv(u, data, cast(dtype, skip), pregate, postgate, channels_last)
     return apply_mask("fft_conv", out, mask, channels_last)
 
 
@@ -278,6 +309,8 @@ def _conv_backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
 
 torch.library.register_autograd("m2ops::filter_spectrum", _spectrum_backward, setup_context=_spectrum_setup)
 torch.library.register_autograd("m2ops::fft_conv", _conv_backward, setup_context=_conv_setup)
+refuse_second_gradient("fft_conv")
+refuse_second_gradient("filter_spectrum")
 # Under autocast activations take the low precision, filters and spectra stay float32.
 autocast("filter_spectrum", lambda dtype, k, k_rev, size: (to(torch.float32, k), to(torch.float32, k_rev), size))
 autocast(

@@ -62,6 +62,18 @@ def autocast(op: str, cast: Callable[..., tuple[Any, ...]]) -> None:
         _handle.impl(op, rule, f"Autocast{device.upper()}")
 
 
+def refuse_second_gradient(op: str) -> None:
+    """Make differentiating `m2ops::{op}_bwd` an error; torch alone would warn and leave the terms out."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"{op}: its gradient cannot be differentiated again, got a second backward through it; "
+            f"use {op}_ref where second derivatives are needed"
+        )
+
+    torch.library.register_autograd(f"m2ops::{op}_bwd", backward)
+
+
 def to(dtype: torch.dtype, x: torch.Tensor | None) -> torch.Tensor | None:
     """Cast a floating tensor other than float64 (which autocast leaves alone); None passes."""
     return x if x is None or x.dtype in (dtype, torch.float64) else x.to(dtype)

@@ -8,10 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m2ops._fft_conv import FilterSpectrum, fft_conv_ref, filter_spectrum
-from m2ops._layout import apply_mask, check_like, check_mask, check_shape, check_tensor, compute_dtype
+from m2ops._fft_conv import FilterSpectrum, check_filter_for, fft_conv_ref, spectrum_data
+from m2ops._layout import (
+    apply_mask,
+    cast,
+    check_like,
+    check_mask,
+    check_shape,
+    check_tensor,
+    check_vector,
+    compute_dtype,
+)
 from m2ops._library import implement
-from m2ops._short_conv import WIDTHS, short_conv_ref
+from m2ops._short_conv import MAX_WIDTH, MIN_WIDTH, short_conv_ref
 
 
 def monarch_mixer_ref(
@@ -36,19 +45,23 @@ def monarch_mixer_ref(
     return out + fft_conv_ref(u, k2, k2_rev, skip2, mask=mask, layout="bld")
 
 
-def _spectrum(name: str, k: Tensor | FilterSpectrum, k_rev: Tensor | None, dim: int, seqlen: int) -> Tensor:
-    if isinstance(k, FilterSpectrum):
-        if k_rev is not None:
-            raise ValueError(f"monarch_mixer: {name}_rev must be None when {name} is a FilterSpectrum, got a tensor")
-        if k.reference or k.dim != dim or k.max_seqlen < seqlen:
-            raise ValueError(
-                f"monarch_mixer: {name} must be a spectrum of filter_spectrum for dim {dim} and {seqlen} positions, "
-                f"got dim {k.dim}, up to {k.max_seqlen} positions"
-            )
-        return k.data
-    check_tensor("monarch_mixer", name, k, 2, "(dim, taps)")
-    check_shape("monarch_mixer", name, k, "(dim, taps)", (dim, k.shape[1]))
-    return filter_spectrum(k, k_rev, max(seqlen, 1)).data
+def _check_inputs(
+    p: Tensor, u: Tensor, short_weight: Tensor, short_bias: Tensor | None, mask: Tensor | None
+) -> tuple[int, int]:
+    """Raise unless the activations and the short convolution fit; (dim, seqlen)."""
+    check_tensor("monarch_mixer", "p", p, 3, "(batch, seqlen, 3 * dim)")
+    check_tensor("monarch_mixer", "u", u, 3, "(batch, seqlen, dim)")
+    batch, seqlen, dim = u.shape
+    check_shape("monarch_mixer", "p", p, "(batch, seqlen, 3 * dim)", (batch, seqlen, 3 * dim))
+    check_like("monarch_mixer", "p", p, "u", u)
+    check_tensor("monarch_mixer", "short_weight", short_weight, 2, "(3 * dim, width)")
+    check_shape("monarch_mixer", "short_weight", short_weight, "(3 * dim, width)", (3 * dim, short_weight.shape[1]))
+    check_like("monarch_mixer", "short_weight", short_weight, "u", u, dtype=False)
+    if not MIN_WIDTH <= short_weight.shape[1] <= MAX_WIDTH:
+        raise ValueError(f"monarch_mixer: width of short_weight must be 2 .. 7, got {short_weight.shape[1]}")
+    check_vector("monarch_mixer", "short_bias", short_bias, "(3 * dim,)", 3 * dim, "u", u)
+    check_mask("monarch_mixer", mask, batch, seqlen)
+    return dim, seqlen
 
 
 def monarch_mixer(
@@ -88,28 +101,21 @@ def monarch_mixer(
 
     Source: Monarch Mixer, arXiv 2310.12109; residual long convolution and order of the channels: M2-BERT.
     """
-    check_tensor("monarch_mixer", "p", p, 3, "(batch, seqlen, 3 * dim)")
-    check_tensor("monarch_mixer", "u", u, 3, "(batch, seqlen, dim)")
-    batch, seqlen, dim = u.shape
-    check_shape("monarch_mixer", "p", p, "(batch, seqlen, 3 * dim)", (batch, seqlen, 3 * dim))
-    check_like("monarch_mixer", "p", p, "u", u)
-    check_tensor("monarch_mixer", "short_weight", short_weight, 2, "(3 * dim, width)")
-    check_shape("monarch_mixer", "short_weight", short_weight, "(3 * dim, width)", (3 * dim, short_weight.shape[1]))
-    if short_weight.shape[1] not in WIDTHS:
-        raise ValueError(f"monarch_mixer: width of short_weight must be 2 .. 7, got {short_weight.shape[1]}")
+    dim, seqlen = _check_inputs(p, u, short_weight, short_bias, mask)
+    if k2 is None and (k2_rev is not None or skip2 is not None):
+        raise ValueError("monarch_mixer: k2_rev and skip2 must be None when k2 is, got a tensor; pass k2 with them")
+    for suffix, filters, reverse, factor in (("", k, k_rev, skip), ("2", k2, k2_rev, skip2)):
+        if filters is not None:
+            check_filter_for("monarch_mixer", "k" + suffix, filters, reverse, u, dim, seqlen)
+        check_vector("monarch_mixer", "skip" + suffix, factor, "(dim,)", dim, "u", u)
     if seqlen == 0:
-        return torch.zeros_like(u)
+        return u + p[..., :dim]  # empty, with the gradients' way back
     dtype = compute_dtype(u.dtype)
-    spectrum = _spectrum("k", k, k_rev, dim, seqlen)
-    spectrum2 = None if k2 is None else _spectrum("k2", k2, k2_rev, dim, seqlen)
-    check_mask("monarch_mixer", mask, batch, seqlen)
-
-    def wide(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(dtype)
-
-    return torch.ops.m2ops.monarch_mixer(
-        p, u, short_weight.to(dtype), wide(short_bias), spectrum, wide(skip), spectrum2, wide(skip2), mask
-    )
+    spectrum = spectrum_data(k, k_rev, u, seqlen)
+    spectrum2 = None if k2 is None else spectrum_data(k2, k2_rev, u, seqlen)
+    short = short_weight.to(dtype), cast(dtype, short_bias)
+    factors = cast(dtype, skip), cast(dtype, skip2)
+    return torch.ops.m2ops.monarch_mixer(p, u, *short, spectrum, factors[0], spectrum2, factors[1], mask)
 
 
 @implement("monarch_mixer", "CompositeImplicitAutograd")

@@ -12,10 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2ops._layout import apply_mask, check_layout, check_like, check_shape, check_tensor, compute_dtype
-from m2ops._library import autocast, to
+from m2ops._layout import (
+    apply_mask,
+    cast,
+    check_layout,
+    check_like,
+    check_shape,
+    check_tensor,
+    check_vector,
+    compute_dtype,
+)
+from m2ops._library import autocast, refuse_second_gradient, to
 
-WIDTHS = range(2, 8)
+MIN_WIDTH, MAX_WIDTH = 2, 7
 
 
 def short_conv_ref(
@@ -63,14 +72,12 @@ def short_conv(
     check_tensor("short_conv", "weight", weight, 2, "(dim, width)")
     check_shape("short_conv", "weight", weight, "(dim, width)", (dim, weight.shape[1]))
     check_like("short_conv", "weight", weight, "x", x, dtype=False)
-    if weight.shape[1] not in WIDTHS:
+    if not MIN_WIDTH <= weight.shape[1] <= MAX_WIDTH:
         raise ValueError(f"short_conv: width must be 2 .. 7, got {weight.shape[1]}; use fft_conv for long filters")
-    if bias is not None:
-        check_tensor("short_conv", "bias", bias, 1, "(dim,)")
-        check_shape("short_conv", "bias", bias, "(dim,)", (dim,))
+    check_vector("short_conv", "bias", bias, "(dim,)", dim, "x", x)
     dtype = compute_dtype(x.dtype)
     signal = apply_mask("short_conv", x, mask, channels_last)
-    out = torch.ops.m2ops.short_conv(signal, weight.to(dtype), to(dtype, bias), channels_last)
+    out = torch.ops.m2ops.short_conv(signal, weight.to(dtype), cast(dtype, bias), channels_last)
     return apply_mask("short_conv", out, mask, channels_last)
 
 
@@ -97,4 +104,5 @@ def _backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("m2ops::short_conv", _backward, setup_context=_setup)
+refuse_second_gradient("short_conv")
 autocast("short_conv", lambda dtype, x, weight, bias, last: (to(dtype, x), weight, bias, last))

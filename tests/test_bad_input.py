@@ -33,6 +33,16 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: m2ops.fft_conv(U, K, pregate=U[:1]), ValueError, "pregate must have shape of u"),
     (lambda: m2ops.fft_conv(U, K, postgate=U.bfloat16()), TypeError, "postgate must have the dtype of u"),
     (lambda: m2ops.fft_conv(U, K.to("meta")), ValueError, "k must be on the device of u (cpu), got meta"),
+    (
+        lambda: m2ops.fft_conv(U, K, skip=torch.randn(3, device="meta")),
+        ValueError,
+        "skip must be on the device of u (cpu), got meta",
+    ),
+    (
+        lambda: m2ops.fft_conv(U, K, mask=torch.ones(2, 8, dtype=torch.bool, device="meta")),
+        ValueError,
+        "mask must be on the device of",
+    ),
     (lambda: m2ops.fft_conv(U, K, layout="lbd"), ValueError, "layout must be 'bdl'"),
     (lambda: m2ops.fft_conv(U, K, mask=torch.ones(2, 8)), TypeError, "mask must be a bool tensor"),
     (
@@ -59,6 +69,41 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "weight must have shape (dim, width) = (3, 3), got (4, 3)",
     ),
     (lambda: m2ops.short_conv(U, torch.randn(3, 3), torch.randn(2)), ValueError, "bias must have shape (dim,) = (3,)"),
+    (
+        lambda: m2ops.short_conv(U, torch.randn(3, 3), torch.randn(3, device="meta")),
+        ValueError,
+        "short_conv: bias must be on the device of x (cpu), got meta",
+    ),
+    (
+        lambda: m2ops.blockdiag_matmul([1.0], torch.randn(2, 3, 4)),
+        TypeError,
+        "blockdiag_matmul: x must be a torch.Tensor of shape (..., nblocks * in), got list",
+    ),
+    (
+        lambda: m2ops.blockdiag_matmul(torch.ones(2, 8).int(), torch.randn(2, 3, 4)),
+        TypeError,
+        "x must be float32, bfloat16, float16 or float64, got torch.int32",
+    ),
+    (
+        lambda: m2ops.blockdiag_matmul(torch.randn(2, 8), torch.randn(2, 3, 4).bfloat16()),
+        TypeError,
+        "weight must have the dtype of x (torch.float32), got torch.bfloat16",
+    ),
+    (
+        lambda: m2ops.blockdiag_matmul(torch.randn(2, 8), torch.randn(2, 3, 4), torch.randn(6, device="meta")),
+        ValueError,
+        "bias must be on the device of x (cpu), got meta",
+    ),
+    (
+        lambda: m2ops.blockdiag_glu(torch.randn(2, 8), torch.randn(2, 6, 4), torch.randn(2, 4, 3, device="meta")),
+        ValueError,
+        "w_out must be on the device of x (cpu), got meta",
+    ),
+    (
+        lambda: m2ops.monarch_matmul(torch.randn(2, 8), torch.randn(2, 6, 4), torch.randn(2, 4, 6).double()),
+        TypeError,
+        "w2 must have the dtype of x (torch.float32), got torch.float64",
+    ),
     (lambda: m2ops.blockdiag_matmul(torch.randn(2, 7), torch.randn(2, 3, 4)), ValueError, "x must have 8 channels"),
     (
         lambda: m2ops.blockdiag_matmul(torch.randn(2, 8), torch.randn(2, 3, 4), torch.randn(5)),
@@ -95,6 +140,31 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "mask must have shape (batch, seqlen) = (2, 8)",
     ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "short_bias": torch.randn(8)}),
+        ValueError,
+        "monarch_mixer: short_bias must have shape (3 * dim,) = (9,), got (8,)",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "skip": torch.randn(4)}),
+        ValueError,
+        "monarch_mixer: skip must have shape (dim,) = (3,), got (4,)",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "k": K.to("meta"), "k_rev": None}),
+        ValueError,
+        "monarch_mixer: k must be on the device of u (cpu), got meta",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**{**MIXER, "k": m2ops.filter_spectrum_ref(K, None, 8), "k_rev": None}),
+        ValueError,
+        "k is a spectrum of filter_spectrum_ref; make it with filter_spectrum",
+    ),
+    (
+        lambda: m2ops.monarch_mixer(**MIXER, k2_rev=K),
+        ValueError,
+        "k2_rev and skip2 must be None when k2 is",
+    ),
     (lambda: m2ops.nn.BlockDiagLinear(10, 8, 4), ValueError, "nblocks must divide"),
 ]
 
@@ -114,6 +184,7 @@ DIRECT: list[Callable[[], Any]] = [
     lambda: torch.ops.m2ops.fft_conv_bwd(U[:1], U, torch.randn(3, 512), None, None, None, False),
     lambda: torch.ops.m2ops.filter_spectrum(K, K[:1], 256),
     lambda: torch.ops.m2ops.filter_spectrum(K, None, 255),
+    lambda: torch.ops.m2ops.filter_spectrum_bwd(torch.randn(3, 513), 4, 2),
     lambda: torch.ops.m2ops.short_conv(U, torch.randn(3, 8), None, False),
     lambda: torch.ops.m2ops.short_conv(U, torch.randn(2, 3), None, False),
     lambda: torch.ops.m2ops.short_conv(U.long(), torch.randn(3, 3), None, False),

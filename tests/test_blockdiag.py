@@ -99,3 +99,26 @@ def test_products_take_an_empty_batch() -> None:
     x, w_in, w_out, bias = glu_inputs(4, 4, torch.float32, tokens=0)
     assert m2ops.blockdiag_glu(x, w_in, w_out, bias).shape == (2, 0, 24)
     assert m2ops.blockdiag_matmul(x, w_in).shape == (2, 0, 96)
+
+
+def test_products_of_one_vector_have_gradients() -> None:
+    x, w_in, w_out, bias = (t.requires_grad_() for t in glu_inputs(4, 4, torch.float64))
+    row = x.detach()[0, 0].clone().requires_grad_()
+    wide_bias = torch.randn(96, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(m2ops.blockdiag_matmul, (row, w_in, wide_bias))
+    assert torch.autograd.gradcheck(m2ops.blockdiag_glu, (row, w_in, w_out, bias))
+
+
+def test_glu_gradient_has_the_strides_its_fake_promises() -> None:
+    x, w_in, w_out, dout = (*glu_inputs(4, 4, torch.float32)[:3], torch.randn(2, 50, 24))
+    turned = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)  # rows are a view of it, channels not contiguous
+    op = torch.ops.m2ops.blockdiag_glu_bwd.default
+    torch.library.opcheck(op, (dout, turned, w_in, w_out), test_utils=["test_schema", "test_faketensor"])
+
+
+def test_second_gradients_are_exact_or_refused() -> None:
+    x, w_in, w_out, bias = (t.requires_grad_() for t in glu_inputs(4, 4, torch.float64, tokens=1))
+    assert torch.autograd.gradgradcheck(m2ops.blockdiag_matmul, (x, w_in))
+    gradient = torch.autograd.grad(m2ops.blockdiag_glu(x, w_in, w_out, bias).sum(), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+        gradient.square().sum().backward()

@@ -217,3 +217,40 @@ def test_ops_pass_opcheck() -> None:
     u = torch.randn(2, 3, 20, requires_grad=True)
     torch.library.opcheck(ops.fft_conv.default, (u, spectrum, torch.randn(3), torch.randn(2, 3, 20), None, False))
     torch.library.opcheck(ops.fft_conv.default, (u.detach().transpose(1, 2), spectrum, None, None, None, True))
+
+
+def test_fft_conv_mask_stops_gates_that_are_not_finite() -> None:
+    x = inputs(torch.float32, 40)
+    want = exact({**x, **{n: x[n][..., :25] for n in ("u", "pregate", "postgate")}})
+    for name in ("u", "pregate", "postgate"):
+        x[name][..., 25:] = float("nan")
+    mask = (torch.arange(40) < 25).expand(2, 40)
+    for function in (m2ops.fft_conv, m2ops.fft_conv_ref):
+        leaves = {n: t.clone().requires_grad_() for n, t in x.items()}
+        out = function(**leaves, mask=mask)
+        assert_matches(out[..., :25], want)
+        out.sum().backward()
+        for name, leaf in leaves.items():
+            assert torch.isfinite(leaf.grad).all(), name
+
+
+def test_fft_conv_takes_filters_and_skip_of_another_precision() -> None:
+    x = inputs(torch.float32, 50)
+    wide = {n: x[n].double() for n in ("k", "k_rev", "skip")}
+    assert_matches(m2ops.fft_conv(**{**x, **wide}), exact(x))
+    spectrum = m2ops.filter_spectrum(wide["k"], wide["k_rev"], 50)
+    assert_matches(m2ops.fft_conv(**{**x, "k": spectrum, "k_rev": None, "skip": wide["skip"]}), exact(x))
+
+
+@pytest.mark.parametrize("of", ["u", "k"])
+def test_fft_conv_refuses_second_gradients(of: str) -> None:
+    x = {n: t.requires_grad_() for n, t in inputs(torch.float32, 12).items()}
+    gradient = torch.autograd.grad(m2ops.fft_conv(**x).square().sum(), x[of], create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+        gradient.square().sum().backward()
+
+
+def test_fft_conv_of_no_positions_keeps_the_way_back() -> None:
+    u = torch.randn(2, 3, 0, requires_grad=True)
+    m2ops.fft_conv(u, torch.randn(3, 4)).sum().backward()
+    assert u.grad is not None and u.grad.shape == u.shape

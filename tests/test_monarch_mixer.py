@@ -116,7 +116,31 @@ def test_ops_under_autocast_keep_filters_in_float32() -> None:
     assert_matches(out, want, bound=2e-2)
 
 
+def test_ops_under_autocast_take_mixed_precision() -> None:
+    x = inputs(16, torch.float32)
+    want = exact(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = m2ops.monarch_mixer(**{**x, "p": x["p"].bfloat16()})  # a linear layer's output beside its input
+        gated = m2ops.fft_conv(x["u"], x["k"], pregate=x["u"].bfloat16(), layout="bld")
+    assert out.dtype == torch.bfloat16 and gated.dtype == torch.bfloat16
+    assert_matches(out, want, bound=2e-2)
+
+
+def test_monarch_mixer_takes_filters_of_another_precision() -> None:
+    x = inputs(16, torch.float32)
+    wide = {n: t if n in ("p", "u") else t.double() for n, t in x.items()}
+    assert_matches(m2ops.monarch_mixer(**wide), exact(x), bound=3e-6)
+
+
 def test_monarch_mixer_compiles_without_graph_breaks() -> None:
     x = inputs(12, torch.float32)
     compiled = torch.compile(m2ops.monarch_mixer, fullgraph=True, backend="aot_eager")
     assert_matches(compiled(**x), exact(x), bound=3e-6)
+
+
+def test_monarch_mixer_compiles_for_any_length() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(m2ops.monarch_mixer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for seqlen in (12, 20):
+        x = inputs(seqlen, torch.float32)
+        assert_matches(compiled(**x), exact(x), bound=3e-6)

@@ -74,3 +74,27 @@ def test_short_conv_passes_opcheck() -> None:
     x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 5, 9), (5, 3), (5,)))
     torch.library.opcheck(torch.ops.m2ops.short_conv.default, (x, w, b, False))
     torch.library.opcheck(torch.ops.m2ops.short_conv.default, (x.detach().transpose(1, 2), w, None, True))
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_short_conv_sums_gradients_over_long_sequences(layout: str) -> None:
+    x, w, b, dout = torch.rand(2, 17, 20000), torch.randn(17, 3), torch.randn(17), torch.rand(2, 17, 20000)
+    x, dout = (t if layout == "bdl" else t.transpose(1, 2).contiguous() for t in (x, dout))
+    leaves = [t.requires_grad_() for t in (w, b)]
+    m2ops.short_conv(x, *leaves, layout=layout).backward(dout)
+    wide = [t.detach().double().requires_grad_() for t in (w, b)]
+    m2ops.short_conv_ref(x.double(), *wide, layout=layout).backward(dout.double())
+    for leaf, exact in zip(leaves, wide, strict=True):
+        assert_matches(leaf.grad, exact.grad)
+
+
+def test_short_conv_refuses_second_gradients() -> None:
+    x, w = (torch.randn(s, requires_grad=True) for s in ((1, 2, 9), (2, 3)))
+    gradient = torch.autograd.grad(m2ops.short_conv(x, w).square().sum(), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+        gradient.square().sum().backward()
+
+
+def test_short_conv_takes_taps_of_another_precision() -> None:
+    x, w, b = torch.randn(2, 4, 12), torch.randn(4, 3), torch.randn(4)
+    assert_matches(m2ops.short_conv(x, w.double(), b.double()), conv1d(x, w, b))

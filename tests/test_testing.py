@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from m2ops.testing import assert_matches, relative_error
+from m2ops.testing import BOUNDS, assert_matches, bound_for, relative_error
 
 
 def test_accepts_rounding_and_rejects_damage() -> None:
@@ -30,3 +30,8 @@ def test_a_tolerance_that_accepts_zeros_is_called_blind() -> None:
     exact = torch.randn(5, dtype=torch.float64)
     with pytest.raises(AssertionError, match="blind"):
         assert_matches(exact.float(), exact, bound=2.0)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_the_bound_of_many_elements_is_the_one_in_the_docs(dtype: torch.dtype) -> None:
+    assert bound_for(torch.randn(10000, dtype=torch.float64), dtype) == BOUNDS[dtype]

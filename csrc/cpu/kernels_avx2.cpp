@@ -1,5 +1,6 @@
-// The avx2 row of the kernel table (AVX2 with FMA and F16C: 8 floats). CMake compiles this file with the flags of its instruction set; system
-// headers come first so that no inline function of theirs lands inside the namespace.
+// The avx2 row of the kernel table (AVX2 with FMA and F16C: 8 floats).
+// CMake compiles this file with the flags of its instruction set; system headers come first so that no inline function
+// of theirs lands inside the namespace.
 #include <cstdint>
 #include <immintrin.h>
 #include "kernels.h"

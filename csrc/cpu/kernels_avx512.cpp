@@ -1,5 +1,6 @@
-// The avx512 row of the kernel table (AVX-512 F, BW, VL, DQ: 16 floats). CMake compiles this file with the flags of its instruction set; system
-// headers come first so that no inline function of theirs lands inside the namespace.
+// The avx512 row of the kernel table (AVX-512 F, BW, VL, DQ: 16 floats).
+// CMake compiles this file with the flags of its instruction set; system headers come first so that no inline function
+// of theirs lands inside the namespace.
 #include <cstdint>
 #include <immintrin.h>
 #include "kernels.h"

@@ -1,5 +1,6 @@
-// The scalar row of the kernel table (plain C++, one element at a time: what any machine runs). CMake compiles this file with the flags of its instruction set; system
-// headers come first so that no inline function of theirs lands inside the namespace.
+// The scalar row of the kernel table (plain C++, one element at a time: what any machine runs).
+// CMake compiles this file with the flags of its instruction set; system headers come first so that no inline function
+// of theirs lands inside the namespace.
 #include <cstdint>
 
 #include "kernels.h"

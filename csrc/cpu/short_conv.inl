@@ -2,6 +2,7 @@
 // Lanes are channels where channels are contiguous, else positions.
 
 constexpr int kMaxShortWidth = 7;
+constexpr int64_t kSumBlock = 256;  // gradients are summed in T over so many positions, in double over the blocks
 
 // out[c, t] = sum_j weight[j] x[c, t - (width - 1) + j] for positions that exist.
 template <class T, int W>
@@ -57,11 +58,16 @@ struct ShortConv {
       const auto a = strided<const S>(x), d = strided<const S>(dout);
       const auto g = strided<S>(dx);
       const auto channel = [&](int64_t c) {
+        T db = T(0), dw[kMaxShortWidth] = {};
+        double total_bias = 0, total[kMaxShortWidth] = {};
         for (int64_t t = 0; t < shape.seqlen; ++t) {
           const T grad = T(to_float(*d.at(c, t)));
-          dbias[c] += grad;
-          for (int j = t < past ? int(past - t) : 0; j < width; ++j)
-            dweight[c * width + j] += grad * T(to_float(*a.at(c, t - past + j)));
+          db += grad;
+          for (int j = t < past ? int(past - t) : 0; j < width; ++j) dw[j] += grad * T(to_float(*a.at(c, t - past + j)));
+          if ((t + 1) % kSumBlock == 0 || t + 1 == shape.seqlen) {
+            total_bias += double(db), db = T(0);
+            for (int j = 0; j < width; ++j) total[j] += double(dw[j]), dw[j] = T(0);
+          }
           if (!g.p) continue;
           T sum = T(0);
           for (int j = past; j >= 0; --j) {
@@ -71,17 +77,27 @@ struct ShortConv {
           }
           *g.at(c, t) = from_float<S>(sum);
         }
+        dbias[c] += T(total_bias);
+        for (int j = 0; j < width; ++j) dweight[c * width + j] += T(total[j]);
       };
       int64_t c = 0;
       if (!x.time_contiguous)
         for (; c + W <= shape.channels; c += W) {
           Vec<T, W> w[kMaxShortWidth], dw[kMaxShortWidth] = {}, db = {};
+          double total_bias[W] = {}, total[kMaxShortWidth][W] = {};
           taps(weight, width, c, w);
           for (int64_t t = 0; t < shape.seqlen; ++t) {
             const Vec<T, W> grad = load_as<T, W>(d.at(c, t));
             db += grad;
             for (int j = t < past ? int(past - t) : 0; j < width; ++j)
               dw[j] += grad * load_as<T, W>(a.at(c, t - past + j));
+            if ((t + 1) % kSumBlock == 0 || t + 1 == shape.seqlen) {
+              for (int i = 0; i < W; ++i) total_bias[i] += double(db[i]);
+              for (int j = 0; j < width; ++j)
+                for (int i = 0; i < W; ++i) total[j][i] += double(dw[j][i]);
+              db = Vec<T, W>{};
+              for (int j = 0; j < width; ++j) dw[j] = Vec<T, W>{};
+            }
             if (!g.p) continue;
             Vec<T, W> sum = w[past] * grad;
             for (int j = past - 1; j >= 0 && t + past - j < shape.seqlen; --j)
@@ -89,8 +105,8 @@ struct ShortConv {
             store_as<T, W>(g.at(c, t), sum);
           }
           for (int i = 0; i < W; ++i) {
-            dbias[c + i] += db[i];
-            for (int j = 0; j < width; ++j) dweight[(c + i) * width + j] += dw[j][i];
+            dbias[c + i] += T(total_bias[i]);
+            for (int j = 0; j < width; ++j) dweight[(c + i) * width + j] += T(total[j][i]);
           }
         }
       for (; c < shape.channels; ++c) channel(c);
