@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from m2bert.errors import M2BertError, TextError
 from m2bert.stores import Record
 
 if TYPE_CHECKING:
@@ -45,13 +46,26 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def embed_into(staging: Staging, texts: Mapping[str, str], encoder: DocumentEncoder, progress: Progress | None) -> None:
-    """Embed texts, given by their hash, the longest first, and stage them group by group."""
+def embed_into(
+    staging: Staging,
+    texts: Mapping[str, str],
+    encoder: DocumentEncoder,
+    progress: Progress | None,
+    names: Mapping[str, str],
+) -> None:
+    """Embed texts, given by their hash, the longest first, and stage them group by group.
+
+    `names` maps a text's hash to the document to blame. Raises M2BertError naming a document without embedding.
+    """
     pending = sorted(texts.items(), key=lambda item: -len(item[1]))
     counter = _Counter(sum(len(text) for _, text in pending), progress)
     for group in _groups(pending):
         counter.start(sum(len(text) for _, text in group))
-        made = encoder.encode_documents([text for _, text in group], progress=counter.report)
+        try:
+            made = encoder.encode_documents([text for _, text in group], progress=counter.report)
+        except TextError as error:
+            name = names[group[error.number][0]]
+            raise M2BertError(f"index: document {name!r} {error.reason}; nothing was changed") from error
         staging.append([_record(known, text, one) for (known, text), one in zip(group, made, strict=True)])
 
 

@@ -114,7 +114,7 @@ def _model_folder(path_or_name: str | os.PathLike[str]) -> Path:
         return SHIPPED / str(path_or_name)
     raise M2BertError(
         f"load_model: {str(path_or_name)!r} is neither a folder nor a shipped model; "
-        f"shipped are: {', '.join(shipped) or 'none'}"
+        f"shipped are: {', '.join(shipped) or 'none'}; name one of these or a model's folder (--model)"
     )
 
 
@@ -129,6 +129,9 @@ def _read_config(folder: Path) -> M2BertConfig:
     if not isinstance(fields, dict) or fields.get("model_type") != M2BertConfig.model_type:
         got = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
         raise M2BertError(f"load_model: {path} must say model_type {M2BertConfig.model_type!r}, got {got!r}")
+    name = fields.get("dtype") or fields.get("torch_dtype")
+    if name is not None and not (isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)):
+        raise M2BertError(f"load_model: dtype in {path} must be a type of tensors such as 'float32', got {name!r}")
     return M2BertConfig.from_dict(fields)
 
 

@@ -53,15 +53,16 @@ def read_corpus(path: str | Path, *, exclude: Iterable[str | Path] = ()) -> Corp
     """Read a folder (every file below it, hidden ones aside) or a .jsonl / .jsonl.gz file.
 
     A folder's documents are named by their path relative to it; `exclude` names files and folders to pass
-    over. A JSON-lines file has the columns "text" and, if it likes, "id" (otherwise the line number names the
-    document), or LoCo's "pid" and "passage". The source is the absolute path. Binary, broken, empty and
-    doubly named documents are returned as skipped.
+    over; links to folders are not followed. A JSON-lines file has the columns "text" and, if it likes, "id"
+    (otherwise the line number names the document), or LoCo's "pid" and "passage". The source is the absolute
+    path. Binary, broken, empty and doubly named documents are returned as skipped, and so are links to folders
+    and, with a slash behind their names, folders that cannot be read.
 
     Raises M2BertError when the path is neither, or when a file breaks off so that its rest is unknown.
     """
     place = Path(path)
     if place.is_dir():
-        entries: Iterator[Document | Skipped] = _read_folder(place, {Path(item).resolve() for item in exclude})
+        entries: Iterator[Document | Skipped] = _read_folder(place, {os.path.realpath(item) for item in exclude})
     elif place.is_file() and place.name.endswith(JSONL_SUFFIXES):
         entries = _read_jsonl(place)
     elif place.exists():
@@ -82,33 +83,34 @@ def _collect(source: str, entries: Iterable[Document | Skipped]) -> Corpus:
             skipped.append(entry)
         elif entry.id in documents:
             skipped.append(Skipped(entry.id, "a document of this name came before; the first one is kept"))
-        elif not entry.text.strip():
+        elif not any(character.isprintable() and not character.isspace() for character in entry.text):
             skipped.append(Skipped(entry.id, "holds no text"))
         else:
             documents[entry.id] = Document(entry.id, entry.text, source)
     return Corpus(source, list(documents.values()), skipped)
 
 
-def _read_folder(folder: Path, exclude: set[Path]) -> Iterator[Document | Skipped]:
+def _read_folder(folder: Path, exclude: set[str]) -> Iterator[Document | Skipped]:
     unreadable: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         here = Path(parent)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (here / name).resolve() not in exclude
-        )
-        for name in sorted(files):
-            path = here / name
-            if not name.startswith(".") and path.resolve() not in exclude:
-                yield _read_file(path, path.relative_to(folder).as_posix())
+        # os.path.realpath, because Path.resolve fails for a link to itself.
+        for names in (folders, files):
+            kept = (name for name in names if not name.startswith("."))
+            names[:] = sorted(name for name in kept if os.path.realpath(here / name) not in exclude)
+        for name in files:
+            yield _read_file(here / name, (here / name).relative_to(folder).as_posix())
+        for name in folders:
+            if (here / name).is_symlink():
+                where = (here / name).relative_to(folder).as_posix()
+                yield Skipped(where, "a link to a folder, which is not followed; index that folder by itself")
     for error in unreadable:
         where = Path(error.filename).relative_to(folder).as_posix()
-        yield Skipped(where, f"cannot be read: {error.strerror}")
+        yield Skipped(where + "/", f"cannot be read: {error.strerror}")
 
 
 def _read_file(path: Path, name: str) -> Document | Skipped:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
+    if _surrogate(name) is not None:
         return Skipped(name.encode("utf-8", "backslashreplace").decode(), "its name is not UTF-8")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -130,6 +132,15 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         found = f"byte 0x{data[error.start]:02x} at position {error.start}"
         raise ValueError(f"not UTF-8 text: {found}") from None
+
+
+def _surrogate(text: str) -> int | None:
+    """Position of the first lone surrogate, which no UTF-8 text holds; None without one."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def _read_jsonl(path: Path) -> Iterator[Document | Skipped]:
@@ -156,9 +167,14 @@ def _read_line(line: bytes, number: int) -> Document | Skipped:
     text = next((row[name] for name in TEXT_COLUMNS if name in row), None)
     if not isinstance(text, str):
         return Skipped(where, f"must have a string under {' or '.join(map(repr, TEXT_COLUMNS))}")
+    if (position := _surrogate(text)) is not None:
+        return Skipped(where, f"not Unicode text: a lone surrogate at character {position}")
     identity = next((row[name] for name in ID_COLUMNS if name in row), None)
     if identity is None:
         return Document(str(number), text)
-    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
         return Skipped(where, f"its id must be a string or a whole number, got {identity!r}")
-    return Document(str(identity), text)
+    identity = str(identity)
+    if not identity.strip() or _surrogate(identity) is not None:
+        return Skipped(where, f"its id must be Unicode text that is not empty, got {identity!r}")
+    return Document(identity, text)

@@ -9,7 +9,8 @@ May import m2bert.checkpoints, m2bert.passages and m2bert.errors. Test: tests/te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from m2bert.checkpoints import fingerprint, load_model
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, TextError
 from m2bert.passages import cut_passages
 
 DEFAULT_MODEL = "m2-bert-mini"
@@ -106,10 +107,15 @@ class Embedder:
         self.overflow = overflow
         self.batch_tokens = batch_tokens
         self.threads = threads
-        if isinstance(model, tuple):
+        if isinstance(model, tuple) and len(model) == 2 and hasattr(model[0], "config"):
             self._model, self._tokenizer = model
             self.name = Path(getattr(self._model.config, "_name_or_path", "") or "unnamed").name
             self.location = self.name
+        elif not isinstance(model, str | os.PathLike):
+            raise M2BertError(
+                f"Embedder: model must be a name, a folder or a pair (M2BertModel, tokenizer), "
+                f"got {type(model).__name__}; give one of these"
+            )
         else:
             self._model, self._tokenizer = load_model(model)
             folder = Path(model)
@@ -120,6 +126,12 @@ class Embedder:
         self.max_tokens = min(positions, int(self._tokenizer.model_max_length))
         if self.max_tokens < 3:
             raise M2BertError(f"Embedder: a model must read 3 tokens, {self.name!r} reads {self.max_tokens}")
+        rows = int(self._model.config.vocab_size)
+        if len(self._tokenizer) > rows:
+            raise M2BertError(
+                f"Embedder: the tokenizer of {self.name!r} must have at most the model's {rows} pieces, "
+                f"got {len(self._tokenizer)}; use the tokenizer it was trained with"
+            )
         for token in ("cls_token", "sep_token"):
             if getattr(self._tokenizer, token) is None:
                 raise M2BertError(f"Embedder: the tokenizer of {self.name!r} must have a {token}; set it")
@@ -134,6 +146,7 @@ class Embedder:
 
         Raises M2BertError naming the text that has none.
         """
+        _check_texts(texts)
         result = np.empty((len(texts), self.dim), dtype=np.float32)
         for plan, embedding in self._embed(texts, progress, with_passages=False):
             result[plan.number] = embedding.vector
@@ -144,6 +157,7 @@ class Embedder:
 
         Raises M2BertError naming the text that has no embedding.
         """
+        _check_texts(texts)
         finished = self._embed(texts, progress, with_passages=True)
         found = {plan.number: embedding for plan, embedding in finished}
         return [found[number] for number in range(len(texts))]
@@ -152,7 +166,6 @@ class Embedder:
         self, texts: Sequence[str], progress: Progress | None, *, with_passages: bool
     ) -> Iterator[tuple[_Plan, DocumentEmbedding]]:
         """Embeddings in the order they are finished."""
-        _check_texts(texts)
         plans = list(self._plan_all(texts, with_passages=with_passages and self._pools_mean))
         total = sum(len(plan.ids) + 2 * len(plan.windows) for plan in plans)
         done = 0
@@ -186,11 +199,13 @@ class Embedder:
         ids = np.asarray(encoding.ids, dtype=np.int32)
         room = self.max_tokens - 2
         if len(ids) == 0:
-            raise M2BertError(f"Embedder: text {number} holds no tokens, got {_excerpt(text)}; leave it out")
+            raise TextError("Embedder", number, f"holds no tokens, got {_excerpt(text)}; leave it out")
         if self.overflow == "error" and len(ids) > room:
-            raise M2BertError(
-                f"Embedder: text {number} has {len(ids)} tokens and {self.name!r} reads at most {room}; "
-                f"use overflow='window' or overflow='truncate'"
+            raise TextError(
+                "Embedder",
+                number,
+                f"has {len(ids)} tokens and {self.name!r} reads at most {room}; "
+                f"use overflow='window' or overflow='truncate'",
             )
         num_truncated = max(0, len(ids) - room) if self.overflow == "truncate" else 0
         ids = ids[: len(ids) - num_truncated]
@@ -304,22 +319,25 @@ class Embedder:
 
 
 def _check_texts(texts: Sequence[str]) -> None:
+    kind = type(texts).__name__
     if isinstance(texts, str | bytes):
-        kind = type(texts).__name__
         raise M2BertError(f"Embedder: texts must be a list of strings, got one {kind}; wrap it in []")
+    if isinstance(texts, Mapping) or not hasattr(texts, "__getitem__"):
+        raise M2BertError(f"Embedder: texts must be a list of strings, got {kind}; make a list of it")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            kind = type(text).__name__
-            raise M2BertError(f"Embedder: text {number} must be a string, got {kind}; convert it")
+            raise TextError("Embedder", number, f"must be a string, got {type(text).__name__}; convert it")
         if not text.strip():
-            raise M2BertError(f"Embedder: text {number} is empty; leave it out")
+            raise TextError("Embedder", number, "is empty; leave it out")
         if not text.isascii():
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise M2BertError(
-                    f"Embedder: text {number} must be Unicode text, got a lone surrogate at character "
-                    f"{error.start}; decode the text with errors='replace'"
+                raise TextError(
+                    "Embedder",
+                    number,
+                    f"must be Unicode text, got a lone surrogate at character {error.start}; "
+                    f"decode the text with errors='replace'",
                 ) from None
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from m2bert.bulk import DocumentEncoder, Progress, embed_into, text_hash
 from m2bert.documents import Corpus, Document, Skipped
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, TextError
 from m2bert.stores import Key, Record, StoredState, StoreInfo, StoreStats
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class SearchIndex:
         `embedder`: None means the model the store was made with, or the default model for a new store.
         Raises M2BertError when `store` is something else, of another format, or was made with another model.
         """
+        if embedder is not None and not hasattr(embedder, "encode_documents"):
+            raise M2BertError(
+                f"index: embedder must be an Embedder, got {type(embedder).__name__}; wrap it in Embedder()"
+            )
         self.path = Path(store)
         self._store: LanceStore | None = None
         self._open_if_made()
@@ -116,6 +120,11 @@ class SearchIndex:
         Only new and changed texts are embedded. Raises M2BertError for empty texts and doubled names, and
         then changes nothing.
         """
+        if isinstance(documents, str | bytes) or not isinstance(documents, Iterable):
+            raise M2BertError(
+                f"index: documents must be a mapping of ids to texts or a list of Document, "
+                f"got {type(documents).__name__}; pass {{id: text}}"
+            )
         if isinstance(documents, Mapping):
             documents = [Document(identity, text) for identity, text in documents.items()]
         documents = list(documents)
@@ -143,6 +152,12 @@ class SearchIndex:
 
     def delete(self, ids: Iterable[str], *, source: str = "") -> int:
         """Remove documents of a source; returns how many there were."""
+        if isinstance(ids, str):
+            raise M2BertError(f"index: ids must be a list of document ids, got the string {ids!r}; wrap it in []")
+        ids = list(ids)
+        for identity in ids:
+            if not isinstance(identity, str):
+                raise M2BertError(f"index: every document id must be a string, got {identity!r}; convert it")
         store = self._opened()
         from m2bert.stores.staging import open_staging
 
@@ -152,20 +167,28 @@ class SearchIndex:
     def search(self, query: str, k: int = 10, *, passages: int = 3) -> list[SearchResult]:
         """The k best documents for `query`, each with its `passages` most contributing passages, those first.
 
-        Raises M2BertError for an empty query, a store that is missing or holds nothing, and k < 1.
+        Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1 and passages < 0.
         """
         if not isinstance(query, str) or not query.strip():
             raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
+        if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
+            raise M2BertError(
+                f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none"
+            )
         store = self._opened()
-        if store.stats().num_documents == 0:
+        num_documents = store.stats().num_documents
+        if num_documents == 0:
             raise M2BertError(
                 f"search: the store {str(self.path)!r} holds no documents; add some with "
                 f"`m2bert index FOLDER --store {self.path}`"
             )
-        vector = self.embedder.encode([query])[0]
-        found = store.search(vector, k)
+        try:
+            vector = self.embedder.encode([query])[0]
+        except TextError as error:
+            raise M2BertError(f"search: the query {query!r:.60} {error.reason}") from error
+        found = store.search(vector, min(k, num_documents))
         return [
             SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
             for rank, (score, record) in enumerate(found, start=1)
@@ -189,7 +212,8 @@ class SearchIndex:
                 if known in fresh and self._fits(state):
                     del fresh[known]
             report.embedded = len(fresh)
-            embed_into(staging, fresh, self.embedder, progress)
+            names = {hashes[item.source, item.id]: item.id for item in changed}
+            embed_into(staging, fresh, self.embedder, progress, names)
             removed = _vanished(stored, synced)
             if changed or removed:
                 store.add(_placed(staging, changed, hashes), remove=removed)
@@ -251,6 +275,11 @@ def _check_documents(documents: Sequence[Document]) -> None:
         raise M2BertError("index: there must be at least one document, got none; nothing was changed")
     seen: set[Key] = set()
     for document in documents:
+        if not isinstance(document, Document) or not isinstance(document.source, str):
+            raise M2BertError(
+                f"index: every document must be a Document(id, text, source) of strings, got {document!r:.60}; "
+                f"or pass a mapping of ids to texts"
+            )
         for name in ("id", "text"):
             value = getattr(document, name)
             if not isinstance(value, str) or not value.strip():
@@ -258,6 +287,13 @@ def _check_documents(documents: Sequence[Document]) -> None:
                     f"index: the {name} of document {document.id!r} must be a string that is not empty, "
                     f"got {type(value).__name__}; leave the document out"
                 )
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise M2BertError(
+                    f"index: the {name} of document {document.id!r} must be Unicode text, got a lone surrogate at "
+                    f"character {error.start}; decode it with errors='replace'"
+                ) from None
         key = (document.source, document.id)
         if key in seen:
             raise M2BertError(f"index: two documents are called {document.id!r}; give each an id of its own")
@@ -276,11 +312,13 @@ def _placed(staging: Staging, changed: Sequence[Document], hashes: Mapping[Key, 
 
 
 def _vanished(stored: Collection[Key], synced: Corpus | None) -> list[Key]:
-    """Stored documents of the corpus's source that are no longer in it."""
+    """Stored documents of the corpus's source that are no longer in it; what a folder that could not be read
+    held counts as there."""
     if synced is None:
         return []
     there = {document.id for document in synced.documents} | {item.id for item in synced.skipped}
-    return [key for key in stored if key[0] == synced.source and key[1] not in there]
+    unread = tuple(item.id for item in synced.skipped if item.id.endswith("/"))
+    return [key for key in stored if key[0] == synced.source and key[1] not in there and not key[1].startswith(unread)]
 
 
 def _count_tokens(

@@ -51,13 +51,22 @@ class TrainConfig:
         for name in ("output", "tokenizer"):
             if not getattr(self, name):
                 raise M2BertError(f"{who}: needs {name}, got nothing; pass --{name}")
-        if self.max_steps <= 0 and self.max_seconds <= 0:
+        if not (self.max_steps > 0 or self.max_seconds > 0) or math.isnan(self.max_seconds):
             raise M2BertError(f"{who}: needs max_steps or max_seconds above 0, got neither; pass --max-seconds 600")
         if self.schedule not in ("linear", "cosine", "constant"):
             raise M2BertError(f"{who}: schedule must be linear, cosine or constant, got {self.schedule!r}")
         for name in ("batch_tokens", "learning_rate", "accumulate", "log_steps"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise M2BertError(f"{who}: {name} must be above 0, got {getattr(self, name)}; raise it")
+        for name in ("seed", "threads", "save_steps"):
+            if getattr(self, name) < 0:
+                raise M2BertError(f"{who}: {name} must be at least 0, got {getattr(self, name)}; raise it")
+        if not 0 <= self.warmup <= 1:
+            raise M2BertError(f"{who}: warmup is a share of the run from 0 to 1, got {self.warmup}; mend it")
+        for name in ("lengths", "weights"):
+            for key, share in getattr(self, name, {}).items():
+                if not 0 <= share < math.inf:
+                    raise M2BertError(f"{who}: {name} must be finite and at least 0, got {key}:{share}; mend it")
 
 
 def model_folder(path: str, who: str) -> Path:
@@ -66,6 +75,16 @@ def model_folder(path: str, who: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise M2BertError(f"{who}: init must be a model folder with config.json, got {path!r}; name a finished run")
+
+
+def make_output(path: str | Path) -> Path:
+    """The folder `path`, made where it is not there. Raises M2BertError when that cannot be."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise M2BertError(f"train: output {str(path)!r} must be a writable folder ({error}); name another") from error
+    return folder
 
 
 def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str) -> ConfigT:
@@ -94,7 +113,7 @@ def read_settings(path: str | Path, who: str) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise M2BertError(f"{who}: {str(path)!r} must be a readable YAML or JSON file ({error}); mend it") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise M2BertError(f"{who}: {str(path)!r} must hold settings as `name: value`, got {type(values).__name__}")
     return values
 

@@ -39,7 +39,7 @@ def read_tensors(who: str, path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise M2BertError(
-            f"{who}: {path} is a pickle that holds more than tensors, and opening it could run code; "
+            f"{who}: {path} is damaged, or a pickle that holds more than tensors, and opening it could run code; "
             "re-save its tensors as safetensors"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:

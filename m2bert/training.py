@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from m2bert.errors import M2BertError
-from m2bert.settings import TrainConfig, schedule_factor
+from m2bert.settings import TrainConfig, make_output, schedule_factor
 
 logger = logging.getLogger(__name__)
 LOG_NAME = "log.jsonl"
@@ -139,9 +139,8 @@ class _RunCallback(TrainerCallback, ExportableState):
 
 def prepare_output(config: TrainConfig) -> Path:
     """Make the output folder and keep the settings in it. Raises M2BertError when it cannot be written."""
-    output = Path(config.output)
+    output = make_output(config.output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dataclasses.asdict(config), indent=1)
         (output / "settings.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:

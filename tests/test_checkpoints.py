@@ -134,6 +134,11 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def junk_instead(folder: Path, data: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(data)
+
+
 def pickled_instead(folder: Path, what: Any) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(what, folder / "pytorch_model.bin")
@@ -165,7 +170,9 @@ def pickled_instead(folder: Path, what: Any) -> None:
         ),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
         (lambda f: truncate(f / "tokenizer.json"), "tokenizer.json cannot be read"),
-        (lambda f: pickled_instead(f, nn.Linear(2, 2)), "is a pickle that holds more than tensors"),
+        (lambda f: pickled_instead(f, nn.Linear(2, 2)), "or a pickle that holds more than tensors"),
+        (lambda f: junk_instead(f, b"<html>404</html>"), "pytorch_model.bin is damaged, or a pickle"),
+        (lambda f: edit_json(f / "config.json", dtype="float33"), "must be a type of tensors .*got 'float33'"),
         (lambda f: pickled_instead(f, [1, 2]), "must hold tensors by name and nothing else, got a list"),
     ],
 )
@@ -186,6 +193,13 @@ def test_load_model_opens_a_file_of_plain_tensors(saved: Path) -> None:
     expected = load_model(saved)[0](tiny_inputs())[0]
     pickled_instead(saved, load_file(saved / "model.safetensors"))
     torch.testing.assert_close(load_model(saved)[0](tiny_inputs())[0], expected, rtol=0, atol=0)
+
+
+def test_load_reference_points_to_load_model(saved: Path, tmp_path: Path) -> None:
+    save_model(M2BertForMaskedLM(tiny_config()), tiny_tokenizer(), tmp_path / "masked", dtype=torch.float32)
+    for folder in (saved, tmp_path / "masked"):
+        with pytest.raises(M2BertError, match="has this library's names; open its folder with load_model"):
+            load_reference(folder)
 
 
 def test_load_model_points_to_load_reference(saved: Path, reference_tensors: Tensors) -> None:

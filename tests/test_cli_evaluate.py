@@ -138,6 +138,7 @@ def test_without_bm25(run, data):
         (["--split", "train"], "no task with a train split"),
         (["--metrics", "MAP"], "a metric must be one of"),
         (["--json", "nowhere/report.json"], "no such folder for --json: .*nowhere"),
+        (["--json", "."], "--json must name a file, got the folder"),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_loaded(run, data, args, message):

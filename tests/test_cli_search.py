@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from m2bert.cli import demo, results
 from m2bert.documents import Document, Skipped
 from m2bert.index import SearchIndex
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PASSAGE_KEYS = {"start", "end", "contribution", "text"}
 RESULT_KEYS = {"rank", "id", "source", "score", "num_tokens", "passages"}
 
@@ -77,6 +80,12 @@ def test_index_prints_json(run: Any, folder: Path, model: str, tmp_path: Path) -
     assert report["skipped"] == [{"id": "photo.png", "reason": "binary: byte 0x00 at position 4"}]
     assert report["num_truncated_documents"] >= 1 and report["num_truncated_tokens"] > 300
     assert report["num_windowed"] == 0 and report["num_tokens"] > 100
+
+
+def test_a_skipped_file_takes_one_line_whatever_its_name(run: Any, folder: Path, model: str, tmp_path: Path) -> None:
+    (folder / "two\nlines\x1b[31m").write_bytes(b"\0")
+    _, _, err = run("index", folder, "--store", tmp_path / "store", "--model", model)
+    assert "skipped two lines [31m: binary" in err and "\x1b" not in err
 
 
 def test_store_inside_the_folder_is_not_indexed(run: Any, folder: Path, model: str) -> None:
@@ -239,6 +248,31 @@ def test_demo_measures_questions(run: Any, library: Any, model: str, tmp_path: P
     assert code == 0 and "first 10: 10 of 10 within the first 5" in out
     assert "all 12: 11 of 12 within the first 5" in out and "  1.  " not in out
     assert "  1.  " in run(*options, "--all")[1]
+
+
+def test_questions_may_hold_any_line_separator_of_unicode(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "a\u2028b", "modules": ["csv"]}\r\n', encoding="utf-8")
+    assert demo.read_questions(tmp_path / "q.jsonl") == [demo.Question("a\u2028b", ("csv",))]
+
+
+def test_example_questions_name_modules_that_they_do_not_quote() -> None:
+    asked = demo.read_questions(EXAMPLES / "stdlib_questions.jsonl")
+    assert len(asked) == 30 and len({item.question for item in asked}) == 30
+    for item in asked:
+        words = re.findall(r"\w+", item.question.lower())
+        for name in item.modules:
+            assert name.split(".")[0] in sys.stdlib_module_names
+            assert not set(name.lower().split(".")) & set(words), item.question
+
+
+def test_example_program_indexes_and_searches_a_folder(folder: Path, capsys: Any) -> None:
+    program = runpy.run_path(str(EXAMPLES / "search_folder.py"))
+    program["main"].__globals__["Embedder"] = tiny_embedder
+    for added in ("5 added, 0 updated, 0 removed, 1 skipped", "0 added"):
+        program["main"](str(folder), "copper harbor")
+        out = capsys.readouterr().out
+        assert out.startswith(added) and "5. " in out and "   at " in out
+    assert (folder.parent / "texts.store").is_dir()
 
 
 class Terminal(io.StringIO):

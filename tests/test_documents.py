@@ -37,9 +37,11 @@ def test_folder_is_read_recursively_in_a_stable_order(tmp_path: Path) -> None:
 
 def test_everything_unreadable_is_reported(tmp_path: Path) -> None:
     files = {"good.txt": b"text", "image.png": b"\x89PNG\0\0", "latin.txt": b"caf\xe9", "empty": b"", "blank": b" \n"}
-    write(tmp_path, files)
+    write(tmp_path, files | {"unseen": b"\x01\x7f\xe2\x80\x8b\n"})
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link").symlink_to(tmp_path / "good.txt")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "parent").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / os.fsdecode(b"na\xffme")).write_bytes(b"text")
     corpus = read_corpus(tmp_path)
@@ -49,6 +51,9 @@ def test_everything_unreadable_is_reported(tmp_path: Path) -> None:
         "latin.txt": "not UTF-8 text: byte 0xe9 at position 3",
         "empty": "holds no text",
         "blank": "holds no text",
+        "unseen": "holds no text",
+        "loop": "cannot be read: Too many levels of symbolic links",
+        "parent": "a link to a folder, which is not followed; index that folder by itself",
         "gone": "cannot be read: No such file or directory",
         "pipe": "not a regular file",
         "na\\udcffme": "its name is not UTF-8",
@@ -67,7 +72,7 @@ def test_forbidden_files_and_folders_are_reported(tmp_path: Path) -> None:
     assert [document.id for document in corpus.documents] == ["open.txt"]
     assert {item.id: item.reason for item in corpus.skipped} == {
         "secret.txt": "cannot be read: Permission denied",
-        "vault": "cannot be read: Permission denied",
+        "vault/": "cannot be read: Permission denied",
     }
 
 
@@ -110,6 +115,9 @@ def test_broken_lines_are_reported_with_their_number(tmp_path: Path) -> None:
         b'{"id": [1], "text": "x"}',
         b'{"id": "", "text": "x"}',
         b"[" * 100_000,
+        b'{"id": "g", "text": "half \\ud83d"}',
+        b'{"id": "\\ud83d", "text": "x"}',
+        b'{"id": "  ", "text": "x"}',
     ]
     (tmp_path / "d.jsonl").write_bytes(b"\n".join(lines))
     corpus = read_corpus(tmp_path / "d.jsonl")
@@ -117,12 +125,14 @@ def test_broken_lines_are_reported_with_their_number(tmp_path: Path) -> None:
     assert [item.id for item in corpus.skipped] == [
         *("line 2", "line 3", "line 4", "line 5"),
         *("a", "e", "line 8", "line 9", "line 10", "line 11"),
+        *("line 12", "line 13", "line 14"),
     ]
     reasons = [item.reason for item in corpus.skipped]
     assert "not a JSON object" in reasons[0] and "got a list" in reasons[1]
     assert all("'text' or 'passage'" in reason for reason in reasons[2:4])
     assert "came before" in reasons[4] and "holds no text" in reasons[5] and "0xe9" in reasons[6]
-    assert all("id must be" in reason for reason in reasons[7:9])
+    assert all("id must be" in reason for reason in (*reasons[7:9], *reasons[11:]))
+    assert "surrogate at character 5" in reasons[10]
 
 
 def test_gzip_file_that_breaks_off_is_refused(tmp_path: Path) -> None:
@@ -145,3 +155,18 @@ def test_loco_documents_are_read(shared_dir: Path) -> None:
     corpus = read_corpus(shared_dir / "data" / "loco" / "qmsum" / "test" / "documents.jsonl.gz")
     assert len(corpus.documents) > 10 and corpus.skipped == []
     assert all("qmsum" in document.id for document in corpus.documents)
+
+
+def test_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
+    write(tmp_path, {"open.txt": b"text", "vault/x.txt": b"text"})
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if Path(path).name == "vault":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    corpus = read_corpus(tmp_path)
+    assert [document.id for document in corpus.documents] == ["open.txt"]
+    assert [(item.id, item.reason) for item in corpus.skipped] == [("vault/", "cannot be read: Permission denied")]

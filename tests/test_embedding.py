@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from typing import Any
@@ -229,6 +230,9 @@ def test_progress_ends_with_all_tokens() -> None:
         (["river", b"bytes"], "text 1 must be a string, got bytes"),
         (["river", "a\ud800b"], "lone surrogate at character 1"),
         ("river", "a list of strings, got one str"),
+        (None, "a list of strings, got NoneType"),
+        ({"a": "river"}, "a list of strings, got dict"),
+        (iter(["river"]), "a list of strings, got list_iterator"),
     ],
 )
 def test_bad_texts_are_refused(texts: Any, message: str) -> None:
@@ -275,3 +279,16 @@ def test_model_folder_keeps_name_fingerprint_and_embeddings(tmp_path: Any) -> No
     np.testing.assert_allclose(loaded.encode(TEXTS), embedder().encode(TEXTS), atol=1e-6)
     with pytest.raises(M2BertError, match="neither a folder nor"):
         Embedder("no-such-model")
+
+
+@pytest.mark.parametrize("model", [None, 5, (1, 2), (1, 2, 3), ["m2-bert-mini"]])
+def test_other_things_than_models_are_refused(model: Any) -> None:
+    with pytest.raises(M2BertError, match="model must be a name, a folder or a pair"):
+        Embedder(model)
+
+
+def test_tokenizer_of_another_model_is_refused() -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens(["unheard"])
+    with pytest.raises(M2BertError, match="use the tokenizer it was trained with"):
+        Embedder((tiny_model(), tokenizer))

@@ -156,7 +156,7 @@ def test_overflow_modes_are_not_mixed(tmp_path: Path) -> None:
     report = SearchIndex(tmp_path / "store", windowed).add(texts)
     assert windowed.texts == [texts["long"]]
     assert (report.num_windowed, report.num_truncated_documents) == (1, 0)
-    with pytest.raises(M2BertError, match="overflow="):
+    with pytest.raises(M2BertError, match=r"index: document 'long' has .* tokens .*overflow=.*nothing was changed"):
         SearchIndex(tmp_path / "store", tiny_embedder(overflow="error")).add(texts)
 
 
@@ -356,6 +356,12 @@ def test_empty_store_is_refused(tmp_path: Path, embedder: Any) -> None:
         ({"a": None}, "the text of document 'a'"),
         ({"": "river"}, "the id of document ''"),
         ([Document("a", "river"), Document("a", "stone")], "two documents are called 'a'"),
+        ({"\ud800": "river"}, "the id of document .* lone surrogate at character 0"),
+        ({"a": "b\ud800"}, "the text of document 'a' .* lone surrogate at character 1"),
+        ([Document("a", "river", None)], r"must be a Document\(id, text, source\) of strings"),  # type: ignore[arg-type]
+        ([("a", "river")], r"must be a Document\(id, text, source\) of strings"),
+        ("river", "a mapping of ids to texts or a list of Document, got str"),
+        (None, "a mapping of ids to texts or a list of Document, got NoneType"),
     ],
 )
 def test_bad_documents_are_refused(tmp_path: Path, embedder: Any, documents: Any, message: str) -> None:
@@ -384,3 +390,44 @@ def test_store_writes_nothing_to_the_terminal(tmp_path: Path, capfd: Any, embedd
     index.search("river")
     index.delete(["story-1"])
     assert capfd.readouterr() == ("", "")
+
+
+def test_documents_of_an_unreadable_folder_are_kept(tmp_path: Path, embedder: Any) -> None:
+    index = SearchIndex(tmp_path / "store", embedder)
+    index.update(corpus({"vault/a": "river", "vaults": "stone", "b": "engine"}))
+    broken = Corpus("stories", [Document("b", "engine", "stories")], [Skipped("vault/", "cannot be read")])
+    assert index.update(broken).removed == 1
+    assert ids(index) == {"vault/a", "b"}
+
+
+def test_document_without_tokens_is_named(tmp_path: Path, embedder: Any) -> None:
+    index = SearchIndex(tmp_path / "store", embedder)
+    index.add({"a": "river"})
+    with pytest.raises(M2BertError, match=r"index: document 'unseen' holds no tokens.*nothing was changed"):
+        index.add({"b": "a longer text about a river", "unseen": "\x01\x02"})
+    assert ids(index) == {"a"}
+
+
+def test_query_without_tokens_is_named(tmp_path: Path, embedder: Any) -> None:
+    index = SearchIndex(tmp_path / "store", embedder)
+    index.add({"a": "river"})
+    for query in ("\x01", "river \udce9"):
+        with pytest.raises(M2BertError, match="search: the query "):
+            index.search(query)
+
+
+def test_arguments_of_other_types_are_refused(tmp_path: Path, embedder: Any) -> None:
+    index = SearchIndex(tmp_path / "store", embedder)
+    index.add({"a": "river", "b": "stone"})
+    assert len(index.search("river", 10**30)) == 2
+    for passages in (-1, "x", True, None):
+        with pytest.raises(M2BertError, match="passages must be a whole number"):
+            index.search("river", passages=passages)
+    with pytest.raises(M2BertError, match="ids must be a list"):
+        index.delete("ab")
+    for wrong in (0, None):
+        with pytest.raises(M2BertError, match="every document id must be a string"):
+            index.delete(["a", wrong])  # type: ignore[list-item]
+    with pytest.raises(M2BertError, match="embedder must be an Embedder, got str"):
+        SearchIndex(tmp_path / "store", "m2-bert-mini")  # type: ignore[arg-type]
+    assert ids(index) == {"a", "b"}

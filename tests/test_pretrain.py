@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -15,7 +16,10 @@ import torch
 from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
 
+import m2bert.cli
+from m2bert.cli.train import gather_settings
 from m2bert.errors import M2BertError
+from m2bert.finetune import FinetuneConfig
 from m2bert.pretrain import PretrainConfig, evaluate_mlm, pretrain
 from m2bert.settings import TrainConfig, config_from_mapping, read_settings, schedule_factor
 from m2bert.training import Budget, Progress, last_checkpoint
@@ -202,9 +206,46 @@ def test_settings_reject_unknown_keys_and_wrong_types(tmp_path: Path) -> None:
             config_from_mapping(PretrainConfig, values, "pretrain")
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     (tmp_path / "broken.yaml").write_text("a: [")
-    for name in ("list.yaml", "broken.yaml", "absent.yaml"):
+    (tmp_path / "number.yaml").write_text("1: 2\n")
+    for name in ("list.yaml", "broken.yaml", "number.yaml", "absent.yaml"):
         with pytest.raises(M2BertError, match=name):
             read_settings(tmp_path / name, "pretrain")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"seed": -1}, {"threads": -1}, {"save_steps": -1}, {"warmup": 2.0}, {"learning_rate": math.nan},
+     {"max_seconds": math.nan}, {"weights": {"books": -1.0}}, {"lengths": {64: math.nan}}],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant_are_refused(values: dict[str, Any]) -> None:
+    for config in (PretrainConfig(data=["x"]), FinetuneConfig(init="x")):
+        base = {"output": "o", "tokenizer": "t", "max_steps": 1}
+        with pytest.raises(M2BertError, match=next(iter(values))):
+            dataclasses.replace(config, **{**base, **values}).check()
+
+
+def test_settings_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(M2BertError, match="with a value in YAML"):
+        gather_settings("pretrain", "", ["data=["], {})
+    for name in ("lengths", "weights"):
+        (tmp_path / "s.yaml").write_text(f"{name}: {{a: b}}\n")
+        with pytest.raises(M2BertError, match=f"{name} must map to numbers"):
+            gather_settings("pretrain", str(tmp_path / "s.yaml"), [], {})
+
+
+def test_output_that_is_a_file_is_refused(world: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    (tmp_path / "file").write_text("kept")
+    data = ("--data", str(world / "text"), "--output", str(tmp_path / "file"))
+    for command in (
+        ("train-tokenizer", *data, "--vocab-size", "150"),
+        ("pretrain", *data, "--tokenizer", str(world / "tokenizer"), "--max-steps", "1"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["m2bert", *command])
+        with pytest.raises(SystemExit) as ended:
+            m2bert.cli.main()
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert ended.value.code == 2 and err.startswith("m2bert: ") and "name another" in err
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_commands(world: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def demo(
 def read_questions(file: Path) -> list[Question]:
     """Questions from JSON lines with "question" and "modules". Raises M2BertError naming the line that is wrong."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 within a text
     except (OSError, UnicodeDecodeError) as error:
         raise M2BertError(f"demo: cannot read questions from {str(file)!r} ({error}); check the path") from None
     found = []

@@ -68,6 +68,8 @@ def loco(
     largest_cutoff(measures)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise M2BertError(f"evaluate: no such folder for --json: {json_file.absolute().parent}; create it first")
+    if json_file is not None and json_file.is_dir():
+        raise M2BertError(f"evaluate: --json must name a file, got the folder {json_file}; add a file name")
     with announced(f"loading the model {model}"):
         encoder = load_encoder(model, overflow)
     with _progress() as on_progress:

@@ -93,8 +93,12 @@ def can_show(text: str) -> bool:
 def encodable(line: str) -> str:
     """The line with what stdout cannot encode replaced by question marks; control characters by spaces."""
     encoding = sys.stdout.encoding or "ascii"
-    line = "".join(character if character.isprintable() else " " for character in line)
-    return line.encode(encoding, "replace").decode(encoding)
+    return printable(line).encode(encoding, "replace").decode(encoding)
+
+
+def printable(line: str) -> str:
+    """The line with spaces for control characters: a file's name may hold line ends and terminal commands."""
+    return "".join(character if character.isprintable() else " " for character in line)
 
 
 def format_report(report: IndexReport) -> str:
@@ -123,7 +127,7 @@ def _documents(number: int) -> str:
 def format_skipped(report: IndexReport) -> str:
     """One line per skipped document; a long list is cut, with the number of what is left out."""
     shown = report.skipped[:MOST_SHOWN_REASONS]
-    lines = [f"skipped {item.id}: {item.reason}" for item in shown]
+    lines = [printable(f"skipped {item.id}: {item.reason}") for item in shown]
     if len(report.skipped) > len(shown):
         lines.append(f"skipped {len(report.skipped) - len(shown):,} more; --json lists them all")
     return "\n".join(lines)

@@ -68,7 +68,10 @@ def gather_settings(who: str, path: str, pairs: list[str], flags: dict[str, Any]
         name, equals, text = pair.partition("=")
         if not equals:
             raise M2BertError(f"{who}: --set must read NAME=VALUE, got {pair!r}; mend it")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise M2BertError(f"{who}: --set {pair!r} must be NAME=VALUE with a value in YAML; mend it") from error
         # YAML reads 1e-3 as text: it wants 1.0e-3.
         try:
             values[name] = float(value) if isinstance(value, str) else value
@@ -79,7 +82,10 @@ def gather_settings(who: str, path: str, pairs: list[str], flags: dict[str, Any]
         if isinstance(values.get(name), (str, int)):
             values[name] = parse_shares(str(values[name]), name, lengths=name == "lengths")
         elif isinstance(values.get(name), dict):
-            values[name] = {int(k) if name == "lengths" else str(k): float(v) for k, v in values[name].items()}
+            try:
+                values[name] = {int(k) if name == "lengths" else str(k): float(v) for k, v in values[name].items()}
+            except (TypeError, ValueError) as error:
+                raise M2BertError(f"{who}: {name} must map to numbers, got {values[name]}; mend it") from error
     return values
 
 
@@ -133,9 +139,11 @@ def train_tokenizer_command(
 ) -> None:
     """Train a lower-cased WordPiece tokenizer on text, as much of every source."""
     from m2bert.data.text import read_documents
+    from m2bert.settings import make_output
     from m2bert.tokenization import sample_evenly, train_tokenizer
 
     console = Console(stderr=True)
+    make_output(output)
     with console.status("reading text and counting words"):
         documents = read_documents(data, who="train-tokenizer")
         tokenizer = train_tokenizer(sample_evenly(documents, max_chars), vocab_size, max_tokens=max_tokens)

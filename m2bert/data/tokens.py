@@ -128,7 +128,12 @@ def cache_key(files: Sequence[Path], tokenizer: Any) -> str:
 def written_whole(folder: Path) -> Iterator[Path]:
     """A folder to fill; it takes its name only when complete, so that a killed run leaves no half cache behind."""
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise M2BertError(
+            f"data: cannot keep tokens in {str(folder.parent)!r} ({error}); name another folder"
+        ) from error
     yield aside
     try:
         aside.rename(folder)
