@@ -205,7 +205,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise M2BertError(f"tasks: {path} is not a complete gzip file ({error}); copy it again") from error
     except UnicodeDecodeError as error:
         raise M2BertError(f"tasks: {where}: text must be UTF-8 ({error.reason}); convert the file") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise M2BertError(f"tasks: {where}: row must be one JSON object ({error})") from error
     except OSError as error:
         raise M2BertError(f"tasks: cannot read {path} ({error.strerror})") from error

@@ -5,6 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import m2bert.cli
 
 PROGRAM = "from m2bert.cli import main; main()"
 HEAVY = ("torch", "transformers", "lancedb", "bm25s")
@@ -41,3 +47,16 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
 def test_unknown_command_is_refused(tmp_path: Path) -> None:
     result = run("frobnicate", cwd=tmp_path)
     assert result.returncode == 2 and "frobnicate" in result.stderr
+
+
+def test_interruption_is_said_and_has_its_exit_code(monkeypatch: Any, capsys: Any) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    app = typer.Typer()
+    app.command()(interrupted)
+    monkeypatch.setattr(m2bert.cli, "build_app", lambda: app)
+    monkeypatch.setattr(sys, "argv", ["m2bert"])
+    with pytest.raises(SystemExit) as ended:
+        m2bert.cli.main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "m2bert: interrupted\n"

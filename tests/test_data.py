@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from m2bert.data.tokens import TokenStore, load_tokens, tokenize_documents
 from m2bert.errors import M2BertError
 from m2bert.tokenization import encode_ids
 
+WHOLE = gzip.compress(b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(5000)))
+DAMAGED = WHOLE[:100] + b"\xff" * 50 + WHOLE[150:]
 IDS = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4, vocab_size=1000)
 
 
@@ -57,6 +60,9 @@ def test_reading_files_folders_and_globs(tmp_path: Path) -> None:
         ("list.jsonl", b"[1, 2]\n", "not a JSON object"),
         ("other.jsonl", b'{"body": "no text"}\n', "need a string field called text"),
         ("latin.txt", "caf\xe9".encode("latin-1"), "must be UTF-8"),
+        ("half.jsonl", b'{"text": "a \\ud83d\\ude00"}\n{"text": "a \\ud83d"}\n', "at line 2"),
+        ("deep.jsonl", b"[" * 100_000, "at line 1"),
+        ("damaged.jsonl.gz", DAMAGED, "one JSON object per line"),
         ("cut.jsonl.gz", b"\x1f\x8b\x08\x00\x00", "one JSON object per line"),
     ],
 )

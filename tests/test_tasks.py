@@ -120,6 +120,7 @@ def test_bad_rows_are_refused_by_name(documents, queries, message):
     [
         (b'{"pid": "d1", "passage": "x"}\n{"pid"', r"documents.jsonl:2: row must be one JSON object"),
         (b"[1]\n", r"documents.jsonl:1: row must be a JSON object, got list"),
+        (b"[" * 100_000, r"documents.jsonl:1: row must be one JSON object"),
         (b'{"pid": "\xff"}\n', r"documents.jsonl:1: text must be UTF-8"),
         (b"\n\n", r"no document has text"),
     ],

@@ -12,6 +12,7 @@ import typer
 
 from m2bert.errors import M2BertError
 
+INTERRUPTED = 130
 PARTS = ("search", "demo", "train", "evaluate")
 
 
@@ -38,4 +39,9 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("m2bert: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit as ended:
+        # Typer makes this of a KeyboardInterrupt within a command, and says nothing.
+        if ended.code == INTERRUPTED:
+            print("m2bert: interrupted", file=sys.stderr)
+        raise

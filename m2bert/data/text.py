@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +108,10 @@ def iter_jsonl(path: Path, *, who: str = "data") -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("not a JSON object")
+                if "\\ud" in line or "\\uD" in line:  # half of a surrogate pair is no text
+                    json.dumps(row, ensure_ascii=False).encode("utf-8")
                 yield row
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise M2BertError(
             f"{who}: {path} must hold one JSON object per line in UTF-8, failed at line {number} or after ({error}); "
             f"mend or remove the file"
