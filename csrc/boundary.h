@@ -8,8 +8,14 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <optional>
@@ -104,6 +110,20 @@ class Workspace {
  private:
   std::unique_ptr<T, void (*)(void*)> data_;
 };
+
+// An output of fresh memory in huge pages where the system leaves the choice to the program (Linux "madvise"): faulting in
+// 4 KB pages one by one costs more than a convolution. Only whole huge pages inside the tensor, so that no memory is added.
+inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape) {
+  Tensor out = torch::stable::new_empty(like, shape);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
+  const uintptr_t end = begin + uintptr_t(out.numel()) * uintptr_t(out.element_size());
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return out;
+}
 
 // Calls f with a value of the computing type.
 template <class F>

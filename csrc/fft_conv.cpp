@@ -75,7 +75,7 @@ Tensor filter_spectrum_cpu(const Tensor& k, const OptTensor& k_rev, int64_t fft_
     reverse = parameter("filter_spectrum", "k_rev", *k_rev, type, k_rev->numel());
   }
   make_fft_plan(fft_size);
-  Tensor out = torch::stable::new_empty(k, {k.size(0), 2 * fft_size});
+  Tensor out = new_output(k, {k.size(0), 2 * fft_size});
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
     spectrum_rows<T>(taps, reverse, fft_size, static_cast<T*>(out.data_ptr()));
@@ -136,7 +136,7 @@ Tensor fft_conv_cpu(const Tensor& u, const Tensor& spectrum, const OptTensor& sk
   const Tensor filter = parameter("fft_conv", "spectrum", spectrum, type, in.dim * 2 * fft_size);
   OptTensor d;
   if (skip) d = parameter("fft_conv", "skip", *skip, type, in.dim);
-  Tensor out = torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)});
+  Tensor out = new_output(u, {u.size(0), u.size(1), u.size(2)});
   if (out.numel() == 0) return out;
   const View y = view("fft_conv", "out", out, channels_last);
   with_compute_type(type, [&](auto zero) {
@@ -215,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cpu(const Tensor
   OptTensor d;
   if (skip) d = parameter("fft_conv_bwd", "skip", *skip, type, in.dim);
   const auto like = [&](bool wanted) {
-    return wanted ? torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0});
+    return wanted ? new_output(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0});
   };
   Tensor du = like(true), dpre = like(pregate.has_value()), dpost = like(postgate.has_value());
   Tensor dspectrum = torch::stable::new_zeros(filter, {in.dim, 2 * fft_size});

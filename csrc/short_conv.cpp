@@ -17,7 +17,7 @@ Tensor short_conv_cpu(const Tensor& x, const Tensor& weight, const OptTensor& bi
   const Tensor taps = parameter("short_conv", "weight", weight, type, in.dim * width);
   OptTensor offset;
   if (bias) offset = parameter("short_conv", "bias", *bias, type, in.dim);
-  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2)});
+  Tensor out = new_output(x, {x.size(0), x.size(1), x.size(2)});
   if (out.numel() == 0) return out;
   const View y = view("short_conv", "out", out, channels_last);
   with_compute_type(type, [&](auto zero) {
@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> short_conv_bwd_cpu(const Tensor& dout, const 
   const int width = width_of("short_conv_bwd", weight, in.dim);
   const ScalarType type = compute_type(x);
   const Tensor taps = parameter("short_conv_bwd", "weight", weight, type, in.dim * width);
-  Tensor dx = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2)});
+  Tensor dx = new_output(x, {x.size(0), x.size(1), x.size(2)});
   Tensor dweight = torch::stable::new_zeros(taps, {in.dim, width}), dbias = torch::stable::new_zeros(taps, {in.dim});
   if (x.numel() == 0) return {dx, dweight, dbias};
   const View dx_view = view("short_conv_bwd", "dx", dx, channels_last);
