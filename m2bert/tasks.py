@@ -1,6 +1,6 @@
 """Retrieval tasks: the LoCoV1 table, and loading a task from files in LoCoV1's columns.
 
-A leaf: ids and text only, no model, no numbers. Imports m2bert.errors. Test: tests/test_tasks.py.
+A leaf: ids and text only, no model, no numbers. Imports m2bert.errors and m2bert.jsonl. Test: tests/test_tasks.py.
 
 Columns, one JSON object per line, UTF-8, plain or gzip (as in the hub's LoCoV1-Documents and LoCoV1-Queries):
 
@@ -16,16 +16,15 @@ Where they lie below the data folder, the first that exists:
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from m2bert.errors import M2BertError
+from m2bert.jsonl import read_jsonl
 
 SPLITS = ("train", "test")
 SUFFIXES = (".jsonl.gz", ".jsonl")
@@ -158,7 +157,7 @@ def find_tasks(data_dir: Path | str, split: str = "test") -> dict[str, TaskFiles
             raise M2BertError(f"tasks: {name} ({split}) must have documents and queries, got {pair[0] or pair[1]} only")
     documents, queries = _existing(data_dir / "documents"), _existing(data_dir / "queries")
     if not tasks and split == "test" and documents is not None and queries is not None:
-        names = {_text_column(row, "dataset", where) for where, row in _read_rows(queries)}
+        names = {_text_column(row, "dataset", where) for where, row in read_jsonl(queries, who="tasks")}
         tasks = {name: TaskFiles(documents, queries, shared=True) for name in sorted(names)}
     if not tasks:
         raise M2BertError(
@@ -186,29 +185,6 @@ def choose_tasks(names: Iterable[str], data_dir: Path | str, split: str = "test"
         if wanted.count(name) > 1:
             raise M2BertError(f"tasks: every task may be named once, got {name!r} {wanted.count(name)} times")
     return {name: found[name] for name in wanted}
-
-
-def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ("file:line", row) for each non-blank line."""
-    where = str(path)
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{path}:{number}"
-                if not line.strip():
-                    continue
-                row = json.loads(line.decode("utf-8"))
-                if not isinstance(row, dict):
-                    raise M2BertError(f"tasks: {where}: row must be a JSON object, got {type(row).__name__}")
-                yield where, row
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise M2BertError(f"tasks: {path} is not a complete gzip file ({error}); copy it again") from error
-    except UnicodeDecodeError as error:
-        raise M2BertError(f"tasks: {where}: text must be UTF-8 ({error.reason}); convert the file") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise M2BertError(f"tasks: {where}: row must be one JSON object ({error})") from error
-    except OSError as error:
-        raise M2BertError(f"tasks: cannot read {path} ({error.strerror})") from error
 
 
 def _text_column(row: Mapping[str, Any], column: str, where: str, *, null: bool = False) -> str:
@@ -292,7 +268,7 @@ def load_task(name: str, files: TaskFiles, split: str = "test") -> RetrievalTask
     """
 
     def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        for where, row in _read_rows(path):
+        for where, row in read_jsonl(path, who="tasks"):
             if not files.shared or _text_column(row, "dataset", where) == name:
                 yield where, row
 

@@ -155,8 +155,8 @@ def refusals(folder: Path, model: str, tmp_path: Path) -> dict[str, tuple[tuple[
         "search in no store": (("search", folder, "river"), "is not a store of m2bert"),
         "empty query": (("search", store, " "), "the query must be some words"),
         "no results": (("search", store, "river", "-k", "0"), "k must be a whole number of at least 1"),
-        "missing questions": (("demo", "--questions", tmp_path / "no"), "cannot read questions"),
-        "broken questions": (("demo", "--questions", text), "line 1 of"),
+        "missing questions": (("demo", "--questions", tmp_path / "no"), "demo: cannot read"),
+        "broken questions": (("demo", "--questions", text), ":1: row must be"),
         "no questions": (("demo", "--questions", empty / "none.jsonl"), "at least one question"),
     }
 

@@ -56,14 +56,14 @@ def test_reading_files_folders_and_globs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("broken.jsonl", b'{"text": "fine"}\n{"text": \n', "at line 2"),
-        ("list.jsonl", b"[1, 2]\n", "not a JSON object"),
+        ("broken.jsonl", b'{"text": "fine"}\n{"text": \n', "broken.jsonl:2: row must be one JSON object"),
+        ("list.jsonl", b"[1, 2]\n", "list.jsonl:1: row must be a JSON object, got list"),
         ("other.jsonl", b'{"body": "no text"}\n', "need a string field called text"),
         ("latin.txt", "caf\xe9".encode("latin-1"), "must be UTF-8"),
-        ("half.jsonl", b'{"text": "a \\ud83d\\ude00"}\n{"text": "a \\ud83d"}\n', "at line 2"),
-        ("deep.jsonl", b"[" * 100_000, "at line 1"),
-        ("damaged.jsonl.gz", DAMAGED, "one JSON object per line"),
-        ("cut.jsonl.gz", b"\x1f\x8b\x08\x00\x00", "one JSON object per line"),
+        ("half.jsonl", b'{"text": "a \\ud83d\\ude00"}\n{"text": "a \\ud83d"}\n', "half.jsonl:2: text must be Unicode"),
+        ("deep.jsonl", b"[" * 100_000, "deep.jsonl:1: row must be one JSON object"),
+        ("damaged.jsonl.gz", DAMAGED, "not a complete gzip file"),
+        ("cut.jsonl.gz", b"\x1f\x8b\x08\x00\x00", "not a complete gzip file"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

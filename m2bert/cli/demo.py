@@ -5,7 +5,6 @@ May import everything of m2bert; nothing imports it. Test: tests/test_cli_search
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from m2bert.cli.progress import announced, counted
 from m2bert.cli.results import encodable, format_results, print_json, results_as_json
 from m2bert.cli.search import load_embedder, logged_to_stderr
 from m2bert.errors import M2BertError
+from m2bert.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from m2bert.embedding import Embedder
@@ -82,25 +82,14 @@ def demo(
 
 def read_questions(file: Path) -> list[Question]:
     """Questions from JSON lines with "question" and "modules". Raises M2BertError naming the line that is wrong."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 within a text
-    except (OSError, UnicodeDecodeError) as error:
-        raise M2BertError(f"demo: cannot read questions from {str(file)!r} ({error}); check the path") from None
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-            question, modules = row["question"], row["modules"]
-            if not isinstance(modules, list) or not modules or not isinstance(question, str):
-                raise ValueError("a string and a list of strings are needed")
-            found.append(Question(question, tuple(str(name) for name in modules)))
-        except (ValueError, KeyError, TypeError) as error:
+    for where, row in read_jsonl(file, who="demo"):
+        question, modules = row.get("question"), row.get("modules")
+        if not isinstance(question, str) or not isinstance(modules, list) or not modules:
             raise M2BertError(
-                f'demo: line {number} of {str(file)!r} must be {{"question": "...", "modules": ["..."]}}, '
-                f"got {line[:60]!r} ({type(error).__name__}); correct it"
-            ) from None
+                f'demo: {where}: row must be {{"question": "...", "modules": ["..."]}}, got {str(row)[:60]}; correct it'
+            )
+        found.append(Question(question, tuple(str(name) for name in modules)))
     if not found:
         raise M2BertError(f"demo: {str(file)!r} must hold at least one question, got none; add some")
     return found

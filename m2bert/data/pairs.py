@@ -1,6 +1,6 @@
 """Labelled pairs of a query and a document: pair files and train splits of retrieval tasks, tokenised.
 
-May import m2bert.errors, m2bert.tokenization and m2bert.data. Test: tests/test_data.py.
+May import m2bert.errors, m2bert.jsonl, m2bert.tokenization and m2bert.data. Test: tests/test_data.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from m2bert.data.text import Document, expand_sources, is_jsonl, iter_jsonl, refuse_test_split
+from m2bert.data.text import Document, expand_sources, refuse_test_split
 from m2bert.data.tokens import (
     OnTokens,
     TokenStore,
@@ -23,6 +23,7 @@ from m2bert.data.tokens import (
     written_whole,
 )
 from m2bert.errors import M2BertError
+from m2bert.jsonl import is_jsonl, read_jsonl
 
 PAIR_FIELDS = ("query", "positive")
 
@@ -94,10 +95,10 @@ def _read_task(folder: Path, into: _Collector, who: str) -> None:
     documents, queries = _task_file(folder, "documents"), _task_file(folder, "queries")
     assert documents is not None and queries is not None
     texts: dict[str, str] = {}
-    for row in iter_jsonl(documents, who=who):
+    for _, row in read_jsonl(documents, who=who):
         pid, passage = _strings(row, ("pid", "passage"), documents, who)
         texts[pid] = passage
-    for row in iter_jsonl(queries, who=who):
+    for _, row in read_jsonl(queries, who=who):
         (query,) = _strings(row, ("query",), queries, who)
         for pid in row.get("answer_pids") or []:
             if pid not in texts:
@@ -108,7 +109,7 @@ def _read_task(folder: Path, into: _Collector, who: str) -> None:
 def _read_pair_file(path: Path, into: _Collector, who: str) -> None:
     if not is_jsonl(path):
         raise M2BertError(f"{who}: pairs must be .jsonl or .jsonl.gz files, got {str(path)!r}; convert it")
-    for row in iter_jsonl(path, who=who):
+    for _, row in read_jsonl(path, who=who):
         query, positive = _strings(row, PAIR_FIELDS, path, who)
         into.add(str(row.get("dataset") or path.name.split(".")[0]), query, positive, positive)
 

@@ -1,20 +1,17 @@
 """Documents from files: JSONL (plain or gzip), plain text, folders and globs.
 
-May import m2bert.errors. Test: tests/test_data.py.
+May import m2bert.errors and m2bert.jsonl. Test: tests/test_data.py.
 """
 
 from __future__ import annotations
 
 import glob
-import gzip
-import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from m2bert.errors import M2BertError
+from m2bert.jsonl import is_jsonl, read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 TEXT_FIELDS = ("text", "passage")
@@ -27,11 +24,6 @@ class Document:
 
     text: str
     source: str
-
-
-def is_jsonl(path: Path) -> bool:
-    """Whether the name says JSON lines, plain or gzip."""
-    return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
 def expand_sources(sources: Sequence[str | Path], *, who: str = "data") -> list[Path]:
@@ -91,33 +83,6 @@ def _holds_task(folder: Path) -> bool:
     return any(folder.glob("documents.jsonl*")) or any(folder.glob("queries.jsonl*"))
 
 
-def open_text(path: Path) -> Any:
-    """Open a UTF-8 text file for reading, through gzip when its name ends in .gz."""
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-
-
-def iter_jsonl(path: Path, *, who: str = "data") -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file. Raises M2BertError naming the line that is not a JSON object."""
-    number = 0
-    try:
-        with open_text(path) as lines:
-            for line in lines:
-                number += 1
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("not a JSON object")
-                if "\\ud" in line or "\\uD" in line:  # half of a surrogate pair is no text
-                    json.dumps(row, ensure_ascii=False).encode("utf-8")
-                yield row
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise M2BertError(
-            f"{who}: {path} must hold one JSON object per line in UTF-8, failed at line {number} or after ({error}); "
-            f"mend or remove the file"
-        ) from error
-
-
 def iter_documents(path: Path, *, who: str = "data") -> Iterator[Document]:
     """Documents of one file: rows with a `text` or `passage` field, or the whole of a plain text file.
 
@@ -132,7 +97,7 @@ def iter_documents(path: Path, *, who: str = "data") -> Iterator[Document]:
         if text.strip():
             yield Document(text, path.stem)
         return
-    for row in iter_jsonl(path, who=who):
+    for _, row in read_jsonl(path, who=who):
         texts = [row[name] for name in (*TEXT_FIELDS, "positive") if isinstance(row.get(name), str)]
         if not texts:
             raise M2BertError(
