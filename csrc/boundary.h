@@ -125,6 +125,29 @@ inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shap
   return out;
 }
 
+// A workspace kept by the calling thread for its next call up to kKeptBytes: fresh pages cost more than the work on them.
+constexpr int64_t kKeptBytes = int64_t{1} << 26;
+template <class T>
+class KeptWorkspace {
+ public:
+  explicit KeptWorkspace(int64_t elements) : own_(elements * int64_t(sizeof(T)) > kKeptBytes ? elements : 0) {
+    thread_local Workspace<char> kept(0);
+    thread_local int64_t size = 0;
+    const int64_t bytes = elements * int64_t(sizeof(T));
+    if (bytes > kKeptBytes) {
+      data_ = own_.get();
+      return;
+    }
+    if (bytes > size) kept = Workspace<char>(bytes), size = bytes;
+    data_ = reinterpret_cast<T*>(kept.get());
+  }
+  T* get() const { return data_; }
+
+ private:
+  Workspace<T> own_;
+  T* data_;
+};
+
 // Calls f with a value of the computing type.
 template <class F>
 void with_compute_type(ScalarType type, F f) {

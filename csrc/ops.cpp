@@ -1,6 +1,7 @@
 // Every operator schema: the table of contents of m2ops. The meaning of each is its `<name>_ref` in Python.
-// Kernels: fft_conv.cpp, short_conv.cpp (CPU), cuda_ops.cpp (CUDA, a library of its own); the products and the mixer
-// are compositions registered in Python (m2ops/_blockdiag.py, m2ops/_monarch_mixer.py).
+// Kernels: fft_conv.cpp, short_conv.cpp, monarch_mixer.cpp (CPU), cuda_ops.cpp (CUDA, a library of its own); the
+// products, and the mixer on other devices, are compositions registered in Python (m2ops/_blockdiag.py,
+// m2ops/_monarch_mixer.py).
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(m2ops, m) {
@@ -15,4 +16,5 @@ STABLE_TORCH_LIBRARY(m2ops, m) {
   m.def("blockdiag_glu_bwd(Tensor dout, Tensor x, Tensor w_in, Tensor w_out) -> (Tensor, Tensor, Tensor)");
   m.def("monarch_matmul(Tensor x, Tensor w1, Tensor w2) -> Tensor");
   m.def("monarch_mixer(Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum, Tensor? skip, Tensor? spectrum2, Tensor? skip2, Tensor? mask) -> Tensor");
+  m.def("monarch_mixer_bwd(Tensor dout, Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum, Tensor? skip, Tensor? spectrum2, Tensor? skip2, Tensor? mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

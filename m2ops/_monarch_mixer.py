@@ -1,9 +1,12 @@
 """The sequence mixer of M2-BERT between its two dense projections: monarch_mixer.
 
-May import the other operators. Test: tests/test_monarch_mixer.py.
+Kernels: csrc/cpu/monarch_mixer.inl behind csrc/monarch_mixer.cpp. May import the other operators.
+Test: tests/test_monarch_mixer.py.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +22,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import implement
+from m2ops._library import autocast, implement, refuse_second_gradient, to
 from m2ops._short_conv import MAX_WIDTH, MIN_WIDTH, short_conv_ref
 
 
@@ -118,7 +121,8 @@ def monarch_mixer(
     return torch.ops.m2ops.monarch_mixer(p, u, *short, spectrum, factors[0], spectrum2, factors[1], mask)
 
 
-@implement("monarch_mixer", "CompositeImplicitAutograd")
+# The composition of the other operators, in the computing precision: what devices without a kernel of their own run.
+@implement("monarch_mixer", "CompositeExplicitAutograd")
 def _monarch_mixer(
     p: Tensor,
     u: Tensor,
@@ -130,11 +134,86 @@ def _monarch_mixer(
     skip2: Tensor | None,
     mask: Tensor | None,
 ) -> Tensor:
-    ops = torch.ops.m2ops
-    mixed = ops.short_conv(apply_mask("monarch_mixer", p, mask, True), short_weight, short_bias, True)
-    x1, x2, v = mixed.chunk(3, dim=-1)
-    # The bias of the short convolution makes padded positions non-zero again; zero what enters and what leaves.
-    out = ops.fft_conv(apply_mask("monarch_mixer", v, mask, True), spectrum, skip, x1, x2, True)
+    ops, dtype = torch.ops.m2ops, u.dtype
+    p, u = p.to(spectrum.dtype), u.to(spectrum.dtype)
+    x1, x2, v = _gates_and_value(p, short_weight, short_bias, mask)
+    out = ops.fft_conv(v, spectrum, skip, x1, x2, True)
     if spectrum2 is not None:
         out = out + ops.fft_conv(apply_mask("monarch_mixer", u, mask, True), spectrum2, skip2, None, None, True)
-    return apply_mask("monarch_mixer", out, mask, True)
+    return apply_mask("monarch_mixer", out, mask, True).to(dtype)
+
+
+def _gates_and_value(
+    p: Tensor, short_weight: Tensor, short_bias: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    mixed = torch.ops.m2ops.short_conv(apply_mask("monarch_mixer", p, mask, True), short_weight, short_bias, True)
+    x1, x2, v = mixed.chunk(3, dim=-1)
+    # The bias of the short convolution makes padded positions non-zero again.
+    return x1, x2, apply_mask("monarch_mixer", v, mask, True)
+
+
+@implement("monarch_mixer_bwd", "CompositeExplicitAutograd")
+def _monarch_mixer_bwd(
+    dout: Tensor,
+    p: Tensor,
+    u: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor | None,
+    spectrum: Tensor,
+    skip: Tensor | None,
+    spectrum2: Tensor | None,
+    skip2: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, ...]:
+    ops, dtype = torch.ops.m2ops, u.dtype
+    dout, p, u = (apply_mask("monarch_mixer", x, mask, True).to(spectrum.dtype) for x in (dout, p, u))
+    x1, x2, v = _gates_and_value(p, short_weight, short_bias, mask)
+    dv, dspectrum, dskip, dx1, dx2 = ops.fft_conv_bwd(dout, v, spectrum, skip, x1, x2, True)
+    dmixed = torch.cat([dx1, dx2, apply_mask("monarch_mixer", dv, mask, True)], dim=-1)
+    dp, dweight, dbias = ops.short_conv_bwd(dmixed, p, short_weight, True)
+    first = apply_mask("monarch_mixer", dp, mask, True).to(dtype)
+    if spectrum2 is None:
+        nothing = [t.new_empty(0) for t in (first, dspectrum, dskip)]
+        return first, nothing[0], dweight, dbias, dspectrum, dskip, *nothing[1:]
+    du, *second, _, _ = ops.fft_conv_bwd(dout, u, spectrum2, skip2, None, None, True)
+    return first, apply_mask("monarch_mixer", du, mask, True).to(dtype), dweight, dbias, dspectrum, dskip, *second
+
+
+@torch.library.register_fake("m2ops::monarch_mixer")
+def _(
+    p: Tensor, u: Tensor, short_weight: Tensor, short_bias: Any, spectrum: Tensor, skip: Any, spectrum2: Any, *rest: Any
+) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+@torch.library.register_fake("m2ops::monarch_mixer_bwd")
+def _(
+    dout: Tensor, p: Tensor, u: Tensor, short_weight: Tensor, short_bias: Any, spectrum: Tensor, skip: Any,
+    spectrum2: Tensor | None, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    dim = spectrum.shape[0]
+    dshort = short_weight.new_empty(short_weight.shape), short_weight.new_empty(3 * dim)
+    first = spectrum.new_empty(spectrum.shape), spectrum.new_empty(dim)
+    if spectrum2 is None:
+        return p.new_empty(p.shape), u.new_empty(0), *dshort, *first, spectrum.new_empty(0), spectrum.new_empty(0)
+    second = spectrum.new_empty(spectrum2.shape), spectrum.new_empty(dim)
+    return p.new_empty(p.shape), u.new_empty(u.shape), *dshort, *first, *second
+
+
+def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    inputs = ctx.saved_tensors
+    grads = torch.ops.m2ops.monarch_mixer_bwd(dout, *inputs)
+    residual = inputs[6] is not None
+    used = (True, residual, *(x is not None for x in inputs[2:6]), residual, residual and inputs[7] is not None)
+    return (*(g if need and use else None
+              for g, need, use in zip(grads, ctx.needs_input_grad, used, strict=False)), None)  # fmt: skip
+
+
+torch.library.register_autograd("m2ops::monarch_mixer", _backward, setup_context=_setup)
+refuse_second_gradient("monarch_mixer")
+# Under autocast activations take the low precision; weights, filters and spectra stay float32.
+autocast("monarch_mixer", lambda dtype, p, u, *rest: (to(dtype, p), to(dtype, u), *rest))

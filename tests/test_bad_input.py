@@ -175,6 +175,14 @@ def test_bad_input_is_refused_with_a_sentence(call: Callable[[], Any], kind: typ
         call()
 
 
+def direct_mixer(**wrong: Any) -> Any:
+    given = dict(
+        p=torch.randn(2, 8, 9), u=torch.randn(2, 8, 3), short_weight=torch.randn(9, 3), short_bias=None,
+        spectrum=torch.randn(3, 512), skip=None, spectrum2=None, skip2=None, mask=None,
+    )  # fmt: skip
+    return torch.ops.m2ops.monarch_mixer(*(given | wrong).values())
+
+
 DIRECT: list[Callable[[], Any]] = [
     lambda: torch.ops.m2ops.fft_conv(U, torch.randn(2, 512), None, None, None, False),
     lambda: torch.ops.m2ops.fft_conv(U, torch.randn(3, 8), None, None, None, False),
@@ -188,6 +196,19 @@ DIRECT: list[Callable[[], Any]] = [
     lambda: torch.ops.m2ops.short_conv(U, torch.randn(3, 8), None, False),
     lambda: torch.ops.m2ops.short_conv(U, torch.randn(2, 3), None, False),
     lambda: torch.ops.m2ops.short_conv(U.long(), torch.randn(3, 3), None, False),
+    lambda: direct_mixer(p=torch.randn(2, 8, 8)),
+    lambda: direct_mixer(p=torch.randn(2, 8, 9).double()),
+    lambda: direct_mixer(short_weight=torch.randn(9, 8)),
+    lambda: direct_mixer(short_weight=torch.randn(9, 3).double()),
+    lambda: direct_mixer(short_bias=torch.randn(8)),
+    lambda: direct_mixer(spectrum=torch.randn(2, 512)),
+    lambda: direct_mixer(spectrum=torch.randn(3, 8)),
+    lambda: direct_mixer(spectrum=torch.randn(3, 514)),
+    lambda: direct_mixer(skip=torch.randn(2)),
+    lambda: direct_mixer(spectrum2=torch.randn(3, 8)),
+    lambda: direct_mixer(skip2=torch.randn(2)),
+    lambda: direct_mixer(mask=torch.ones(8, 2, dtype=torch.bool)),
+    lambda: direct_mixer(mask=torch.ones(2, 8)),
 ]
 
 
@@ -195,3 +216,7 @@ DIRECT: list[Callable[[], Any]] = [
 def test_direct_calls_never_read_memory_they_do_not_own(call: Callable[[], Any]) -> None:
     with pytest.raises((RuntimeError, ValueError)):
         call()
+
+
+def test_the_direct_call_of_the_mixer_is_right_without_its_mistake() -> None:
+    assert direct_mixer().shape == (2, 8, 3)

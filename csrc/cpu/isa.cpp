@@ -69,5 +69,7 @@ template <> const FftKernels<float>& fft_kernels<float>() { return kernels().fft
 template <> const FftKernels<double>& fft_kernels<double>() { return kernels().fft_f64; }
 template <> const ShortConvKernels<float>& short_conv_kernels<float>() { return kernels().short_conv_f32; }
 template <> const ShortConvKernels<double>& short_conv_kernels<double>() { return kernels().short_conv_f64; }
+template <> const MixerKernels<float>& mixer_kernels<float>() { return kernels().mixer_f32; }
+template <> const MixerKernels<double>& mixer_kernels<double>() { return kernels().mixer_f64; }
 
 }  // namespace m2

@@ -9,7 +9,12 @@ template <class T, int W>
 constexpr ShortConvKernels<T> short_conv_row() {
   return {ShortConv<T, W>::forward, ShortConv<T, W>::backward};
 }
+template <class T, int W>
+constexpr MixerKernels<T> mixer_row() {
+  return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum};
+}
 constexpr KernelTable table(const char* name) {
   return {name, fft_row<float, lanes_of<float>()>(), fft_row<double, lanes_of<double>()>(),
-          short_conv_row<float, lanes_of<float>()>(), short_conv_row<double, lanes_of<double>()>()};
+          short_conv_row<float, lanes_of<float>()>(), short_conv_row<double, lanes_of<double>()>(),
+          mixer_row<float, lanes_of<float>()>(), mixer_row<double, lanes_of<double>()>()};
 }

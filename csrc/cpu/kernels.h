@@ -57,12 +57,35 @@ struct ShortConvKernels {
   void (*backward)(ShortConvShape, Block x, const T* weight, Block dout, Block dx, T* dweight, T* dbias);
 };
 
+// Up to kLanes channels of one batch row of the mixer's projected input. Rows of the computing precision hold
+// `row_size` elements, `pitch` apart; they are written for every channel, 0 from seqlen on.
+template <class T>
+struct MixerTile {
+  int64_t channels, seqlen, row_size, pitch;
+  int width;
+  Block p[3];          // the slices x1, x2, v
+  const T* weight[3];  // [channels][width] of each slice
+  const T* bias[3];    // [channels], or null
+  const bool* mask;    // [seqlen], true at positions that exist, or null
+};
+template <class T>
+struct MixerKernels {
+  // With x1, x2, v = short_conv(p): g = x1 v, x2 (times dout unless its data is null); both 0 under the mask.
+  void (*gates)(const MixerTile<T>&, Block dout, T* g, T* x2);
+  // rows = x, 0 under the mask.
+  void (*gather)(const MixerTile<T>&, Block x, T* rows);
+  // out = a + b, 0 under the mask; b may be null.
+  void (*scatter_sum)(const MixerTile<T>&, const T* a, const T* b, Block out);
+};
+
 struct KernelTable {
   const char* name;
   FftKernels<float> fft_f32;
   FftKernels<double> fft_f64;
   ShortConvKernels<float> short_conv_f32;
   ShortConvKernels<double> short_conv_f64;
+  MixerKernels<float> mixer_f32;
+  MixerKernels<double> mixer_f64;
 };
 
 extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels;
@@ -72,5 +95,7 @@ template <class T>
 const FftKernels<T>& fft_kernels();
 template <class T>
 const ShortConvKernels<T>& short_conv_kernels();
+template <class T>
+const MixerKernels<T>& mixer_kernels();
 
 }  // namespace m2

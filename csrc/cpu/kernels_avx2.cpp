@@ -12,6 +12,7 @@ namespace {
 #include "convert.inl"
 #include "fft_conv.inl"
 #include "short_conv.inl"
+#include "monarch_mixer.inl"
 #include "kernel_row.inl"
 }  // namespace
 }  // namespace m2::avx2

@@ -1,0 +1,147 @@
+// CPU boundary of monarch_mixer: short convolution, gates and both long convolutions of 16 channels of one batch row at
+// a time, so that p and u are read once and what lies between stays in the thread's workspace.
+// Test: tests/test_monarch_mixer.py.
+#include "boundary.h"
+
+namespace m2 {
+namespace {
+
+// One of the two long convolutions: the spectrum of each channel and its skip.
+template <class T>
+struct Filter {
+  int64_t size = 0;  // of the transform; 0 if there is no such convolution
+  const T *spectrum = nullptr, *skip = nullptr;
+  const T* row(int64_t c) const { return spectrum + c * 2 * size; }
+  T factor(int64_t c) const { return skip ? skip[c] : T(0); }
+};
+
+// The checked operands; parameters in the computing dtype.
+struct Operands {
+  View p, u;
+  ScalarType type;
+  int width;
+  Tensor weight, spectrum;
+  OptTensor bias, skip, spectrum2, skip2, mask;
+
+  template <class T>
+  static const T* data(const OptTensor& x) {
+    return x ? static_cast<const T*>(x->const_data_ptr()) : nullptr;
+  }
+  template <class T>
+  Filter<T> filter() const {
+    return {spectrum.size(1) / 2, data<T>(spectrum), data<T>(skip)};
+  }
+  template <class T>
+  Filter<T> residual() const {
+    return spectrum2 ? Filter<T>{spectrum2->size(1) / 2, data<T>(spectrum2), data<T>(skip2)} : Filter<T>{};
+  }
+  // Channels first .. first + 15 of batch row b, with rows of `row_size` elements.
+  template <class T>
+  MixerTile<T> tile(int64_t b, int64_t first, int64_t row_size, int64_t pitch) const {
+    MixerTile<T> t{u.channels(first), u.seqlen, row_size, pitch, width, {}, {}, {}, nullptr};
+    for (int slice = 0; slice < 3; ++slice) {
+      const int64_t c = slice * u.dim + first;
+      t.p[slice] = p.block(b, c);
+      t.weight[slice] = data<T>(weight) + c * width;
+      t.bias[slice] = bias ? data<T>(bias) + c : nullptr;
+    }
+    if (mask) t.mask = data<bool>(mask) + b * u.seqlen;
+    return t;
+  }
+};
+
+Tensor spectrum_of(const char* op, const Tensor& x, ScalarType type, const View& u) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == u.dim && x.size(1) % 2 == 0 && x.size(1) / 2 >= u.seqlen, op,
+                  ": a spectrum must have ", u.dim, " rows and serve ", u.seqlen, " positions, got ", x.size(0),
+                  " rows for at most ", x.size(1) / 2, "; make it with filter_spectrum(k, k_rev, seqlen)");
+  make_fft_plan(x.size(1) / 2);
+  return parameter(op, "spectrum", x, type, x.numel());
+}
+
+Operands operands(const char* op, const Tensor& p, const Tensor& u, const Tensor& weight, const OptTensor& bias,
+                  const Tensor& spectrum, const OptTensor& skip, const OptTensor& spectrum2, const OptTensor& skip2,
+                  const OptTensor& mask) {
+  const View in = view(op, "p", p, true), direct = view(op, "u", u, true);
+  STD_TORCH_CHECK(in.dtype == direct.dtype && in.batch == direct.batch && in.seqlen == direct.seqlen &&
+                      in.dim == 3 * direct.dim, op, ": p must have the dtype of u and the shape (batch, seqlen, 3 * dim)");
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) == in.dim && weight.size(1) >= 2 && weight.size(1) <= 7, op,
+                  ": short_weight must have shape (3 * dim, width) with width 2 .. 7");
+  const ScalarType type = compute_type(u);
+  const auto vector = [&](const char* name, const OptTensor& x, int64_t size) {
+    return x ? OptTensor(parameter(op, name, *x, type, size)) : OptTensor();
+  };
+  Operands o{in, direct, type, int(weight.size(1)), parameter(op, "short_weight", weight, type, weight.numel()),
+             spectrum_of(op, spectrum, type, direct), vector("short_bias", bias, in.dim),
+             vector("skip", skip, direct.dim), {}, vector("skip2", skip2, direct.dim), {}};
+  if (spectrum2) o.spectrum2 = spectrum_of(op, *spectrum2, type, direct);
+  STD_TORCH_CHECK(!mask || (mask->dim() == 2 && mask->size(0) == in.batch && mask->size(1) == in.seqlen), op,
+                  ": mask must have shape (batch, seqlen)");
+  if (mask) o.mask = parameter(op, "mask", *mask, ScalarType::Bool, in.batch * in.seqlen);
+  return o;
+}
+
+// Rows of the channels of a tile, a little apart so that equal positions of them do not fall into one set of the cache.
+template <class T>
+struct Layout {
+  int64_t row_size, pitch, scratch;
+  std::shared_ptr<const FftTables<T>> tables, tables2;
+  Layout(const Filter<T>& filter, const Filter<T>& residual)
+      : row_size(std::max(filter.size, residual.size)), pitch(row_size + kLanes), tables(fft_tables<T>(filter.size)) {
+    if (residual.size) tables2 = fft_tables<T>(residual.size);
+    scratch = tables->plan.scratch_elements();
+    if (tables2) scratch = std::max(scratch, tables2->plan.scratch_elements());
+  }
+};
+
+// Channels a thread takes before it goes on to the next batch row: at least a cache line of each position.
+int64_t span(const View& u) { return u.dtype == Dtype::bf16 || u.dtype == Dtype::f16 ? 2 * kLanes : kLanes; }
+
+template <class T>
+void mix(const Operands& o, const View& out) {
+  const Filter<T> filter = o.filter<T>(), residual = o.residual<T>();
+  const Layout<T> layout(filter, residual);
+  const auto& fft = fft_kernels<T>();
+  const auto& mixer = mixer_kernels<T>();
+  const int64_t block = kLanes * layout.pitch, step = span(out), spans = (out.dim + step - 1) / step;
+  // Channel-major, so that a thread keeps its spectra in cache while it walks over the batch.
+  torch::stable::parallel_for(0, spans * out.batch, 1, [&](int64_t begin, int64_t end) {
+    const KeptWorkspace<T> memory(2 * block + 2 * layout.row_size + layout.scratch);
+    T *g = memory.get(), *x2 = g + block, *work = x2 + block, *scratch = work + 2 * layout.row_size;
+    const auto convolve = [&](const FftTables<T>& tables, const Filter<T>& f, int64_t c, T* row, const T* post) {
+      fft.convolve(tables, row, f.row(c), f.factor(c), nullptr, post, row, work, scratch);
+    };
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i % out.batch, last = std::min((i / out.batch + 1) * step, out.dim);
+      for (int64_t first = i / out.batch * step; first < last; first += kLanes) {
+        const MixerTile<T> tile = o.tile<T>(b, first, layout.row_size, layout.pitch);
+        mixer.gates(tile, {nullptr, out.dtype, 1, 0, false}, g, x2);
+        for (int64_t c = 0; c < tile.channels; ++c)
+          convolve(*layout.tables, filter, first + c, g + c * layout.pitch, x2 + c * layout.pitch);
+        if (residual.size) {  // x2 has done its duty
+          mixer.gather(tile, o.u.block(b, first), x2);
+          for (int64_t c = 0; c < tile.channels; ++c)
+            convolve(*layout.tables2, residual, first + c, x2 + c * layout.pitch, nullptr);
+        }
+        mixer.scatter_sum(tile, g, residual.size ? x2 : nullptr, out.block(b, first));
+      }
+    }
+  });
+}
+
+Tensor monarch_mixer_cpu(const Tensor& p, const Tensor& u, const Tensor& weight, const OptTensor& bias,
+                         const Tensor& spectrum, const OptTensor& skip, const OptTensor& spectrum2,
+                         const OptTensor& skip2, const OptTensor& mask) {
+  const Operands o = operands("monarch_mixer", p, u, weight, bias, spectrum, skip, spectrum2, skip2, mask);
+  Tensor out = new_output(u, {u.size(0), u.size(1), u.size(2)});
+  if (out.numel() == 0) return out;
+  const View y = view("monarch_mixer", "out", out, true);
+  with_compute_type(o.type, [&](auto zero) { mix<decltype(zero)>(o, y); });
+  return out;
+}
+
+}  // namespace
+}  // namespace m2
+
+STABLE_TORCH_LIBRARY_IMPL(m2ops, CPU, m) {
+  m.impl("monarch_mixer", TORCH_BOX(&m2::monarch_mixer_cpu));
+}
