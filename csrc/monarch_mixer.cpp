@@ -139,9 +139,109 @@ Tensor monarch_mixer_cpu(const Tensor& p, const Tensor& u, const Tensor& weight,
   return out;
 }
 
+// The gradients in the order of the operands they belong to; empty where there is no residual convolution.
+struct Gradients {
+  Tensor dp, du, dweight, dbias, dspectrum, dskip, dspectrum2, dskip2;
+};
+
+// Both rows of one channel through a convolution backward: x, its input, becomes its output if `product`; dy, the
+// gradient of its output, becomes that of its input. The gradients of filter and skip are added up over the batch.
+template <class T>
+struct ConvolutionBackward {
+  const FftTables<T>& tables;
+  const Filter<T>& filter;
+  T *dspectrum, *dskip, *work_x, *work_y, *row, *scratch;
+
+  void operator()(int64_t c, int64_t seqlen, bool first, bool product, T* x, T* dy) const {
+    const auto& fft = fft_kernels<T>();
+    const auto& mixer = mixer_kernels<T>();
+    const T factor = filter.factor(c);
+    fft.forward(tables, x, work_x, scratch);
+    fft.forward(tables, dy, work_y, scratch);
+    mixer.spectra_bwd(filter.size, work_x, work_y, filter.row(c), first, product, dspectrum + c * 2 * filter.size);
+    dskip[c] = T((first ? 0.0 : double(dskip[c])) + mixer.dot(seqlen, x, dy));
+    const auto back = [&](T* work, T* out) {
+      fft.inverse(tables, work, factor == T(0) ? out : row, nullptr, scratch);
+      if (factor != T(0)) mixer.add_scaled(filter.size, row, factor, out);
+    };
+    if (product) back(work_x, x);
+    back(work_y, dy);
+  }
+};
+
+// With g = x1 v, y = conv(g) and e = dout: conv runs backward with e x2, the residual convolution with e, and the gates
+// and the short convolution with what comes back. One owner per channel, batch rows in order: deterministic.
+template <class T>
+void mix_bwd(const Operands& o, const View& dout, const Gradients& grads) {
+  const Filter<T> filter = o.filter<T>(), residual = o.residual<T>();
+  const Layout<T> layout(filter, residual);
+  const auto& mixer = mixer_kernels<T>();
+  const View dp = view("monarch_mixer_bwd", "dp", grads.dp, true);
+  const View du = view_like("monarch_mixer_bwd", "du", residual.size ? OptTensor(grads.du) : OptTensor(), o.u);
+  const auto data = [](const Tensor& x) { return static_cast<T*>(x.data_ptr()); };
+  T *dweight = data(grads.dweight), *dbias = data(grads.dbias);
+  const int64_t block = kLanes * layout.pitch, size = layout.row_size, step = span(o.u);
+  torch::stable::parallel_for(0, (o.u.dim + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
+    const KeptWorkspace<T> memory(2 * block + 5 * size + layout.scratch);
+    T *x = memory.get(), *dy = x + block, *work = dy + block, *row = work + 4 * size, *scratch = row + size;
+    const ConvolutionBackward<T> gated{*layout.tables, filter,  data(grads.dspectrum), data(grads.dskip), work,
+                                       work + 2 * size, row, scratch};
+    const ConvolutionBackward<T> direct{layout.tables2 ? *layout.tables2 : *layout.tables, residual,
+                                        data(grads.dspectrum2), data(grads.dskip2), work, work + 2 * size, row, scratch};
+    const auto rows = [&](const ConvolutionBackward<T>& back, const MixerTile<T>& tile, int64_t first, bool start,
+                          bool product) {
+      for (int64_t c = 0; c < tile.channels; ++c)
+        back(first + c, tile.seqlen, start, product, x + c * layout.pitch, dy + c * layout.pitch);
+    };
+    for (int64_t i = begin * step; i < std::min(end * step, o.u.dim); i += step)
+      for (int64_t b = 0; b < o.u.batch; ++b)
+        for (int64_t first = i; first < std::min(i + step, o.u.dim); first += kLanes) {
+          const MixerTile<T> tile = o.tile<T>(b, first, size, layout.pitch);
+          const Block e = dout.block(b, first);
+          if (residual.size) {
+            mixer.gather(tile, o.u.block(b, first), x);
+            mixer.gather(tile, e, dy);
+            rows(direct, tile, first, b == 0, false);
+            mixer.scatter_sum(tile, dy, nullptr, du.block(b, first));
+          }
+          mixer.gates(tile, e, x, dy);
+          rows(gated, tile, first, b == 0, true);
+          MixerGradients<T> sums;
+          for (int slice = 0; slice < 3; ++slice) {
+            const int64_t c = slice * o.u.dim + first;
+            sums.dp[slice] = dp.block(b, c), sums.dweight[slice] = dweight + c * o.width, sums.dbias[slice] = dbias + c;
+          }
+          mixer.gates_bwd(tile, e, x, dy, sums);
+        }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> monarch_mixer_bwd_cpu(
+    const Tensor& dout, const Tensor& p, const Tensor& u, const Tensor& weight, const OptTensor& bias,
+    const Tensor& spectrum, const OptTensor& skip, const OptTensor& spectrum2, const OptTensor& skip2,
+    const OptTensor& mask) {
+  const char* op = "monarch_mixer_bwd";
+  const Operands o = operands(op, p, u, weight, bias, spectrum, skip, spectrum2, skip2, mask);
+  const View dy = view_like(op, "dout", dout, o.u);
+  const int64_t dim = o.u.dim;
+  Gradients g{new_output(p, {p.size(0), p.size(1), p.size(2)}),
+              spectrum2 ? new_output(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0}),
+              torch::stable::new_zeros(o.weight, {3 * dim, o.width}), torch::stable::new_zeros(o.weight, {3 * dim}),
+              new_output(o.spectrum, {dim, o.spectrum.size(1)}), torch::stable::new_zeros(o.spectrum, {dim}),
+              spectrum2 ? new_output(o.spectrum, {dim, o.spectrum2->size(1)}) : torch::stable::new_empty(o.spectrum, {0}),
+              torch::stable::new_zeros(o.spectrum, {spectrum2 ? dim : 0})};
+  if (u.numel() == 0) {
+    torch::stable::zero_(g.dspectrum), torch::stable::zero_(g.dspectrum2);
+  } else {
+    with_compute_type(o.type, [&](auto zero) { mix_bwd<decltype(zero)>(o, dy, g); });
+  }
+  return {g.dp, g.du, g.dweight, g.dbias, g.dspectrum, g.dskip, g.dspectrum2, g.dskip2};
+}
+
 }  // namespace
 }  // namespace m2
 
 STABLE_TORCH_LIBRARY_IMPL(m2ops, CPU, m) {
   m.impl("monarch_mixer", TORCH_BOX(&m2::monarch_mixer_cpu));
+  m.impl("monarch_mixer_bwd", TORCH_BOX(&m2::monarch_mixer_bwd_cpu));
 }

@@ -11,7 +11,8 @@ constexpr ShortConvKernels<T> short_conv_row() {
 }
 template <class T, int W>
 constexpr MixerKernels<T> mixer_row() {
-  return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum};
+  return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum, Mixer<T, W>::gates_bwd,
+          Mixer<T, W>::spectra_bwd, Mixer<T, W>::dot, Mixer<T, W>::add_scaled};
 }
 constexpr KernelTable table(const char* name) {
   return {name, fft_row<float, lanes_of<float>()>(), fft_row<double, lanes_of<double>()>(),

@@ -68,6 +68,12 @@ struct MixerTile {
   const T* bias[3];    // [channels], or null
   const bool* mask;    // [seqlen], true at positions that exist, or null
 };
+// Where the gradients of the short convolution go, per slice as in MixerTile; weight and bias are added to.
+template <class T>
+struct MixerGradients {
+  Block dp[3];
+  T *dweight[3], *dbias[3];
+};
 template <class T>
 struct MixerKernels {
   // With x1, x2, v = short_conv(p): g = x1 v, x2 (times dout unless its data is null); both 0 under the mask.
@@ -76,6 +82,15 @@ struct MixerKernels {
   void (*gather)(const MixerTile<T>&, Block x, T* rows);
   // out = a + b, 0 under the mask; b may be null.
   void (*scatter_sum)(const MixerTile<T>&, const T* a, const T* b, Block out);
+  // From y, the gated convolution before the gate x2, and dg, the gradient of g: x1 gets dg v, x2 dout y, v dg x1; and
+  // back through the short convolution, which is computed again.
+  void (*gates_bwd)(const MixerTile<T>&, Block dout, const T* y, const T* dg, const MixerGradients<T>&);
+  // sum += conj(x) y, or = if first; then y = conj(spectrum) y, and x = spectrum x if product. In the order of work.
+  void (*spectra_bwd)(int64_t size, T* x, T* y, const T* spectrum, bool first, bool product, T* sum);
+  // sum of a[t] b[t], in double over blocks.
+  double (*dot)(int64_t size, const T* a, const T* b);
+  // row = a + factor row; size is a multiple of kLanes.
+  void (*add_scaled)(int64_t size, const T* a, T factor, T* row);
 };
 
 struct KernelTable {

@@ -115,4 +115,104 @@ struct Mixer {
       }
     });
   }
+
+  // What a thread has summed up of the gradients of one group's short convolution, and the gradients of its outputs
+  // that the positions before still wait for.
+  template <int V>
+  struct ShortGradients {
+    Vec<T, V> dweight[3][kMaxShortWidth] = {}, dbias[3] = {}, outputs[3][kMaxShortWidth - 1 + V] = {};
+    double total_weight[3][kMaxShortWidth][V] = {}, total_bias[3][V] = {};
+
+    void flush() {
+      for (int slice = 0; slice < 3; ++slice) {
+        for (int i = 0; i < V; ++i) total_bias[slice][i] += double(dbias[slice][i]);
+        for (int j = 0; j < kMaxShortWidth; ++j)
+          for (int i = 0; i < V; ++i) total_weight[slice][j][i] += double(dweight[slice][j][i]);
+        dbias[slice] = Vec<T, V>{};
+        for (int j = 0; j < kMaxShortWidth; ++j) dweight[slice][j] = Vec<T, V>{};
+      }
+    }
+    void add_to(const MixerGradients<T>& sums, int width, int64_t c) const {
+      for (int slice = 0; slice < 3; ++slice)
+        for (int i = 0; i < V; ++i) {
+          sums.dbias[slice][c + i] += T(total_bias[slice][i]);
+          for (int j = 0; j < width; ++j) sums.dweight[slice][(c + i) * width + j] += T(total_weight[slice][j][i]);
+        }
+    }
+  };
+
+  static void gates_bwd(const MixerTile<T>& tile, Block dout, const T* y, const T* dg, const MixerGradients<T>& sums) {
+    const int width = tile.width, past = width - 1;
+    for_groups(tile, dout.dtype, [&]<class S, int V>(int64_t c) {
+      const Slice<S, V> slices[3] = {{tile, 0, c}, {tile, 1, c}, {tile, 2, c}};
+      const auto dy = strided<const S>(dout);
+      ShortGradients<V> grads;
+      for (int64_t t = 0; t < tile.seqlen + past; t += V) {
+        Vec<T, V> before[V], dproduct[V];
+        if (t < tile.seqlen) {
+          load_tile<V>(tile, y, c, t, before);
+          load_tile<V>(tile, dg, c, t, dproduct);
+        }
+        for (int i = 0; i < V; ++i) {
+          const int64_t q = t + i;
+          for (int slice = 0; slice < 3; ++slice) grads.outputs[slice][past + i] = Vec<T, V>{};
+          if (!kept(tile, q)) continue;
+          __builtin_prefetch(dy.at(c, q + kAhead));
+          const Vec<T, V> gradient[3] = {dproduct[i] * slices[2](q), before[i] * load_as<T, V>(dy.at(c, q)),
+                                         dproduct[i] * slices[0](q)};
+          for (int slice = 0; slice < 3; ++slice) {
+            slices[slice].prefetch(q + kAhead);
+            grads.outputs[slice][past + i] = gradient[slice];
+            grads.dbias[slice] += gradient[slice];
+            for (int j = 0; j < width; ++j)
+              if (slices[slice].exists(q - past + j))
+                grads.dweight[slice][j] += gradient[slice] * slices[slice].raw(q - past + j);
+          }
+        }
+        for (int slice = 0; slice < 3; ++slice) {
+          const auto dp = strided<S>(sums.dp[slice]);
+          for (int i = 0; i < V; ++i) {
+            const int64_t q = t + i - past;
+            if (q < 0 || q >= tile.seqlen) continue;
+            Vec<T, V> sum = {};
+            if (kept(tile, q))
+              for (int j = 0; j < width; ++j) sum += slices[slice].weight[j] * grads.outputs[slice][past + i - j];
+            store_as<T, V>(dp.at(c, q), sum);
+          }
+          for (int i = 0; i < past; ++i) grads.outputs[slice][i] = grads.outputs[slice][V + i];
+        }
+        if ((t + V) % kSumBlock == 0) grads.flush();
+      }
+      grads.flush();
+      grads.add_to(sums, width, c);
+    });
+  }
+
+  static void spectra_bwd(int64_t size, T* x, T* y, const T* spectrum, bool first, bool product, T* sum) {
+    for (int64_t n = 0; n < 2 * size; n += 2 * kLanes)
+      for (int64_t lane = n; lane < n + kLanes; lane += W) {
+        const Cplx<T, W> a = load_cplx<T, W>(x + lane, kLanes), b = load_cplx<T, W>(y + lane, kLanes);
+        const Cplx<T, W> s = load_cplx<T, W>(spectrum + lane, kLanes), d = mul<true>(b, a.r, a.i);
+        store_cplx<T, W>(sum + lane, kLanes, first ? d : load_cplx<T, W>(sum + lane, kLanes) + d);
+        store_cplx<T, W>(y + lane, kLanes, mul<true>(b, s.r, s.i));
+        if (product) store_cplx<T, W>(x + lane, kLanes, mul<false>(a, s.r, s.i));
+      }
+  }
+
+  static double dot(int64_t size, const T* a, const T* b) {
+    double total = 0;
+    for (int64_t start = 0; start < size; start += kSumBlock) {
+      Vec<T, W> sum = {};
+      const int64_t end = size < start + kSumBlock ? size : start + kSumBlock;
+      int64_t t = start;
+      for (; t + W <= end; t += W) sum += load<T, W>(a + t) * load<T, W>(b + t);
+      for (int i = 0; i < W; ++i) total += double(sum[i]);
+      for (; t < end; ++t) total += double(a[t]) * double(b[t]);
+    }
+    return total;
+  }
+
+  static void add_scaled(int64_t size, const T* a, T factor, T* row) {
+    for (int64_t t = 0; t < size; t += W) store<T, W>(row + t, load<T, W>(a + t) + factor * load<T, W>(row + t));
+  }
 };
