@@ -1,6 +1,7 @@
 """Evaluation: lets systems rank the documents of tasks, scores the rankings, and reports what they came from.
 
-Nothing given to it is changed. Imports m2bert.systems, metrics, tasks, errors. Test: tests/test_evaluate.py.
+Nothing given to it is changed.
+Imports m2bert.systems, metrics, significance, tasks, errors. Test: tests/test_evaluate.py.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -26,11 +27,12 @@ from m2bert.metrics import (
     mean_over_queries,
     score_run,
 )
-from m2bert.systems import BM25System, DocumentLengths, Encoder, EncoderSystem, Progress, System
+from m2bert.significance import Bucket, Comparison, Values, compare_systems, length_buckets
+from m2bert.systems import BM25System, DocumentLengths, Encoder, EncoderSystem, Fusion, Progress, Ranking, System
 from m2bert.tasks import RetrievalTask, choose_tasks, load_task
 
 DEFAULT_METRICS = ("nDCG@10", "R@10")
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "PyStemmer", "pytrec-eval-terrier")
 
 
@@ -48,7 +50,11 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task: its size and fingerprint, and the systems in the order given."""
+    """One task: its size and fingerprint, and the systems in the order given.
+
+    answer_tokens: query_id -> tokens of its longest relevant document, as the first encoder counts them; empty
+    where nothing counts tokens.
+    """
 
     task: str
     split: str
@@ -58,13 +64,17 @@ class TaskResult:
     num_dropped_queries: int
     num_dropped_documents: int
     systems: list[SystemResult]
+    answer_tokens: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All tasks, and what is needed to repeat the numbers."""
+    """All tasks, how sure the differences are, and what is needed to repeat the numbers."""
 
+    kind: str = field(default="evaluation", init=False)
     tasks: list[TaskResult]
+    comparison: Comparison
+    buckets: list[Bucket]
     settings: dict[str, Any]
     versions: dict[str, str]
     machine: dict[str, Any]
@@ -101,22 +111,27 @@ def evaluate_tasks(
     tasks: Iterable[RetrievalTask],
     systems: Sequence[System],
     *,
+    fusions: Sequence[Fusion] = (),
     metrics: Sequence[str] = DEFAULT_METRICS,
+    baseline: str | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
-    """Rank and score every task with every system.
+    """Rank and score every task with every system, then with every fusion of them.
 
-    Runs are cut at the largest cutoff of `metrics`. Raises M2BertError for an unknown metric, no task, no
-    system, two systems of one name, and an embedding that is not finite (naming the text).
+    Runs are cut at the largest cutoff of `metrics`, or where the fusions cut them. `baseline` names the system
+    that the others are tested against. Raises M2BertError for an unknown metric, no task, no system, two systems
+    of one name, a name that is none, and an embedding that is not finite (naming the text).
     """
     load_trec_eval()
-    depth = largest_cutoff(metrics)
-    names = [system.name for system in systems]
-    if not names or len(set(names)) != len(names):
-        raise M2BertError(f"evaluate: needs systems of different names, got {', '.join(names) or 'none'}")
-    results = [_evaluate_task(task, systems, metrics, depth, on_progress or _silent) for task in tasks]
+    depth = max([largest_cutoff(metrics), *(fusion.depth for fusion in fusions)])
+    check_names([system.name for system in systems], fusions, baseline)
+    results = [_evaluate_task(task, systems, fusions, metrics, depth, on_progress or _silent) for task in tasks]
     if not results:
         raise M2BertError("evaluate: needs at least one task, got none")
+    values = values_of(results)
+    buckets = []
+    if all(task.answer_tokens for task in results):
+        buckets = length_buckets(values, {task.task: task.answer_tokens for task in results})
     settings = {
         "metrics": list(metrics),
         "depth": depth,
@@ -125,17 +140,43 @@ def evaluate_tasks(
         "mean": "over queries within a task, then over tasks",
     }
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Report(results, settings, _versions(), _machine(), created)
+    comparison = compare_systems(values, baseline)
+    return Report(results, comparison, buckets, settings, versions(), machine(), created)
+
+
+def check_names(names: Sequence[str], fusions: Sequence[Fusion], baseline: str | None) -> None:
+    """Raise M2BertError unless the systems and fusions have names of their own, and others name only them."""
+    known = [*names, *(fusion.name for fusion in fusions)]
+    if not names or len(set(known)) != len(known):
+        raise M2BertError(f"evaluate: needs systems of different names, got {', '.join(known) or 'none'}")
+    for fusion in fusions:
+        if not set(fusion.members) <= set(names):
+            raise M2BertError(f"evaluate: {fusion.name} needs {', '.join(fusion.members)}, got {', '.join(names)}")
+    if baseline is not None and baseline not in known:
+        raise M2BertError(f"evaluate: the baseline must be one of {', '.join(known)}, got {baseline!r}")
+
+
+def values_of(tasks: Sequence[TaskResult]) -> Values:
+    """{task: {system: {query_id: {metric: value}}}}, as m2bert.significance takes it."""
+    return {task.task: {system.name: system.per_query for system in task.systems} for task in tasks}
 
 
 def _evaluate_task(
-    task: RetrievalTask, systems: Sequence[System], metrics: Sequence[str], depth: int, on_progress: Progress
+    task: RetrievalTask,
+    systems: Sequence[System],
+    fusions: Sequence[Fusion],
+    metrics: Sequence[str],
+    depth: int,
+    on_progress: Progress,
 ) -> TaskResult:
-    results = []
-    for system in systems:
+    results: list[SystemResult] = []
+    rankings: dict[str, Ranking] = {}
+    everything: list[System | Fusion] = [*systems, *fusions]
+    for system in everything:
         began = time.perf_counter()
-        ranking = system.rank(task, depth, on_progress)
+        ranking = system.fuse(rankings) if isinstance(system, Fusion) else system.rank(task, depth, on_progress)
         seconds = time.perf_counter() - began
+        rankings[system.name] = ranking
         values = score_run(task.qrels, ranking.run, metrics)
         means = mean_over_queries(values)
         results.append(
@@ -150,7 +191,15 @@ def _evaluate_task(
         num_dropped_queries=task.num_dropped_queries,
         num_dropped_documents=task.num_dropped_documents,
         systems=results,
+        answer_tokens=_answer_tokens(task, rankings),
     )
+
+
+def _answer_tokens(task: RetrievalTask, rankings: Mapping[str, Ranking]) -> dict[str, int]:
+    tokens = next((ranking.tokens for ranking in rankings.values() if ranking.tokens is not None), None)
+    if tokens is None:
+        return {}
+    return {query_id: max(tokens[doc_id] for doc_id in relevant) for query_id, relevant in task.qrels.items()}
 
 
 def evaluate_loco(
@@ -169,28 +218,38 @@ def evaluate_loco(
     Raises M2BertError as m2bert.tasks and :func:`evaluate_tasks` do.
     """
     largest_cutoff(metrics)
+    loaded = load_tasks(data_dir, tasks, split, on_progress)
+    systems: list[System] = [EncoderSystem(encoder)]
+    if bm25:
+        systems.append(BM25System())
+    baseline = BM25System.name if bm25 else None
+    return evaluate_tasks(loaded, systems, metrics=metrics, baseline=baseline, on_progress=on_progress)
+
+
+def load_tasks(
+    data_dir: Path | str, tasks: Sequence[str], split: str = "test", on_progress: Progress | None = None
+) -> list[RetrievalTask]:
+    """Read the named tasks of a folder, or ["all"] of them. Raises M2BertError as m2bert.tasks does."""
     progress = on_progress or _silent
     loaded = []
     for name, files in choose_tasks(tasks, data_dir, split).items():
         progress(f"{name}: reading", 0.0)
         loaded.append(load_task(name, files, split))
         progress(f"{name}: reading", 1.0)
-    systems: list[System] = [EncoderSystem(encoder)]
-    if bm25:
-        systems.append(BM25System())
-    return evaluate_tasks(loaded, systems, metrics=metrics, on_progress=progress)
+    return loaded
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of what made the numbers; packages that are not installed are left out."""
-    versions = {"m2bert": m2bert.__version__, "python": platform.python_version()}
+    found = {"m2bert": m2bert.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Operating system, processor and its number of cores."""
     return {"system": platform.platform(), "processor": platform.machine(), "cpu_count": os.cpu_count()}

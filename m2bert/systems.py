@@ -1,12 +1,12 @@
-"""What can be evaluated: encoders and BM25, each ranking the documents of a task.
+"""What can be evaluated: encoders, BM25 and fusions of them, each ranking the documents of a task.
 
 An encoder is whatever has the few members of :class:`Encoder`; no model is imported here.
-Imports m2bert.bm25, metrics, tasks and errors. Test: tests/test_evaluate.py.
+Imports m2bert.bm25, fusion, metrics, tasks and errors. Test: tests/test_evaluate.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from m2bert.bm25 import BM25, load_bm25s
 from m2bert.errors import M2BertError
+from m2bert.fusion import RRF_K, reciprocal_rank_fusion
 from m2bert.metrics import Run, run_from_scores
 from m2bert.tasks import RetrievalTask
 
@@ -82,11 +83,15 @@ class DocumentLengths:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A run, what made it (enough to know it again), and for encoders the documents' lengths."""
+    """A run, what made it (enough to know it again), and for encoders the documents' lengths.
+
+    tokens: document id -> its tokens, whether read or not; None where nothing counts tokens.
+    """
 
     run: Run
     fingerprint: str
     lengths: DocumentLengths | None = None
+    tokens: Mapping[str, int] | None = None
 
 
 class System(Protocol):
@@ -160,14 +165,15 @@ class EncoderSystem:
         what = f"query of {task.name}"
         encoded = _encode(self.encoder.encode, list(task.queries.values()), query_ids, what, part)
         queries = _unit_rows(np.asarray(encoded), query_ids, what, self.encoder)
-        documents, lengths = self._encode_documents(task, on_progress)
+        documents, counts = self._encode_documents(task, on_progress)
         run = run_from_scores(queries @ documents.T, query_ids, doc_ids, depth)
-        return Ranking(run, self.encoder.fingerprint, lengths)
+        tokens = {doc_id: int(read + lost) for doc_id, (read, _, lost) in zip(doc_ids, counts, strict=True)}
+        return Ranking(run, self.encoder.fingerprint, _lengths(counts), tokens)
 
     def _encode_documents(
         self, task: RetrievalTask, on_progress: Progress
-    ) -> tuple[NDArray[np.float64], DocumentLengths]:
-        """Unit embeddings (num_documents, dim) in corpus order, and the documents' lengths."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Unit embeddings (num_documents, dim) in corpus order; tokens read, windows, tokens lost of each."""
         doc_ids, texts = list(task.corpus), list(task.corpus.values())
         what = f"document of {task.name}"
         vectors, counts = [], []
@@ -179,15 +185,18 @@ class EncoderSystem:
             stacked = np.stack([document.vector for document in encoded])
             vectors.append(_unit_rows(stacked, doc_ids[chosen], what, self.encoder))
             counts += [(document.num_tokens, document.num_windows, document.num_truncated) for document in encoded]
-        tokens, windows, lost = np.array(counts).T
-        lengths = DocumentLengths(
-            mean_tokens=float((tokens + lost).mean()),
-            max_tokens=int((tokens + lost).max()),
-            num_windowed=int((windows > 1).sum()),
-            num_truncated=int((lost > 0).sum()),
-            tokens_lost=int(lost.sum()),
-        )
-        return np.concatenate(vectors), lengths
+        return np.concatenate(vectors), np.array(counts, dtype=np.int64)
+
+
+def _lengths(counts: NDArray[np.int64]) -> DocumentLengths:
+    tokens, windows, lost = counts.T
+    return DocumentLengths(
+        mean_tokens=float((tokens + lost).mean()),
+        max_tokens=int((tokens + lost).max()),
+        num_windowed=int((windows > 1).sum()),
+        num_truncated=int((lost > 0).sum()),
+        tokens_lost=int(lost.sum()),
+    )
 
 
 def _part(on_progress: Progress, label: str, start: float, share: float) -> Callable[[int, int], None]:
@@ -216,3 +225,21 @@ class BM25System:
         on_progress(label, 1.0)
         run = run_from_scores(scores, list(task.queries), list(task.corpus), depth, above=0.0)
         return Ranking(run, index.fingerprint)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Reciprocal rank fusion of systems of the same run, named; each gives its first `depth` documents."""
+
+    name: str
+    members: tuple[str, ...]
+    depth: int = 1000
+
+    def fuse(self, rankings: Mapping[str, Ranking]) -> Ranking:
+        """The fused ranking; queries come in the order of the first member's run."""
+        runs = [rankings[name].run for name in self.members]
+        run = {
+            query_id: dict(reciprocal_rank_fusion([list(other[query_id])[: self.depth] for other in runs]))
+            for query_id in runs[0]
+        }
+        return Ranking(run, f"reciprocal rank fusion, k={RRF_K}, first {self.depth} of {' and '.join(self.members)}")

@@ -17,6 +17,7 @@ from tiny import tiny_model_folder
 from typer.testing import CliRunner
 
 import m2bert.cli.evaluate as command
+from m2bert.cli.tables import tasks_table
 from m2bert.errors import M2BertError
 from m2bert.evaluate import evaluate_loco
 
@@ -46,7 +47,9 @@ def run(monkeypatch):
 
     def load_encoder(model, overflow):
         loaded.append((model, overflow))
-        return BagOfWords(limit=5 if overflow == "truncate" else None)
+        encoder = BagOfWords(limit=5 if overflow == "truncate" else None)
+        encoder.name = "bag-of-words" if model == "m2-bert-mini" else model
+        return encoder
 
     monkeypatch.setattr(command, "load_encoder", load_encoder)
     app = typer.Typer()
@@ -81,7 +84,7 @@ def test_table_shows_sizes_truncation_and_both_systems(run, data):
 def test_progress_goes_to_stderr_and_only_there(run, data):
     result = run("--data", data, "--tasks", "animals")
     assert "animals: bag-of-words, documents: 100%" in result.stderr
-    assert "%" not in result.stdout
+    assert not re.search(r"\d%|documents:|reading", result.stdout)
 
 
 def test_all_tasks_get_a_mean_row_and_dropped_documents_are_told(run, data):
@@ -107,7 +110,7 @@ def test_table_shows_every_number_on_a_narrow_terminal(data):
     lengths = replace(first.lengths, mean_tokens=123456.0, max_tokens=654321, num_windowed=9876)
     report.tasks[0].systems[0] = replace(first, lengths=lengths)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(command._table(report))
+    console.print(tasks_table(report))
     text = console.export_text()
     assert "…" not in text
     numbers = next(line.split() for line in text.splitlines() if "animal" in line)
@@ -121,6 +124,35 @@ def test_a_model_folder_is_loaded_and_named(data, tmp_path):
     result = CliRunner().invoke(app, ["evaluate", "loco", "--data", str(data), "--model", str(folder)])
     assert result.exception is None
     assert re.search(r"^tiny-m2: [0-9a-f]{16}$", result.stdout, re.MULTILINE)
+
+
+def test_several_systems_in_one_run(run, data, tmp_path):
+    """BM25 is perfect on q1 and q2; the constant encoder of `zoo` is not, so the test has a difference to show."""
+    args = ("--model", "one", "--model", "two", "--hybrid", "--overflow", "truncate", "--metrics", "RR@1,R@10,RR@10")
+    result = run("--data", data, *args, "--baseline", "bm25", "--json", tmp_path / "report.json")
+    assert result.exception is None
+    assert [model for model, _ in result.loaded] == ["one", "two"]
+    saved = json.loads((tmp_path / "report.json").read_text())
+    names = ["one", "two", "BM25", "one + BM25", "two + BM25"]
+    assert [system["name"] for system in saved["tasks"][0]["systems"]] == names
+    assert row(result, "mean") == ["mean", *["0.833"] * 5]
+    overall = saved["comparison"]["overall"]
+    assert saved["comparison"]["baseline"] == "BM25" and overall["BM25"]["RR@1"]["p"] is None
+    assert overall["one + BM25"]["RR@1"]["p"] == 1.0
+    summary = result.stdout[result.stdout.index("mean over tasks") :]
+    assert "95 % interval" in summary and "minus" in summary and "<2k" in summary and "5 queries" in summary
+    assert "one: read 2 of 4 documents in part, lost 12 tokens" in result.stdout
+    assert "reciprocal rank fusion, k=60, first 1000 of one and BM25" in result.stdout
+
+
+def test_a_model_may_be_given_a_name(data, tmp_path):
+    app = typer.Typer()
+    command.register(app)
+    folder = tiny_model_folder(tmp_path / "tiny-m2")
+    args = ["evaluate", "loco", "--data", str(data), "--model", f"mine={folder}", "--no-bm25", "--tasks", "animals"]
+    result = CliRunner().invoke(app, args)
+    assert result.exception is None
+    assert re.search(r"^mine: [0-9a-f]{16}$", result.stdout, re.MULTILINE) and "minus" not in result.stdout
 
 
 def test_without_bm25(run, data):
@@ -139,6 +171,7 @@ def test_without_bm25(run, data):
         (["--metrics", "MAP"], "a metric must be one of"),
         (["--json", "nowhere/report.json"], "no such folder for --json: .*nowhere"),
         (["--json", "."], "--json must name a file, got the folder"),
+        (["--hybrid", "--no-bm25"], "--hybrid fuses with BM25"),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_loaded(run, data, args, message):
@@ -147,6 +180,15 @@ def test_mistakes_are_told_before_the_model_is_loaded(run, data, args, message):
     with pytest.raises(M2BertError, match=message):
         raise result.exception
     assert result.loaded == []
+
+
+def test_names_are_checked_before_anything_is_encoded(run, data):
+    for args, message in [
+        (["--baseline", "boats"], "baseline must be one of bag-of-words, BM25, got 'boats'"),
+        (["--model", "one", "--model", "one"], "systems of different names, got one, one, BM25"),
+    ]:
+        result = run("--data", data, *args)
+        assert isinstance(result.exception, M2BertError) and message in str(result.exception)
 
 
 def test_missing_folder_is_told(run, tmp_path):

@@ -17,7 +17,7 @@ from tiny import story, tiny_embedder
 import m2bert.systems
 from m2bert.errors import M2BertError
 from m2bert.evaluate import evaluate_loco, evaluate_tasks
-from m2bert.systems import BM25System, EncoderSystem
+from m2bert.systems import BM25System, EncoderSystem, Fusion, Ranking
 from m2bert.tasks import RetrievalTask
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "retrieval.md"
@@ -243,6 +243,39 @@ def test_report_holds_what_is_needed_to_repeat_it(tmp_path):
     assert {"m2bert", "python", "numpy", "bm25s", "pytrec-eval-terrier"} <= set(saved["versions"])
     assert "document id descending" in saved["settings"]["tie_rule"]
     assert saved["settings"]["depth"] == 1
+
+
+def test_fusion_mends_what_one_member_gets_wrong():
+    """The answer a has ranks 1 and 2, the rival c has 3 and 1: 1/61 + 1/62 > 1/63 + 1/61."""
+    task = make_task(queries={"q": "x"}, qrels={"q": {"a": 1}})
+
+    class Fixed:
+        def __init__(self, name, order):
+            self.name, self.order = name, order
+
+        def rank(self, task, depth, on_progress):
+            return Ranking({"q": {doc: 1.0 / place for place, doc in enumerate(self.order, 1)}}, self.name)
+
+    systems = [Fixed("one", "abc"), Fixed("two", "cab")]
+    fusion = Fusion("both", ("one", "two"))
+    report = evaluate_tasks([task], systems, fusions=[fusion], metrics=["RR@10"], baseline="two")
+    assert {name: system.metrics["RR@10"] for name, system in systems_of(report).items()} == {
+        "one": 1.0,
+        "two": 0.5,
+        "both": 1.0,
+    }
+    assert report.comparison.overall["both"]["RR@10"].difference == 0.5
+    assert report.buckets == []
+    with pytest.raises(M2BertError, match="both needs one, two, got one"):
+        evaluate_tasks([task], systems[:1], fusions=[fusion])
+
+
+def test_buckets_go_by_the_longest_answer_in_the_tokens_of_the_encoder():
+    task = make_task(corpus={"a": "cat " * 2047, "b": "dog " * 2048, "c": "horse"}, qrels={
+        "q1": {"a": 1}, "q2": {"b": 1, "c": 1}, "q3": {"c": 1}})  # fmt: skip
+    report = evaluate_tasks([task], [BM25System(), EncoderSystem(BagOfWords())], metrics=["RR@1"])
+    assert report.tasks[0].answer_tokens == {"q1": 2047, "q2": 2048, "q3": 1}
+    assert [(bucket.name, bucket.num_queries) for bucket in report.buckets] == [("<2k", 2), ("2-8k", 1)]
 
 
 def test_report_that_cannot_be_written_says_so(tmp_path):
