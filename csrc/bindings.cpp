@@ -14,6 +14,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("size", &m2::FftPlan::size)
       .def_readonly("n1", &m2::FftPlan::n1)
       .def_readonly("n2", &m2::FftPlan::n2)
+      .def_readonly("lanes", &m2::FftPlan::lanes)
       .def_readonly("radices1", &m2::FftPlan::radices1)
       .def_readonly("radices2", &m2::FftPlan::radices2)
       .def_property_readonly("flops", &m2::FftPlan::flops, "Operations of one gated convolution, spectrum given.")

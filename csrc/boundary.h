@@ -148,6 +148,16 @@ class KeptWorkspace {
   T* data_;
 };
 
+// The gradient of a skip connection, sum of input times gradient of the output: by Parseval the mean of Re(dspectrum).
+template <class T>
+T skip_gradient(const FftTables<T>& tables, const T* dspectrum) {
+  const int64_t size = tables.plan.size, lanes = tables.plan.lanes;
+  double sum = 0;
+  for (int64_t n = 0; n < 2 * size; n += 2 * lanes)
+    for (int64_t lane = n; lane < n + lanes; ++lane) sum += double(dspectrum[lane]);
+  return T(sum / double(size));
+}
+
 // Calls f with a value of the computing type.
 template <class F>
 void with_compute_type(ScalarType type, F f) {

@@ -13,6 +13,9 @@ int64_t fft_size_of(const char* op, const Tensor& spectrum, int64_t dim, int64_t
   return size;
 }
 
+// Elements from one gathered row to the next: rows a power of two apart would fall into the same sets of the cache.
+int64_t row_pitch(int64_t fft_size) { return fft_size + kLanes; }
+
 // spectrum = F(theta b) / N with b[m] = k[m], b[N - 1 - j] -= i k_rev[j].
 template <class T>
 void spectrum_rows(const Tensor& k, const OptTensor& k_rev, int64_t fft_size, T* out) {
@@ -22,24 +25,17 @@ void spectrum_rows(const Tensor& k, const OptTensor& k_rev, int64_t fft_size, T*
   const int64_t taps_rev = k_rev ? std::min(k_rev->size(1), fft_size - 1) : 0;
   const T* taps_data = static_cast<const T*>(k.const_data_ptr());
   const T* rev_data = k_rev ? static_cast<const T*>(k_rev->const_data_ptr()) : nullptr;
+  const T scale = T(1) / T(fft_size);
   torch::stable::parallel_for(0, dim, 1, [&](int64_t begin, int64_t end) {
-    Workspace<T> row(fft_size), other(2 * fft_size), scratch(tables->plan.scratch_elements());
+    const KeptWorkspace<T> memory(2 * fft_size + tables->plan.scratch_elements());
+    T *re = memory.get(), *im = re + fft_size, *scratch = im + fft_size;
     for (int64_t c = begin; c < end; ++c) {
-      T* spectrum = out + c * 2 * fft_size;
-      const T scale = T(1) / T(fft_size);
-      for (int64_t m = 0; m < fft_size; ++m) row.get()[m] = m < taps ? taps_data[c * k.size(1) + m] * scale : T(0);
-      kernel.forward(*tables, row.get(), spectrum, scratch.get());
-      if (!taps_rev) continue;
-      for (int64_t m = 0; m < fft_size; ++m) {
-        const int64_t j = fft_size - 1 - m;
-        row.get()[m] = j < taps_rev ? -rev_data[c * k_rev->size(1) + j] * scale : T(0);
-      }
-      kernel.forward(*tables, row.get(), other.get(), scratch.get());
-      for (int64_t n = 0; n < 2 * fft_size; n += 2 * kLanes)  // spectrum += i * other
-        for (int64_t lane = n; lane < n + kLanes; ++lane) {
-          spectrum[lane] -= other.get()[lane + kLanes];
-          spectrum[lane + kLanes] += other.get()[lane];
-        }
+      const T *now = taps_data + c * k.size(1), *future = taps_rev ? rev_data + c * k_rev->size(1) : nullptr;
+      for (int64_t m = 0; m < taps; ++m) re[m] = now[m] * scale;
+      std::fill(re + taps, re + fft_size, T(0));
+      std::fill(im, im + fft_size - taps_rev, T(0));
+      for (int64_t j = 0; j < taps_rev; ++j) im[fft_size - 1 - j] = -future[j] * scale;
+      kernel.forward_complex(*tables, re, taps_rev ? im : nullptr, out + c * 2 * fft_size, scratch);
     }
   });
 }
@@ -51,14 +47,15 @@ void spectrum_rows_bwd(const Tensor& dspectrum, int64_t taps, int64_t taps_rev, 
   const auto& kernel = fft_kernels<T>();
   const T* source = static_cast<const T*>(dspectrum.const_data_ptr());
   torch::stable::parallel_for(0, dim, 1, [&](int64_t begin, int64_t end) {
-    Workspace<T> work(2 * fft_size), re(fft_size), im(fft_size), scratch(tables->plan.scratch_elements());
+    const KeptWorkspace<T> memory(4 * fft_size + tables->plan.scratch_elements());
+    T *work = memory.get(), *re = work + 2 * fft_size, *im = re + fft_size, *scratch = im + fft_size;
+    const T scale = T(1) / T(fft_size);
     for (int64_t c = begin; c < end; ++c) {
-      std::copy(source + c * 2 * fft_size, source + (c + 1) * 2 * fft_size, work.get());
-      kernel.inverse(*tables, work.get(), re.get(), im.get(), scratch.get());
-      const T scale = T(1) / T(fft_size);
-      for (int64_t m = 0; m < taps; ++m) dk[c * taps + m] = m < fft_size ? re.get()[m] * scale : T(0);
+      std::copy(source + c * 2 * fft_size, source + (c + 1) * 2 * fft_size, work);
+      kernel.inverse(*tables, work, re, taps_rev ? im : nullptr, scratch);
+      for (int64_t m = 0; m < taps; ++m) dk[c * taps + m] = m < fft_size ? re[m] * scale : T(0);
       for (int64_t j = 0; j < taps_rev; ++j)
-        dk_rev[c * taps_rev + j] = j < fft_size - 1 ? -im.get()[fft_size - 1 - j] * scale : T(0);
+        dk_rev[c * taps_rev + j] = j < fft_size - 1 ? -im[fft_size - 1 - j] * scale : T(0);
     }
   });
 }
@@ -88,8 +85,8 @@ std::tuple<Tensor, Tensor> filter_spectrum_bwd_cpu(const Tensor& dspectrum, int6
                   "filter_spectrum_bwd: dspectrum must have shape (dim, 2 * fft_size)");
   make_fft_plan(dspectrum.size(1) / 2);
   const Tensor source = parameter("filter_spectrum_bwd", "dspectrum", dspectrum, compute_type(dspectrum), dspectrum.numel());
-  Tensor dk = torch::stable::new_empty(dspectrum, {dspectrum.size(0), taps});
-  Tensor dk_rev = torch::stable::new_empty(dspectrum, {dspectrum.size(0), taps_rev});
+  Tensor dk = new_output(dspectrum, {dspectrum.size(0), taps});
+  Tensor dk_rev = new_output(dspectrum, {dspectrum.size(0), taps_rev});
   with_compute_type(dspectrum.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     spectrum_rows_bwd<T>(source, taps, taps_rev, static_cast<T*>(dk.data_ptr()), static_cast<T*>(dk_rev.data_ptr()));
@@ -102,27 +99,30 @@ void convolve(const View& u, const T* spectrum, const T* skip, const View& pre, 
               int64_t fft_size) {
   const auto tables = fft_tables<T>(fft_size);
   const auto& kernel = fft_kernels<T>();
-  constexpr Dtype own = sizeof(T) == 8 ? Dtype::f64 : Dtype::f32;
-  const bool direct = u.time_contiguous && u.dtype == own && u.seqlen == fft_size;
+  const int64_t pitch = row_pitch(fft_size), gathered = u.time_contiguous ? 0 : u.tile() * pitch;
   // Channel-major, so that a thread keeps a spectrum in cache while it walks over the batch.
-  torch::stable::parallel_for(0, u.tiles() * u.batch, 1, [&](int64_t begin, int64_t end) {
-    Workspace<T> rows(direct ? 0 : u.tile() * fft_size), work(2 * fft_size), scratch(tables->plan.scratch_elements());
+  const int64_t count = u.tiles() * u.batch;
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    const KeptWorkspace<T> memory(gathered + 2 * fft_size + tables->plan.scratch_elements());
+    T *rows = memory.get(), *work = rows + gathered, *scratch = work + 2 * fft_size;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i / u.batch * u.tile(), b = i % u.batch, channels = u.channels(first);
       const Block in = u.block(b, first), g1 = pre.block(b, first), g2 = post.block(b, first), y = out.block(b, first);
-      if (direct) {
-        kernel.convolve(*tables, static_cast<T*>(in.data), spectrum + first * 2 * fft_size, skip ? skip[first] : T(0),
-                        static_cast<T*>(g1.data), static_cast<T*>(g2.data), static_cast<T*>(y.data), work.get(),
-                        scratch.get());
+      if (u.time_contiguous) {
+        const int64_t next = std::min(i + 1, count - 1), c = next / u.batch;
+        kernel.convolve_signal(*tables, u.dtype, {in.data, g1.data, u.seqlen}, spectrum + first * 2 * fft_size,
+                               skip ? skip[first] : T(0), {{y.data, nullptr}, {g2.data, nullptr}, u.seqlen},
+                               {{u.block(next % u.batch, c).data, pre.block(next % u.batch, c).data, g2.data, nullptr}},
+                               work, scratch);
         continue;
       }
-      kernel.gather(in, g1, channels, u.seqlen, fft_size, rows.get());
+      kernel.gather(in, g1, channels, u.seqlen, pitch, rows);
       for (int64_t c = 0; c < channels; ++c) {
-        T* row = rows.get() + c * fft_size;
+        T* row = rows + c * pitch;
         kernel.convolve(*tables, row, spectrum + (first + c) * 2 * fft_size, skip ? skip[first + c] : T(0), nullptr,
-                        nullptr, row, work.get(), scratch.get());
+                        nullptr, row, work, scratch);
       }
-      kernel.scatter(rows.get(), g2, channels, u.seqlen, fft_size, y);
+      kernel.scatter(rows, g2, channels, u.seqlen, pitch, y);
     }
   });
 }
@@ -147,57 +147,67 @@ Tensor fft_conv_cpu(const Tensor& u, const Tensor& spectrum, const OptTensor& sk
   return out;
 }
 
-// Rows of one tile in the backward pass: gu = u pre and gy = dout post, then the results in their place.
-template <class T>
-struct BackwardRows {
-  Workspace<T> gu, gy, y, work_u, work_y, work, scratch;
-  BackwardRows(int64_t tile, int64_t size, int64_t scratch_size)
-      : gu(tile * size), gy(tile * size), y(tile * size), work_u(2 * size), work_y(2 * size), work(2 * size),
-        scratch(scratch_size) {}
+// Tensors of the backward pass; data of dpre and dpost is null where there is no such gate.
+struct Gradients {
+  const View &du, &dpre, &dpost;
 };
 
+// Backward of one batch element of one channel whose positions are contiguous.
+template <class T>
+void backward_row(const FftTables<T>& tables, const View& dout, const View& u, const View& pre, const View& post,
+                  const Gradients& out, int64_t b, int64_t c, const T* spectrum, T skip, T* dspectrum, T* work, T* scratch) {
+  const int64_t next = std::min(b + 1, u.batch - 1), n = u.seqlen;
+  const auto at = [c](const View& x, int64_t row) { return x.block(row, c).data; };
+  fft_kernels<T>().backward_signal(
+      tables, u.dtype, {at(u, b), at(pre, b), n}, {at(dout, b), at(post, b), n}, spectrum, skip, dspectrum,
+      {{at(out.du, b), at(out.dpre, b)}, {at(pre, b), at(u, b)}, n}, {{at(out.dpost, b), nullptr}, {at(dout, b), nullptr}, n},
+      {{at(u, next), at(pre, next), at(dout, next), at(post, next)}}, work, scratch);
+}
+
+// The same for a tile of channels that lie side by side.
+template <class T>
+void backward_tile(const FftTables<T>& tables, const View& dout, const View& u, const View& pre, const View& post,
+                   const Gradients& out, int64_t b, int64_t first, const T* spectrum, const T* skip, T* dspectrum, T* work,
+                   T* scratch, T* rows) {
+  const auto& kernel = fft_kernels<T>();
+  const int64_t size = tables.plan.size, pitch = row_pitch(size), channels = u.channels(first);
+  const Dtype own = sizeof(T) == 8 ? Dtype::f64 : Dtype::f32;
+  T *gu = rows, *gy = gu + u.tile() * pitch, *y = gy + u.tile() * pitch;
+  const Block in = u.block(b, first), dy = dout.block(b, first), g1 = pre.block(b, first), g2 = post.block(b, first);
+  kernel.gather(in, g1, channels, u.seqlen, pitch, gu);
+  kernel.gather(dy, g2, channels, u.seqlen, pitch, gy);
+  for (int64_t c = 0; c < channels; ++c) {
+    const int64_t row = c * pitch, filter = (first + c) * 2 * size;
+    kernel.backward_signal(tables, own, {gu + row, nullptr, size}, {gy + row, nullptr, size}, spectrum + filter,
+                           skip ? skip[first + c] : T(0), dspectrum + filter, {{gu + row, nullptr}, {}, size},
+                           {{out.dpost.data ? y + row : nullptr, nullptr}, {}, size}, {}, work, scratch);
+  }
+  kernel.scatter(gu, g1, channels, u.seqlen, pitch, out.du.block(b, first));
+  if (out.dpre.data) kernel.scatter(gu, in, channels, u.seqlen, pitch, out.dpre.block(b, first));
+  if (out.dpost.data) kernel.scatter(y, dy, channels, u.seqlen, pitch, out.dpost.block(b, first));
+}
+
 // With U = F(theta u pre), D = F(theta dout post): dspectrum = sum over the batch of conj(U) D,
-// d(u pre) = Re(conj(theta) F^-1(conj(spectrum) D)) + skip dout post. One owner per channel: deterministic.
+// d(u pre) = Re(conj(theta) F^-1(conj(spectrum) D)) + skip dout post. dskip = sum of u pre dout post, which by Parseval
+// is the mean of Re(dspectrum). One owner per channel: deterministic.
 template <class T>
 void convolve_bwd(const View& dout, const View& u, const T* spectrum, const T* skip, const View& pre, const View& post,
-                  const View& du, T* dspectrum, T* dskip, const View& dpre, const View& dpost, int64_t fft_size) {
+                  const Gradients& out, T* dspectrum, T* dskip, int64_t fft_size) {
   const auto tables = fft_tables<T>(fft_size);
-  const auto& kernel = fft_kernels<T>();
+  const int64_t gathered = u.time_contiguous ? 0 : 3 * u.tile() * row_pitch(fft_size);
   torch::stable::parallel_for(0, u.tiles(), 1, [&](int64_t begin, int64_t end) {
-    BackwardRows<T> rows(u.tile(), fft_size, tables->plan.scratch_elements());
-    T* work = rows.work.get();
+    const KeptWorkspace<T> memory(gathered + 4 * fft_size + tables->plan.scratch_elements());
+    T *rows = memory.get(), *work = rows + gathered, *scratch = work + 4 * fft_size;
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = tile * u.tile(), channels = u.channels(first);
-      std::fill(dspectrum + first * 2 * fft_size, dspectrum + (first + channels) * 2 * fft_size, T(0));
-      for (int64_t b = 0; b < u.batch; ++b) {
-        const Block in = u.block(b, first), dy = dout.block(b, first), g1 = pre.block(b, first), g2 = post.block(b, first);
-        kernel.gather(in, g1, channels, u.seqlen, fft_size, rows.gu.get());
-        kernel.gather(dy, g2, channels, u.seqlen, fft_size, rows.gy.get());
-        for (int64_t c = 0; c < channels; ++c) {
-          T *gu = rows.gu.get() + c * fft_size, *gy = rows.gy.get() + c * fft_size, *y = rows.y.get() + c * fft_size;
-          const T* filter = spectrum + (first + c) * 2 * fft_size;
-          const T d = skip ? skip[first + c] : T(0);
-          kernel.forward(*tables, gu, rows.work_u.get(), rows.scratch.get());
-          kernel.forward(*tables, gy, rows.work_y.get(), rows.scratch.get());
-          kernel.accumulate(fft_size, rows.work_u.get(), rows.work_y.get(), dspectrum + (first + c) * 2 * fft_size);
-          if (dpost.data) {  // the output before the gate, computed again rather than kept
-            kernel.multiply(fft_size, rows.work_u.get(), filter, false, work);
-            kernel.inverse(*tables, work, y, nullptr, rows.scratch.get());
-          }
-          double dot = 0;
-          for (int64_t t = 0; t < u.seqlen; ++t) dot += double(gu[t]) * double(gy[t]);
-          dskip[first + c] = T(double(b ? dskip[first + c] : T(0)) + dot);
-          if (dpost.data && d != T(0))
-            for (int64_t t = 0; t < u.seqlen; ++t) y[t] += d * gu[t];
-          kernel.multiply(fft_size, rows.work_y.get(), filter, true, work);
-          kernel.inverse(*tables, work, gu, nullptr, rows.scratch.get());
-          if (d != T(0))
-            for (int64_t t = 0; t < u.seqlen; ++t) gu[t] += d * gy[t];
-        }
-        kernel.scatter(rows.gu.get(), g1, channels, u.seqlen, fft_size, du.block(b, first));
-        if (dpre.data) kernel.scatter(rows.gu.get(), in, channels, u.seqlen, fft_size, dpre.block(b, first));
-        if (dpost.data) kernel.scatter(rows.y.get(), dy, channels, u.seqlen, fft_size, dpost.block(b, first));
-      }
+      const int64_t first = tile * u.tile(), last = first + u.channels(first);
+      std::fill(dspectrum + first * 2 * fft_size, dspectrum + last * 2 * fft_size, T(0));
+      for (int64_t b = 0; b < u.batch; ++b)
+        if (u.time_contiguous)
+          backward_row<T>(*tables, dout, u, pre, post, out, b, first, spectrum + first * 2 * fft_size,
+                          skip ? skip[first] : T(0), dspectrum + first * 2 * fft_size, work, scratch);
+        else
+          backward_tile<T>(*tables, dout, u, pre, post, out, b, first, spectrum, skip, dspectrum, work, scratch, rows);
+      for (int64_t c = first; c < last; ++c) dskip[c] = skip_gradient(*tables, dspectrum + c * 2 * fft_size);
     }
   });
 }
@@ -218,18 +228,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cpu(const Tensor
     return wanted ? new_output(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0});
   };
   Tensor du = like(true), dpre = like(pregate.has_value()), dpost = like(postgate.has_value());
-  Tensor dspectrum = torch::stable::new_zeros(filter, {in.dim, 2 * fft_size});
-  Tensor dskip = torch::stable::new_zeros(filter, {in.dim});
-  if (u.numel() == 0) return {du, dspectrum, dskip, dpre, dpost};
+  if (u.numel() == 0)
+    return {du, torch::stable::new_zeros(filter, {in.dim, 2 * fft_size}), torch::stable::new_zeros(filter, {in.dim}), dpre,
+            dpost};
+  Tensor dspectrum = new_output(filter, {in.dim, 2 * fft_size}), dskip = torch::stable::new_empty(filter, {in.dim});
   const auto out = [&](const Tensor& x, bool wanted) {
     return view_like("fft_conv_bwd", "gradient", wanted ? OptTensor(x) : OptTensor(), in);
   };
+  const View gu = out(du, true), gpre = out(dpre, pregate.has_value()), gpost = out(dpost, postgate.has_value());
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
     convolve_bwd<T>(dy, in, static_cast<const T*>(filter.const_data_ptr()),
-                    d ? static_cast<const T*>(d->const_data_ptr()) : nullptr, pre, post, out(du, true),
-                    static_cast<T*>(dspectrum.data_ptr()), static_cast<T*>(dskip.data_ptr()),
-                    out(dpre, pregate.has_value()), out(dpost, postgate.has_value()), fft_size);
+                    d ? static_cast<const T*>(d->const_data_ptr()) : nullptr, pre, post, {gu, gpre, gpost},
+                    static_cast<T*>(dspectrum.data_ptr()), static_cast<T*>(dskip.data_ptr()), fft_size);
   });
   return {du, dspectrum, dskip, dpre, dpost};
 }

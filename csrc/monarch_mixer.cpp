@@ -150,22 +150,16 @@ template <class T>
 struct ConvolutionBackward {
   const FftTables<T>& tables;
   const Filter<T>& filter;
-  T *dspectrum, *dskip, *work_x, *work_y, *row, *scratch;
+  T *dspectrum, *dskip, *work, *scratch;
 
-  void operator()(int64_t c, int64_t seqlen, bool first, bool product, T* x, T* dy) const {
-    const auto& fft = fft_kernels<T>();
-    const auto& mixer = mixer_kernels<T>();
-    const T factor = filter.factor(c);
-    fft.forward(tables, x, work_x, scratch);
-    fft.forward(tables, dy, work_y, scratch);
-    mixer.spectra_bwd(filter.size, work_x, work_y, filter.row(c), first, product, dspectrum + c * 2 * filter.size);
-    dskip[c] = T((first ? 0.0 : double(dskip[c])) + mixer.dot(seqlen, x, dy));
-    const auto back = [&](T* work, T* out) {
-      fft.inverse(tables, work, factor == T(0) ? out : row, nullptr, scratch);
-      if (factor != T(0)) mixer.add_scaled(filter.size, row, factor, out);
-    };
-    if (product) back(work_x, x);
-    back(work_y, dy);
+  void operator()(int64_t c, bool first, bool last, bool product, T* x, T* dy) const {
+    const int64_t size = filter.size;
+    T* sum = dspectrum + c * 2 * size;
+    if (first) std::fill(sum, sum + 2 * size, T(0));
+    fft_kernels<T>().backward_signal(tables, sizeof(T) == 8 ? Dtype::f64 : Dtype::f32, {x, nullptr, size},
+                                     {dy, nullptr, size}, filter.row(c), filter.factor(c), sum, {{dy, nullptr}, {}, size},
+                                     {{product ? x : nullptr, nullptr}, {}, size}, {}, work, scratch);
+    if (last) dskip[c] = skip_gradient(tables, sum);
   }
 };
 
@@ -182,16 +176,16 @@ void mix_bwd(const Operands& o, const View& dout, const Gradients& grads) {
   T *dweight = data(grads.dweight), *dbias = data(grads.dbias);
   const int64_t block = kLanes * layout.pitch, size = layout.row_size, step = span(o.u);
   torch::stable::parallel_for(0, (o.u.dim + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
-    const KeptWorkspace<T> memory(2 * block + 5 * size + layout.scratch);
-    T *x = memory.get(), *dy = x + block, *work = dy + block, *row = work + 4 * size, *scratch = row + size;
-    const ConvolutionBackward<T> gated{*layout.tables, filter,  data(grads.dspectrum), data(grads.dskip), work,
-                                       work + 2 * size, row, scratch};
+    const KeptWorkspace<T> memory(2 * block + 4 * size + layout.scratch);
+    T *x = memory.get(), *dy = x + block, *work = dy + block, *scratch = work + 4 * size;
+    const ConvolutionBackward<T> gated{*layout.tables, filter, data(grads.dspectrum), data(grads.dskip), work,
+                                       scratch};
     const ConvolutionBackward<T> direct{layout.tables2 ? *layout.tables2 : *layout.tables, residual,
-                                        data(grads.dspectrum2), data(grads.dskip2), work, work + 2 * size, row, scratch};
-    const auto rows = [&](const ConvolutionBackward<T>& back, const MixerTile<T>& tile, int64_t first, bool start,
+                                        data(grads.dspectrum2), data(grads.dskip2), work, scratch};
+    const auto rows = [&](const ConvolutionBackward<T>& back, const MixerTile<T>& tile, int64_t first, int64_t b,
                           bool product) {
       for (int64_t c = 0; c < tile.channels; ++c)
-        back(first + c, tile.seqlen, start, product, x + c * layout.pitch, dy + c * layout.pitch);
+        back(first + c, b == 0, b + 1 == o.u.batch, product, x + c * layout.pitch, dy + c * layout.pitch);
     };
     for (int64_t i = begin * step; i < std::min(end * step, o.u.dim); i += step)
       for (int64_t b = 0; b < o.u.batch; ++b)
@@ -201,11 +195,11 @@ void mix_bwd(const Operands& o, const View& dout, const Gradients& grads) {
           if (residual.size) {
             mixer.gather(tile, o.u.block(b, first), x);
             mixer.gather(tile, e, dy);
-            rows(direct, tile, first, b == 0, false);
+            rows(direct, tile, first, b, false);
             mixer.scatter_sum(tile, dy, nullptr, du.block(b, first));
           }
           mixer.gates(tile, e, x, dy);
-          rows(gated, tile, first, b == 0, true);
+          rows(gated, tile, first, b, true);
           MixerGradients<T> sums;
           for (int slice = 0; slice < 3; ++slice) {
             const int64_t c = slice * o.u.dim + first;

@@ -110,7 +110,7 @@ def fft_conv_ref(
 
 
 def fft_size(seqlen: int) -> int:
-    """Length of the transform that serves `seqlen` positions: 256 * 2^a * {1, 3, 5}.
+    """Length of the transform that serves `seqlen` positions: 64 * 2^a * {1, 3, 5}.
 
     The rule of csrc/plan in plain Python, so that torch.compile can trace through it.
     Raises ValueError unless 1 <= seqlen <= 2^22.
@@ -118,7 +118,7 @@ def fft_size(seqlen: int) -> int:
     if not 1 <= seqlen <= MAX_SEQLEN:
         raise ValueError(f"fft_conv: seqlen must be between 1 and {MAX_SEQLEN}, got {seqlen}; split longer signals")
     sizes = []
-    for size in (256, 768, 1280):
+    for size in (64, 192, 320):
         while size < seqlen:
             size *= 2
         sizes.append(size)

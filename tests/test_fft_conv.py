@@ -13,8 +13,8 @@ import m2ops
 from m2ops.testing import assert_matches
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# One, tiny, around the smallest transform, odd, 3 and 5 times a power of two, above a power of two.
-LENGTHS = [1, 2, 3, 63, 129, 256, 768, 1000, 1280, 4097]
+# One, tiny, transforms of one column pass (64, 128, 192, 384), odd, 3 and 5 times a power of two, above a power of two.
+LENGTHS = [1, 2, 3, 63, 128, 129, 256, 380, 768, 1000, 1280, 4097]
 
 
 @pytest.fixture(params=m2ops.available_isas(), autouse=True)
@@ -155,7 +155,10 @@ def test_fft_conv_gradcheck(layout: str, with_gates: bool) -> None:
     assert torch.autograd.gradcheck(lambda *a: m2ops.fft_conv(*a, layout=layout), args)
 
 
-@pytest.mark.parametrize(("seqlen", "dtype"), [(300, torch.float32), (1000, torch.float32), (200, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("seqlen", "dtype"),
+    [(40, torch.float32), (300, torch.float32), (1000, torch.float32), (120, torch.bfloat16), (200, torch.float16)],
+)
 def test_fft_conv_gradients_match_the_reference(seqlen: int, dtype: torch.dtype) -> None:
     x = inputs(dtype, seqlen)
     dout = torch.randn_like(x["u"])

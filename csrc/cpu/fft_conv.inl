@@ -1,305 +1,435 @@
-// Right-angle convolution of one channel. Included by kernels_<isa>.cpp inside namespace m2::<isa>.
+// Right-angle convolution of one channel. Included by kernels_<isa>.cpp inside namespace m2::<isa>, after dft.inl.
 //
 // With theta[n] = exp(i pi n / 2N), y = Re(conj(theta) F^-1(spectrum * F(theta u))): a complex transform of the
-// length of the data, no zero padding (docs/kernels.md). Four-step: N = n1 * n2, W columns at a time.
+// length of the data, no zero padding (docs/kernels.md). Four-step: N = n1 * n2, W columns at a time, L = plan.lanes.
 //
-//   u [n1][n2] --columns: * twist, DFT n1, * twiddle, transpose--> work [n1 / 16][n2][re 16][im 16]
+//   u [n1][n2] --columns: * twist, DFT n1, * twiddle, transpose--> work [n1 / L][n2][re L][im L]
 //   work       --rows:    DFT n2, * spectrum, inverse DFT n2-->    work
 //   work       --columns: transpose, * conj twiddle, inverse DFT n1, * conj twist, Re--> y
 //
-// Forward passes are decimation in frequency, inverse passes decimation in time: no reordering anywhere, the
-// spectrum is kept in the permuted order.
+// The last column pass always has radix L and the last row pass radix 16, so that twiddle and transpose, and the product
+// with the spectrum, happen in registers.
 
-// y * (-i), or y * i for the inverse.
-template <bool INV, class T, int W>
-M2_INLINE Cplx<T, W> rotate(Cplx<T, W> y) {
-  if constexpr (INV) return {-y.i, y.r};
-  else return {y.i, -y.r};
-}
+constexpr int kRowRadix = 16;
+// Row passes walk depth first above this many vectors (16 KB of 16 float lanes): what follows a pass stays in L1.
+constexpr int64_t kCacheVectors = 128;
 
-template <bool INV, class T, int W>
-M2_INLINE void butterfly4(Cplx<T, W>& x0, Cplx<T, W>& x1, Cplx<T, W>& x2, Cplx<T, W>& x3) {
-  const Cplx<T, W> s = x0 + x2, d = x0 - x2, t = x1 + x3, e = rotate<INV>(x1 - x3);
-  x0 = s + t, x1 = d + e, x2 = s - t, x3 = d - e;
-}
+// Real input: a row of S, times a gate where there is one, zero from `seqlen` on.
+template <class T, int W, class S>
+struct GatedInput {
+  const S *x, *gate;
+  int64_t seqlen;
 
-// DFT of R values in registers, natural order in and out.
-template <int R, bool INV, class T, int W>
-M2_INLINE void butterfly(Cplx<T, W>* x) {
-  if constexpr (R == 2) {
-    const Cplx<T, W> a = x[0], b = x[1];
-    x[0] = a + b, x[1] = a - b;
-  } else if constexpr (R == 3) {
-    constexpr T kHalf = T(0.5), kSin = T(0.86602540378443864676);
-    const Cplx<T, W> s = x[1] + x[2], d = rotate<INV>(x[1] - x[2]);
-    const Cplx<T, W> m = {x[0].r - s.r * kHalf, x[0].i - s.i * kHalf}, e = {d.r * kSin, d.i * kSin};
-    x[0] = x[0] + s, x[1] = m + e, x[2] = m - e;
-  } else if constexpr (R == 4) {
-    butterfly4<INV>(x[0], x[1], x[2], x[3]);
-  } else if constexpr (R == 5) {
-    constexpr T c1 = T(0.30901699437494742410), c2 = T(-0.80901699437494742410);
-    constexpr T s1 = T(0.95105651629515357212), s2 = T(0.58778525229247312917);
-    const Cplx<T, W> a = x[1] + x[4], b = x[2] + x[3];
-    const Cplx<T, W> d = rotate<INV>(x[1] - x[4]), e = rotate<INV>(x[2] - x[3]);
-    const Cplx<T, W> m1 = {x[0].r + a.r * c1 + b.r * c2, x[0].i + a.i * c1 + b.i * c2};
-    const Cplx<T, W> m2 = {x[0].r + a.r * c2 + b.r * c1, x[0].i + a.i * c2 + b.i * c1};
-    const Cplx<T, W> n1 = {d.r * s1 + e.r * s2, d.i * s1 + e.i * s2};
-    const Cplx<T, W> n2 = {d.r * s2 - e.r * s1, d.i * s2 - e.i * s1};
-    x[0] = x[0] + a + b, x[1] = m1 + n1, x[4] = m1 - n1, x[2] = m2 + n2, x[3] = m2 - n2;
-  } else {
-    static_assert(R == 8, "radices are 2, 3, 4, 5 and 8");
-    constexpr T kRoot = T(0.70710678118654752440);
-    butterfly4<INV>(x[0], x[2], x[4], x[6]);
-    butterfly4<INV>(x[1], x[3], x[5], x[7]);
-    const Cplx<T, W> r3 = rotate<INV>(x[3]), r7 = rotate<INV>(x[7]);
-    const Cplx<T, W> o1 = {(x[3].r + r3.r) * kRoot, (x[3].i + r3.i) * kRoot};
-    const Cplx<T, W> o2 = rotate<INV>(x[5]);
-    const Cplx<T, W> o3 = {(r7.r - x[7].r) * kRoot, (r7.i - x[7].i) * kRoot};
-    const Cplx<T, W> e0 = x[0], e1 = x[2], e2 = x[4], e3 = x[6], o0 = x[1];
-    x[0] = e0 + o0, x[4] = e0 - o0, x[1] = e1 + o1, x[5] = e1 - o1;
-    x[2] = e2 + o2, x[6] = e2 - o2, x[3] = e3 + o3, x[7] = e3 - o3;
-  }
-}
-
-// Call f.template operator()<R>() for the run-time radix.
-template <class F>
-M2_INLINE void with_radix(int radix, F f) {
-  switch (radix) {
-    case 2: f.template operator()<2>(); break;
-    case 3: f.template operator()<3>(); break;
-    case 4: f.template operator()<4>(); break;
-    case 5: f.template operator()<5>(); break;
-    default: f.template operator()<8>();
-  }
-}
-
-// One pass over `n` complex vectors in place, in sub-transforms of `length`. `pitch` elements from one vector to the
-// next, imaginary parts `im` elements behind the real ones.
-template <int R, bool INV, class T, int W>
-void pass(T* x, int64_t pitch, int64_t im, int64_t n, int64_t length, const T* table) {
-  const int64_t step = length / R;
-  for (int64_t start = 0; start < n; start += length) {
-    const T* w = table;
-    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
-      T* p = x + (start + j) * pitch;
-      Cplx<T, W> v[R];
-#pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) v[q] = load_cplx<T, W>(p + q * step * pitch, im);
-      if constexpr (INV) {
-#pragma GCC unroll 8
-        for (int q = 1; q < R; ++q) v[q] = mul<true>(v[q], w[2 * q - 2], w[2 * q - 1]);
-      }
-      butterfly<R, INV>(v);
-      if constexpr (!INV) {
-#pragma GCC unroll 8
-        for (int q = 1; q < R; ++q) v[q] = mul<false>(v[q], w[2 * q - 2], w[2 * q - 1]);
-      }
-#pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) store_cplx<T, W>(p + q * step * pitch, im, v[q]);
+  M2_INLINE Cplx<T, W> get(int64_t n, T wr, T wi) const {
+    Vec<T, W> v;
+    if (n + W <= seqlen) {
+      v = load_as<T, W>(x + n);
+      if (gate) v *= load_as<T, W>(gate + n);
+    } else {
+      v = edge(n);
     }
+    return {v * wr, v * wi};
   }
-}
-
-// The last forward pass, the product with the spectrum, and the first inverse pass, on R vectors in registers.
-template <int R, bool FORWARD, bool PRODUCT, bool INVERSE, class T, int W>
-void middle_pass(T* x, int64_t pitch, int64_t im, int64_t n, const T* spectrum) {
-  for (int64_t start = 0; start < n; start += R) {
-    T* p = x + start * pitch;
-    Cplx<T, W> v[R];
-#pragma GCC unroll 8
-    for (int q = 0; q < R; ++q) v[q] = load_cplx<T, W>(p + q * pitch, im);
-    if constexpr (FORWARD) butterfly<R, false>(v);
-    if constexpr (PRODUCT) {
-#pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) {
-        const Cplx<T, W> s = load_cplx<T, W>(spectrum + (start + q) * pitch, im);
-        v[q] = mul<false>(v[q], s.r, s.i);
-      }
-    }
-    if constexpr (INVERSE) butterfly<R, true>(v);
-#pragma GCC unroll 8
-    for (int q = 0; q < R; ++q) store_cplx<T, W>(p + q * pitch, im, v[q]);
+  __attribute__((noinline)) Vec<T, W> edge(int64_t n) const {
+    Vec<T, W> v = {};
+    for (int i = 0; i < W && n + i < seqlen; ++i)
+      v[i] = gate ? T(to_float(x[n + i])) * T(to_float(gate[n + i])) : T(to_float(x[n + i]));
+    return v;
   }
-}
+};
 
-// The rows of work: n2-point DFTs, W lanes at a time.
-template <bool FORWARD, bool PRODUCT, bool INVERSE, class T, int W>
-void transform_rows(const FftTables<T>& tables, T* work, const T* spectrum) {
-  const FftPlan& plan = tables.plan;
-  const int passes = int(plan.radices2.size());
-  for (int64_t lane = 0; lane < plan.n1; lane += W) {
-    const int64_t offset = (lane / kLanes) * plan.n2 * 2 * kLanes + lane % kLanes;
-    T* x = work + offset;
-    int64_t length = plan.n2;
-    for (int i = 0; i + 1 < passes; ++i) {
-      const int radix = plan.radices2[i];
-      if constexpr (FORWARD)
-        with_radix(radix, [&]<int R>() { pass<R, false, T, W>(x, 2 * kLanes, kLanes, plan.n2, length, tables.pass2[i].data()); });
-      length /= radix;
-    }
-    with_radix(plan.radices2[passes - 1], [&]<int R>() {
-      middle_pass<R, FORWARD, PRODUCT, INVERSE, T, W>(x, 2 * kLanes, kLanes, plan.n2, PRODUCT ? spectrum + offset : nullptr);
-    });
-    if constexpr (INVERSE)
-      for (int i = passes - 2; i >= 0; --i) {
-        const int radix = plan.radices2[i];
-        length *= radix;
-        with_radix(radix, [&]<int R>() { pass<R, true, T, W>(x, 2 * kLanes, kLanes, plan.n2, length, tables.pass2[i].data()); });
-      }
-  }
-}
-
-// First pass down W columns: real input times gate, twist, radix-R butterfly.
-template <int R, bool GATED, class T, int W>
-void first_pass(const FftTables<T>& tables, const T* u, const T* pre, T* buffer) {
-  const int64_t n1 = tables.plan.n1, n2 = tables.plan.n2, step = n1 / R;
-  const T* w = tables.pass1[0].data();
-  for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
-    Cplx<T, W> v[R];
-#pragma GCC unroll 8
-    for (int q = 0; q < R; ++q) {
-      const int64_t row = j + q * step;
-      Vec<T, W> x = load<T, W>(u + row * n2);
-      if constexpr (GATED) x = x * load<T, W>(pre + row * n2);
-      v[q] = {x * tables.twist[2 * row], x * tables.twist[2 * row + 1]};
-    }
-    butterfly<R, false>(v);
-#pragma GCC unroll 8
-    for (int q = 0; q < R; ++q) {
-      if (q > 0) v[q] = mul<false>(v[q], w[2 * q - 2], w[2 * q - 1]);
-      store_cplx<T, W>(buffer + (j + q * step) * 2 * W, W, v[q]);
-    }
-  }
-}
-
+// Complex input: re + i im, whole rows; im may be null.
 template <class T, int W>
-void forward_columns(const FftTables<T>& tables, const T* u, const T* pre, T* work, T* buffer) {
-  const FftPlan& plan = tables.plan;
-  const int passes = int(plan.radices1.size());
-  for (int64_t column = 0; column < plan.n2; column += W) {
-    with_radix(plan.radices1[0], [&]<int R>() {
-      if (pre) first_pass<R, true, T, W>(tables, u + column, pre + column, buffer);
-      else first_pass<R, false, T, W>(tables, u + column, nullptr, buffer);
-    });
-    int64_t length = plan.n1 / plan.radices1[0];
-    for (int i = 1; i < passes; length /= plan.radices1[i], ++i)
-      with_radix(plan.radices1[i], [&]<int R>() {
-        if (i + 1 < passes) pass<R, false, T, W>(buffer, 2 * W, W, plan.n1, length, tables.pass1[i].data());
-        else middle_pass<R, true, false, false, T, W>(buffer, 2 * W, W, plan.n1, nullptr);
-      });
-    const int64_t block = column / kLanes * kLanes, lane = column % kLanes;
-    for (int64_t row = 0; row < plan.n1; row += W) {
-      Vec<T, W> re[W], im[W];
-#pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) {
-        const Cplx<T, W> t = load_cplx<T, W>(tables.twiddle.data() + 2 * ((row + i) * plan.n2 + block) + lane, kLanes);
-        const Cplx<T, W> c = mul<false>(load_cplx<T, W>(buffer + (row + i) * 2 * W, W), t.r, t.i);
-        re[i] = c.r, im[i] = c.i;
-      }
-      transpose<T, W>(re);
-      transpose<T, W>(im);
-      T* out = work + ((row / kLanes) * plan.n2 + column) * 2 * kLanes + row % kLanes;
-#pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) store_cplx<T, W>(out + i * 2 * kLanes, kLanes, {re[i], im[i]});
-    }
+struct ComplexInput {
+  const T *re, *im;
+  M2_INLINE Cplx<T, W> get(int64_t n, T wr, T wi) const {
+    const Vec<T, W> x = load<T, W>(re + n);
+    if (!im) return {x * wr, x * wi};
+    return mul<false>(Cplx<T, W>{x, load<T, W>(im + n)}, wr, wi);
   }
-}
+};
 
-// What happens to one vector of results: untwist, add the skip, gate, store.
+// Real part of the untwisted result, times a gate, to one or two rows of S, up to `seqlen`.
+template <class T, int W, class S>
+struct GatedOutput {
+  S* out[2];            // out[1] may be null
+  const S* gate[2];     // null: no gate
+  int64_t seqlen;
+
+  M2_INLINE void put(int64_t n, Cplx<T, W> v, T wr, T wi) const {
+    const Vec<T, W> y = v.r * wr + v.i * wi;
+    if (n + W > seqlen) return edge(n, y);
+    store_as<T, W>(out[0] + n, gate[0] ? y * load_as<T, W>(gate[0] + n) : y);
+    if (out[1]) store_as<T, W>(out[1] + n, gate[1] ? y * load_as<T, W>(gate[1] + n) : y);
+  }
+  __attribute__((noinline)) void edge(int64_t n, Vec<T, W> y) const {
+    for (int o = 0; o < 2 && out[o]; ++o)
+      for (int i = 0; i < W && n + i < seqlen; ++i)
+        out[o][n + i] = from_float<S>(gate[o] ? y[i] * T(to_float(gate[o][n + i])) : T(y[i]));
+  }
+};
+
+// The untwisted result, real and imaginary part; im may be null.
 template <class T, int W>
-struct Output {
-  const T *u, *pre, *post;  // null where there is none
-  T skip;
+struct ComplexOutput {
   T *re, *im;
   M2_INLINE void put(int64_t n, Cplx<T, W> v, T wr, T wi) const {
-    Vec<T, W> y = v.r * wr + v.i * wi;
-    if (u) y += skip * (pre ? load<T, W>(u + n) * load<T, W>(pre + n) : load<T, W>(u + n));
-    if (post) y *= load<T, W>(post + n);
-    store<T, W>(re + n, y);
+    store<T, W>(re + n, v.r * wr + v.i * wi);
     if (im) store<T, W>(im + n, v.i * wr - v.r * wi);
   }
 };
 
-template <int R, class T, int W>
-void last_pass(const FftTables<T>& tables, const T* buffer, int64_t column, const Output<T, W>& out) {
-  const int64_t n1 = tables.plan.n1, n2 = tables.plan.n2, step = n1 / R;
-  const T* w = tables.pass1[0].data();
-  for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
-    Cplx<T, W> v[R];
-#pragma GCC unroll 8
-    for (int q = 0; q < R; ++q) {
-      v[q] = load_cplx<T, W>(buffer + (j + q * step) * 2 * W, W);
-      if (q > 0) v[q] = mul<true>(v[q], w[2 * q - 2], w[2 * q - 1]);
-    }
-    butterfly<R, true>(v);
-#pragma GCC unroll 8
-    for (int q = 0; q < R; ++q) {
-      const int64_t row = j + q * step;
-      out.put(row * n2 + column, v[q], tables.twist[2 * row], tables.twist[2 * row + 1]);
+template <class T, int W, int L>
+struct Transform {
+  static_assert(W <= L);
+  using C = Cplx<T, W>;
+  const FftTables<T>& tables;
+  const int64_t n1 = tables.plan.n1, n2 = tables.plan.n2;
+
+  // ---- columns ----
+
+  // R inputs of one butterfly of the first pass.
+  template <int R, class Input>
+  M2_INLINE void load_first(C* v, const Input& in, int64_t row, int64_t step, int64_t column) const {
+    const T* twist = tables.twist.data() + 2 * row;
+#pragma GCC unroll 16
+    for (int q = 0; q < R; ++q)
+      v[q] = in.get((row + q * step) * n2 + column, twist[2 * q * step], twist[2 * q * step + 1]);
+  }
+
+  // L frequencies of W columns, from `row` on: twiddle, transpose, to work.
+  M2_INLINE void emit(C* v, int64_t row, int64_t column, T* work) const {
+    const T* twiddle = tables.twiddle.data() + 2 * (row * n2 + column / L * L) + column % L;
+    T* out = work + row * n2 * 2 + column * 2 * L;
+#pragma GCC unroll 16
+    for (int t = 0; t < L; t += W) {
+      Vec<T, W> re[W], im[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        const C w = load_cplx<T, W>(twiddle + 2 * (t + i) * n2, L), c = mul<false>(v[t + i], w.r, w.i);
+        re[i] = c.r, im[i] = c.i;
+      }
+      transpose<T, W>(re);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store<T, W>(out + i * 2 * L + t, re[i]);
+      transpose<T, W>(im);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store<T, W>(out + i * 2 * L + t + L, im[i]);
     }
   }
-}
 
-template <class T, int W>
-void inverse_columns(const FftTables<T>& tables, const T* work, T* buffer, const Output<T, W>& out) {
-  const FftPlan& plan = tables.plan;
-  const int passes = int(plan.radices1.size());
-  for (int64_t column = 0; column < plan.n2; column += W) {
-    const int64_t block = column / kLanes * kLanes, lane = column % kLanes;
-    for (int64_t row = 0; row < plan.n1; row += W) {
-      Vec<T, W> re[W], im[W];
-      const T* in = work + ((row / kLanes) * plan.n2 + column) * 2 * kLanes + row % kLanes;
+  // The way back: v = conj(twiddle) * transposed work.
+  M2_INLINE void absorb(C* v, int64_t row, int64_t column, const T* work) const {
+    const T* twiddle = tables.twiddle.data() + 2 * (row * n2 + column / L * L) + column % L;
+    const T* in = work + row * n2 * 2 + column * 2 * L;
 #pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) re[i] = load<T, W>(in + i * 2 * kLanes), im[i] = load<T, W>(in + i * 2 * kLanes + kLanes);
+    for (int t = 0; t < L; t += W) {
+      Vec<T, W> re[W], im[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) re[i] = load<T, W>(in + i * 2 * L + t);
       transpose<T, W>(re);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) im[i] = load<T, W>(in + i * 2 * L + t + L);
       transpose<T, W>(im);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) {
-        const Cplx<T, W> t = load_cplx<T, W>(tables.twiddle.data() + 2 * ((row + i) * plan.n2 + block) + lane, kLanes);
-        store_cplx<T, W>(buffer + (row + i) * 2 * W, W, mul<true>(Cplx<T, W>{re[i], im[i]}, t.r, t.i));
+        const C w = load_cplx<T, W>(twiddle + 2 * (t + i) * n2, L);
+        v[t + i] = mul<true>(C{re[i], im[i]}, w.r, w.i);
       }
     }
-    int64_t length = 1;
-    for (int i = passes - 1; i >= 1; --i) {
-      length *= plan.radices1[i];
-      with_radix(plan.radices1[i], [&]<int R>() {
-        if (i + 1 < passes) pass<R, true, T, W>(buffer, 2 * W, W, plan.n1, length, tables.pass1[i].data());
-        else middle_pass<R, false, false, true, T, W>(buffer, 2 * W, W, plan.n1, nullptr);
-      });
-    }
-    with_radix(plan.radices1[0], [&]<int R>() { last_pass<R, T, W>(tables, buffer, column, out); });
   }
-}
 
-// The functions of FftKernels.
-template <class T, int W>
+  template <int R, class Input>
+  void first_pass(const Input& in, int64_t column, T* buffer) const {
+    const int64_t step = n1 / R;
+    const T* w = tables.pass1[0].data();
+    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
+      C v[R];
+      load_first<R>(v, in, j, step, column);
+      butterfly<R, false>(v);
+      twiddle_all<R, false>(v, w);
+      store_all<R>(v, buffer + j * 2 * W, step * 2 * W, W);
+    }
+  }
+
+  template <class Input>
+  void forward_columns(const Input& in, T* work, T* buffer) const {
+    const auto& radices = tables.plan.radices1;
+    const int passes = int(radices.size());
+    for (int64_t column = 0; column < n2; column += W) {
+      C v[L];
+      if (passes == 1) {
+        load_first<L>(v, in, 0, 1, column);
+        butterfly<L, false>(v);
+        emit(v, 0, column, work);
+        continue;
+      }
+      if constexpr (L == kLanes) {  // shorter transforms have one column pass
+        with_power_of_two(radices[0], [&]<int R>() { first_pass<R>(in, column, buffer); });
+        int64_t length = n1 / radices[0];
+        for (int i = 1; i + 1 < passes; length /= radices[i], ++i)
+          with_power_of_two(radices[i], [&]<int R>() { pass<R, false, T, W>(buffer, 2 * W, W, n1, length, tables.pass1[i].data()); });
+        for (int64_t row = 0; row < n1; row += L) {
+          load_all<L>(v, buffer + row * 2 * W, 2 * W, W);
+          butterfly<L, false>(v);
+          emit(v, row, column, work);
+        }
+      }
+    }
+  }
+
+  template <int R, class Output>
+  void last_pass(const T* buffer, int64_t column, const Output& out) const {
+    const int64_t step = n1 / R;
+    const T* w = tables.pass1[0].data();
+    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
+      C v[R];
+      load_all<R>(v, buffer + j * 2 * W, step * 2 * W, W);
+      twiddle_all<R, true>(v, w);
+      butterfly<R, true>(v);
+      store_last<R>(v, j, step, column, out);
+    }
+  }
+  template <int R, class Output>
+  M2_INLINE void store_last(const C* v, int64_t row, int64_t step, int64_t column, const Output& out) const {
+    const T* twist = tables.twist.data() + 2 * row;
+#pragma GCC unroll 16
+    for (int q = 0; q < R; ++q)
+      out.put((row + q * step) * n2 + column, v[q], twist[2 * q * step], twist[2 * q * step + 1]);
+  }
+
+  template <class Output>
+  void inverse_columns(const T* work, T* buffer, const Output& out) const {
+    const auto& radices = tables.plan.radices1;
+    const int passes = int(radices.size());
+    for (int64_t column = 0; column < n2; column += W) {
+      C v[L];
+      if (passes == 1) {
+        absorb(v, 0, column, work);
+        butterfly<L, true>(v);
+        store_last<L>(v, 0, 1, column, out);
+        continue;
+      }
+      if constexpr (L == kLanes) {
+        for (int64_t row = 0; row < n1; row += L) {
+          absorb(v, row, column, work);
+          butterfly<L, true>(v);
+          store_all<L>(v, buffer + row * 2 * W, 2 * W, W);
+        }
+        int64_t length = L;
+        for (int i = passes - 2; i >= 1; --i) {
+          length *= radices[i];
+          with_power_of_two(radices[i], [&]<int R>() { pass<R, true, T, W>(buffer, 2 * W, W, n1, length, tables.pass1[i].data()); });
+        }
+        with_power_of_two(radices[0], [&]<int R>() { last_pass<R>(buffer, column, out); });
+      }
+    }
+  }
+
+  // ---- rows ----
+
+  // Forward and inverse row passes around `middle(offset)`, which takes kRowRadix vectors at that offset of each of
+  // `blocks` through its last forward and first inverse pass.
+  template <bool FORWARD, bool INVERSE, int BLOCKS, class Middle>
+  void walk(T* const (&blocks)[BLOCKS], int64_t offset, int64_t n, int64_t length, int i, const Middle& middle) const {
+    const auto& radices = tables.plan.radices2;
+    if (i + 1 == int(radices.size())) {
+      for (int64_t start = 0; start < n; start += kRowRadix) middle(offset + start * 2 * L);
+      return;
+    }
+    const T* w = tables.pass2[i].data();
+    if constexpr (FORWARD)
+      for (T* x : blocks)
+        with_radix(radices[i], [&]<int R>() { pass<R, false, T, W>(x + offset, 2 * L, L, n, length, w); });
+    const int64_t next = length / radices[i], part = n > kCacheVectors ? next : n;
+    for (int64_t start = 0; start < n; start += part)
+      walk<FORWARD, INVERSE>(blocks, offset + start * 2 * L, part, next, i + 1, middle);
+    if constexpr (INVERSE)
+      for (T* x : blocks)
+        with_radix(radices[i], [&]<int R>() { pass<R, true, T, W>(x + offset, 2 * L, L, n, length, w); });
+  }
+  template <bool FORWARD, bool INVERSE, int BLOCKS, class Middle>
+  void rows(T* const (&blocks)[BLOCKS], const Middle& middle) const {
+    for (int64_t row = 0; row < n1; row += W)
+      walk<FORWARD, INVERSE>(blocks, row / L * n2 * 2 * L + row % L, n2, n2, 0, middle);
+  }
+
+  // Ask for the memory that is needed next while arithmetic goes on.
+  template <class S>
+  M2_INLINE static void fetch(const Ahead& ahead, int64_t offset) {
+    if (offset % (2 * L)) return;  // once for the lanes of a vector
+    const int64_t start = offset / 2 * int64_t(sizeof(S)), bytes = kRowRadix * L * int64_t(sizeof(S));
+    for (const void* p : ahead.rows)
+      if (p)
+#pragma GCC unroll 16
+        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(p) + start + byte, 0, 2);
+  }
+
+  void forward_rows(T* work) const {
+    rows<true, false, 1>({work}, [&](int64_t offset) {
+      C v[kRowRadix];
+      load_all<kRowRadix>(v, work + offset, 2 * L, L);
+      butterfly<kRowRadix, false>(v);
+      store_all<kRowRadix>(v, work + offset, 2 * L, L);
+    });
+  }
+  void inverse_rows(T* work) const {
+    rows<false, true, 1>({work}, [&](int64_t offset) {
+      C v[kRowRadix];
+      load_all<kRowRadix>(v, work + offset, 2 * L, L);
+      butterfly<kRowRadix, true>(v);
+      store_all<kRowRadix>(v, work + offset, 2 * L, L);
+    });
+  }
+
+  // A skip connection is one tap more at lag 0: a constant added to the spectrum.
+  template <class S>
+  void convolve_rows(T* work, const T* spectrum, T skip, const Ahead& ahead) const {
+    rows<true, true, 1>({work}, [&](int64_t offset) {
+      fetch<S>(ahead, offset);
+      C v[kRowRadix];
+      load_all<kRowRadix>(v, work + offset, 2 * L, L);
+      butterfly<kRowRadix, false>(v);
+#pragma GCC unroll 16
+      for (int q = 0; q < kRowRadix; ++q) {
+        const C s = load_cplx<T, W>(spectrum + offset + q * 2 * L, L);
+        v[q] = mul<false>(v[q], s.r + skip, s.i);
+      }
+      butterfly<kRowRadix, true>(v);
+      store_all<kRowRadix>(v, work + offset, 2 * L, L);
+    });
+  }
+
+  // u = F(..) and d = F(..) on the way in; acc += conj(U) D, d -> conj(spectrum) D and, if WITH_Y, u -> spectrum U.
+  template <bool WITH_Y, class S>
+  void backward_rows(T* u, T* d, const T* spectrum, T skip, T* acc, const Ahead& ahead) const {
+    const auto middle = [&](int64_t offset) {
+      fetch<S>(ahead, offset);
+      C v[kRowRadix];
+      load_all<kRowRadix>(v, u + offset, 2 * L, L);
+      butterfly<kRowRadix, false>(v);
+      store_all<kRowRadix>(v, u + offset, 2 * L, L);
+      load_all<kRowRadix>(v, d + offset, 2 * L, L);
+      butterfly<kRowRadix, false>(v);
+#pragma GCC unroll 16
+      for (int q = 0; q < kRowRadix; ++q) {
+        const int64_t at = offset + q * 2 * L;
+        const C x = load_cplx<T, W>(u + at, L);
+        C s = load_cplx<T, W>(spectrum + at, L);
+        s.r += skip;
+        store_cplx<T, W>(acc + at, L, load_cplx<T, W>(acc + at, L) + mul<true>(v[q], x.r, x.i));
+        v[q] = mul<true>(v[q], s.r, s.i);
+        if constexpr (WITH_Y) store_cplx<T, W>(u + at, L, mul<false>(x, s.r, s.i));
+      }
+      butterfly<kRowRadix, true>(v);
+      store_all<kRowRadix>(v, d + offset, 2 * L, L);
+      if constexpr (WITH_Y) {
+        load_all<kRowRadix>(v, u + offset, 2 * L, L);
+        butterfly<kRowRadix, true>(v);
+        store_all<kRowRadix>(v, u + offset, 2 * L, L);
+      }
+    };
+    rows<true, true, 2>({u, d}, middle);
+  }
+};
+
+// The functions of FftKernels. `on` calls f with the width of a register and the transform for the lanes of the plan.
+template <class T, int WIDTH>
 struct FftRow {
+  template <class F>
+  M2_INLINE static void on(int lanes, F f) {
+    switch (lanes) {
+      case 4: f.template operator()<(WIDTH < 4 ? WIDTH : 4), 4>(); break;
+      case 8: f.template operator()<(WIDTH < 8 ? WIDTH : 8), 8>(); break;
+      default: f.template operator()<WIDTH, kLanes>();
+    }
+  }
+
+  static void forward_complex(const FftTables<T>& tables, const T* re, const T* im, T* work, T* scratch) {
+    on(tables.plan.lanes, [&]<int W, int L>() {
+      const Transform<T, W, L> transform{tables};
+      transform.forward_columns(ComplexInput<T, W>{re, im}, work, scratch);
+      transform.forward_rows(work);
+    });
+  }
   static void forward(const FftTables<T>& tables, const T* row, T* work, T* scratch) {
-    forward_columns<T, W>(tables, row, nullptr, work, scratch);
-    transform_rows<true, false, false, T, W>(tables, work, nullptr);
+    forward_complex(tables, row, nullptr, work, scratch);
   }
   static void inverse(const FftTables<T>& tables, T* work, T* out_re, T* out_im, T* scratch) {
-    transform_rows<false, false, true, T, W>(tables, work, nullptr);
-    inverse_columns<T, W>(tables, work, scratch, {nullptr, nullptr, nullptr, T(0), out_re, out_im});
+    on(tables.plan.lanes, [&]<int W, int L>() {
+      const Transform<T, W, L> transform{tables};
+      transform.inverse_rows(work);
+      transform.inverse_columns(work, scratch, ComplexOutput<T, W>{out_re, out_im});
+    });
+  }
+
+  template <int W, class S>
+  M2_INLINE static GatedInput<T, W, S> input(const Signal& x) {
+    return {static_cast<const S*>(x.data), static_cast<const S*>(x.gate), x.seqlen};
+  }
+  template <int W, class S>
+  M2_INLINE static GatedOutput<T, W, S> output(const Result& y) {
+    return {{static_cast<S*>(y.data[0]), static_cast<S*>(y.data[1])},
+            {static_cast<const S*>(y.gate[0]), static_cast<const S*>(y.gate[1])},
+            y.seqlen};
+  }
+  static void convolve_signal(const FftTables<T>& tables, Dtype dtype, const Signal& u, const T* spectrum, T skip,
+                              const Result& out, const Ahead& ahead, T* work, T* scratch) {
+    const T tap = skip / T(tables.plan.size);
+    with_type<T>(dtype, [&]<class S>() {
+      on(tables.plan.lanes, [&]<int W, int L>() {
+        const Transform<T, W, L> transform{tables};
+        transform.forward_columns(input<W, S>(u), work, scratch);
+        transform.template convolve_rows<S>(work, spectrum, tap, ahead);
+        transform.inverse_columns(work, scratch, output<W, S>(out));
+      });
+    });
   }
   static void convolve(const FftTables<T>& tables, const T* u, const T* spectrum, T skip, const T* pre, const T* post,
                        T* out, T* work, T* scratch) {
-    forward_columns<T, W>(tables, u, pre, work, scratch);
-    transform_rows<true, true, true, T, W>(tables, work, spectrum);
-    inverse_columns<T, W>(tables, work, scratch, {skip != T(0) ? u : nullptr, pre, post, skip, out, nullptr});
+    const int64_t size = tables.plan.size;
+    convolve_signal(tables, sizeof(T) == 8 ? Dtype::f64 : Dtype::f32, {u, pre, size}, spectrum, skip,
+                    {{out, nullptr}, {post, nullptr}, size}, {}, work, scratch);
+  }
+  static void backward_signal(const FftTables<T>& tables, Dtype dtype, const Signal& u, const Signal& dy,
+                              const T* spectrum, T skip, T* dspectrum, const Result& du, const Result& y,
+                              const Ahead& ahead, T* work, T* scratch) {
+    T* const other = work + 2 * tables.plan.size;
+    const T tap = skip / T(tables.plan.size);
+    with_type<T>(dtype, [&]<class S>() {
+      on(tables.plan.lanes, [&]<int W, int L>() {
+        const Transform<T, W, L> transform{tables};
+        transform.forward_columns(input<W, S>(u), work, scratch);
+        transform.forward_columns(input<W, S>(dy), other, scratch);
+        if (y.data[0]) {
+          transform.template backward_rows<true, S>(work, other, spectrum, tap, dspectrum, ahead);
+          transform.inverse_columns(work, scratch, output<W, S>(y));
+        } else {
+          transform.template backward_rows<false, S>(work, other, spectrum, tap, dspectrum, ahead);
+        }
+        transform.inverse_columns(other, scratch, output<W, S>(du));
+      });
+    });
+  }
+
+  // Element by element in the order of work: f(re, im) of the vectors at an offset.
+  template <class F>
+  M2_INLINE static void elementwise(int64_t size, F f) {
+    on(fft_lanes(size), [&]<int W, int L>() {
+      for (int64_t n = 0; n < 2 * size; n += 2 * L)
+        for (int64_t lane = n; lane < n + L; lane += W) f.template operator()<W>(lane, lane + L);
+    });
   }
   static void multiply(int64_t size, const T* x, const T* spectrum, bool conjugate, T* out) {
-    for (int64_t n = 0; n < 2 * size; n += 2 * kLanes)
-      for (int64_t lane = n; lane < n + kLanes; lane += W) {
-        const Cplx<T, W> s = load_cplx<T, W>(spectrum + lane, kLanes), v = load_cplx<T, W>(x + lane, kLanes);
-        store_cplx<T, W>(out + lane, kLanes, conjugate ? mul<true>(v, s.r, s.i) : mul<false>(v, s.r, s.i));
-      }
+    elementwise(size, [&]<int W>(int64_t re, int64_t im) {
+      const Cplx<T, W> s = load_cplx<T, W>(spectrum + re, im - re), v = load_cplx<T, W>(x + re, im - re);
+      store_cplx<T, W>(out + re, im - re, conjugate ? mul<true>(v, s.r, s.i) : mul<false>(v, s.r, s.i));
+    });
   }
   static void accumulate(int64_t size, const T* a, const T* b, T* acc) {
-    for (int64_t n = 0; n < 2 * size; n += 2 * kLanes)
-      for (int64_t lane = n; lane < n + kLanes; lane += W) {
-        const Cplx<T, W> x = load_cplx<T, W>(a + lane, kLanes), y = load_cplx<T, W>(b + lane, kLanes);
-        store_cplx<T, W>(acc + lane, kLanes, load_cplx<T, W>(acc + lane, kLanes) + mul<true>(y, x.r, x.i));
-      }
+    elementwise(size, [&]<int W>(int64_t re, int64_t im) {
+      const Cplx<T, W> x = load_cplx<T, W>(a + re, im - re), y = load_cplx<T, W>(b + re, im - re);
+      store_cplx<T, W>(acc + re, im - re, load_cplx<T, W>(acc + re, im - re) + mul<true>(y, x.r, x.i));
+    });
   }
 };

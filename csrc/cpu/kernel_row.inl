@@ -2,8 +2,10 @@
 
 template <class T, int W>
 constexpr FftKernels<T> fft_row() {
-  return {FftRow<T, W>::forward,  FftRow<T, W>::inverse,    FftRow<T, W>::convolve, FftRow<T, W>::multiply,
-          FftRow<T, W>::accumulate, Copies<T, W>::gather, Copies<T, W>::scatter,  Copies<T, W>::scatter_product};
+  using Row = FftRow<T, W>;
+  return {Row::forward,         Row::forward_complex, Row::inverse,    Row::convolve,
+          Row::convolve_signal, Row::backward_signal, Row::multiply,   Row::accumulate,
+          Copies<T, W>::gather, Copies<T, W>::scatter, Copies<T, W>::scatter_product};
 }
 template <class T, int W>
 constexpr ShortConvKernels<T> short_conv_row() {
@@ -11,8 +13,7 @@ constexpr ShortConvKernels<T> short_conv_row() {
 }
 template <class T, int W>
 constexpr MixerKernels<T> mixer_row() {
-  return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum, Mixer<T, W>::gates_bwd,
-          Mixer<T, W>::spectra_bwd, Mixer<T, W>::dot, Mixer<T, W>::add_scaled};
+  return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum, Mixer<T, W>::gates_bwd};
 }
 constexpr KernelTable table(const char* name) {
   return {name, fft_row<float, lanes_of<float>()>(), fft_row<double, lanes_of<double>()>(),

@@ -21,17 +21,42 @@ struct Block {
   bool time_contiguous;
 };
 
+// `seqlen` contiguous elements of a dtype, times as many of a gate unless that is null; zeros behind them.
+struct Signal {
+  const void *data, *gate;
+  int64_t seqlen;
+};
+// Where `seqlen` results go: one or two rows (data[1] may be null), each times its gate unless that is null.
+struct Result {
+  void* data[2];
+  const void* gate[2];
+  int64_t seqlen;
+};
+// Rows as long as the one in work that are read next, to be asked for ahead of time; null: none.
+struct Ahead {
+  const void* rows[4];
+};
+
 // All row pointers below are contiguous and hold `plan.size` elements; `work` holds 2 * size elements in the order
-// [n1 / kLanes][n2][re kLanes][im kLanes]; `scratch` holds plan.scratch_elements().
+// [n1 / lanes][n2][re lanes][im lanes]; `scratch` holds plan.scratch_elements().
 template <class T>
 struct FftKernels {
   // work = F(theta * row), frequencies in the plan's permuted order.
   void (*forward)(const FftTables<T>&, const T* row, T* work, T* scratch);
+  // work = F(theta * (re + i im)); im may be null.
+  void (*forward_complex)(const FftTables<T>&, const T* re, const T* im, T* work, T* scratch);
   // out_re + i out_im = conj(theta) * F^-1(work), unnormalised; out_im may be null. Destroys work.
   void (*inverse)(const FftTables<T>&, T* work, T* out_re, T* out_im, T* scratch);
   // out = post * (Re(conj(theta) F^-1(spectrum F(theta u pre))) + skip u pre); pre, post may be null; out may be u.
   void (*convolve)(const FftTables<T>&, const T* u, const T* spectrum, T skip, const T* pre, const T* post, T* out,
                    T* work, T* scratch);
+  // The same from and to tensors of any dtype computed in T.
+  void (*convolve_signal)(const FftTables<T>&, Dtype, const Signal& u, const T* spectrum, T skip, const Result& out,
+                          const Ahead&, T* work, T* scratch);
+  // With U = F(theta u), D = F(theta dy): dspectrum += conj(U) D, du = Re(conj(theta) F^-1(conj(spectrum) D)) + skip dy,
+  // and, unless y.data[0] is null, y = convolution of u. work holds 4 * size elements.
+  void (*backward_signal)(const FftTables<T>&, Dtype, const Signal& u, const Signal& dy, const T* spectrum, T skip,
+                          T* dspectrum, const Result& du, const Result& y, const Ahead&, T* work, T* scratch);
   // out = spectrum * x, or conj(spectrum) * x; all in the order of work.
   void (*multiply)(int64_t size, const T* x, const T* spectrum, bool conjugate, T* out);
   // acc += conj(a) * b.
@@ -85,12 +110,6 @@ struct MixerKernels {
   // From y, the gated convolution before the gate x2, and dg, the gradient of g: x1 gets dg v, x2 dout y, v dg x1; and
   // back through the short convolution, which is computed again.
   void (*gates_bwd)(const MixerTile<T>&, Block dout, const T* y, const T* dg, const MixerGradients<T>&);
-  // sum += conj(x) y, or = if first; then y = conj(spectrum) y, and x = spectrum x if product. In the order of work.
-  void (*spectra_bwd)(int64_t size, T* x, T* y, const T* spectrum, bool first, bool product, T* sum);
-  // sum of a[t] b[t], in double over blocks.
-  double (*dot)(int64_t size, const T* a, const T* b);
-  // row = a + factor row; size is a multiple of kLanes.
-  void (*add_scaled)(int64_t size, const T* a, T factor, T* row);
 };
 
 struct KernelTable {

@@ -10,6 +10,7 @@ namespace m2::avx2 {
 namespace {
 #include "vec.inl"
 #include "convert.inl"
+#include "dft.inl"
 #include "fft_conv.inl"
 #include "short_conv.inl"
 #include "monarch_mixer.inl"

@@ -187,32 +187,4 @@ struct Mixer {
       grads.add_to(sums, width, c);
     });
   }
-
-  static void spectra_bwd(int64_t size, T* x, T* y, const T* spectrum, bool first, bool product, T* sum) {
-    for (int64_t n = 0; n < 2 * size; n += 2 * kLanes)
-      for (int64_t lane = n; lane < n + kLanes; lane += W) {
-        const Cplx<T, W> a = load_cplx<T, W>(x + lane, kLanes), b = load_cplx<T, W>(y + lane, kLanes);
-        const Cplx<T, W> s = load_cplx<T, W>(spectrum + lane, kLanes), d = mul<true>(b, a.r, a.i);
-        store_cplx<T, W>(sum + lane, kLanes, first ? d : load_cplx<T, W>(sum + lane, kLanes) + d);
-        store_cplx<T, W>(y + lane, kLanes, mul<true>(b, s.r, s.i));
-        if (product) store_cplx<T, W>(x + lane, kLanes, mul<false>(a, s.r, s.i));
-      }
-  }
-
-  static double dot(int64_t size, const T* a, const T* b) {
-    double total = 0;
-    for (int64_t start = 0; start < size; start += kSumBlock) {
-      Vec<T, W> sum = {};
-      const int64_t end = size < start + kSumBlock ? size : start + kSumBlock;
-      int64_t t = start;
-      for (; t + W <= end; t += W) sum += load<T, W>(a + t) * load<T, W>(b + t);
-      for (int i = 0; i < W; ++i) total += double(sum[i]);
-      for (; t < end; ++t) total += double(a[t]) * double(b[t]);
-    }
-    return total;
-  }
-
-  static void add_scaled(int64_t size, const T* a, T factor, T* row) {
-    for (int64_t t = 0; t < size; t += W) store<T, W>(row + t, load<T, W>(a + t) + factor * load<T, W>(row + t));
-  }
 };

@@ -11,16 +11,19 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
-// Radix 8 as long as it divides, odd radices first so that the last pass (fused with its neighbours) is 4 or 8.
-std::vector<int> radices_of(int64_t n) {
+// Odd radices first, then as few powers of two up to 16 as will do, ending with `last`.
+std::vector<int> radices_of(int64_t n, int last) {
   std::vector<int> out;
+  n /= last;
   for (int odd : {5, 3})
     while (n % odd == 0) out.push_back(odd), n /= odd;
-  while (n > 1) {
-    const int radix = (n % 8 == 0 && n != 16) ? 8 : (n % 4 == 0 ? 4 : 2);
-    out.push_back(radix);
-    n /= radix;
+  int bits = 0;
+  while (int64_t{1} << bits < n) ++bits;
+  for (int passes = (bits + 3) / 4; passes > 0; --passes) {
+    out.push_back(1 << bits / passes);
+    bits -= bits / passes;
   }
+  out.push_back(last);
   return out;
 }
 
@@ -65,13 +68,15 @@ double butterfly_flops(int radix) {  // additions and multiplications of one but
     case 3: return 16;
     case 4: return 16;
     case 5: return 40;
-    default: return 60;
+    case 8: return 60;
+    default: return 168;
   }
 }
 
 double dft_flops(int64_t n, const std::vector<int>& radices) {
   double flops = 0;
   for (int radix : radices) flops += double(n / radix) * (butterfly_flops(radix) + 6 * (radix - 1));
+  flops -= double(n / radices.back()) * 6 * (radices.back() - 1);  // the last pass has no twiddles
   return flops;
 }
 
@@ -84,7 +89,7 @@ double FftPlan::flops() const {
 
 int64_t FftPlan::table_bytes() const { return 2 * size * int64_t(sizeof(float)); }
 
-int64_t FftPlan::scratch_elements() const { return 2 * n1 * kLanes; }
+int64_t FftPlan::scratch_elements() const { return 2 * n1 * lanes; }
 
 int64_t fft_size_for(int64_t seqlen) {
   if (seqlen < 1 || seqlen > kMaxFftSize)
@@ -99,17 +104,24 @@ int64_t fft_size_for(int64_t seqlen) {
   return best;
 }
 
+int fft_lanes(int64_t size) {
+  for (int lanes : {16, 8})
+    if (size % (lanes * kLanes) == 0) return lanes;
+  return 4;
+}
+
 FftPlan make_fft_plan(int64_t size) {
   if (size < kMinFftSize || size > kMaxFftSize || fft_size_for(size) != size)
-    throw std::invalid_argument("fft_conv: fft_size must be 256 * 2^a * {1, 3, 5}, got " +
+    throw std::invalid_argument("fft_conv: fft_size must be 64 * 2^a * {1, 3, 5}, got " +
                                 std::to_string(size) + "; fft_size(seqlen) gives the right one");
   FftPlan plan;
   plan.size = size;
-  plan.n1 = kLanes;
+  plan.lanes = fft_lanes(size);
+  plan.n1 = plan.lanes;
   while (size % (2 * plan.n1 * kLanes) == 0 && 4 * plan.n1 * plan.n1 <= size) plan.n1 *= 2;  // near sqrt(size)
   plan.n2 = size / plan.n1;
-  plan.radices1 = radices_of(plan.n1);
-  plan.radices2 = radices_of(plan.n2);
+  plan.radices1 = radices_of(plan.n1, plan.lanes);
+  plan.radices2 = radices_of(plan.n2, int(kLanes));
   return plan;
 }
 
@@ -123,7 +135,7 @@ std::shared_ptr<const FftTables<T>> fft_tables(int64_t size) {
 
   auto tables = std::make_shared<FftTables<T>>();
   tables->plan = make_fft_plan(size);
-  const int64_t n1 = tables->plan.n1, n2 = tables->plan.n2;
+  const int64_t n1 = tables->plan.n1, n2 = tables->plan.n2, lanes = tables->plan.lanes;
   for (int64_t row = 0; row < n1; ++row) {
     const double angle = kPi * double(row) / (2.0 * double(n1));
     tables->twist.push_back(T(std::cos(angle)));
@@ -136,9 +148,9 @@ std::shared_ptr<const FftTables<T>> fft_tables(int64_t size) {
     for (int64_t column = 0; column < n2; ++column) {
       const double turns = double(order[row] * column % size) / double(size);
       const double angle = -2 * kPi * turns + kPi * double(column) / (2.0 * double(size));
-      T* block = tables->twiddle.data() + 2 * (row * n2 + column / kLanes * kLanes) + column % kLanes;
+      T* block = tables->twiddle.data() + 2 * (row * n2 + column / lanes * lanes) + column % lanes;
       block[0] = T(std::cos(angle));
-      block[kLanes] = T(std::sin(angle));
+      block[lanes] = T(std::sin(angle));
     }
   tables->pass1 = pass_twiddles<T>(n1, tables->plan.radices1);
   tables->pass2 = pass_twiddles<T>(n2, tables->plan.radices2);

@@ -8,22 +8,27 @@
 
 namespace m2 {
 
-// Channels of a spectrum are stored in blocks of this many lanes on every instruction set, so that a spectrum
+// A spectrum is stored in blocks of this many lanes (fewer below 256 points) on every instruction set, so that one
 // made by one row of the kernel table is valid for another.
 constexpr int64_t kLanes = 16;
-constexpr int64_t kMinFftSize = 256;
+constexpr int64_t kMinFftSize = 64;
 constexpr int64_t kMaxFftSize = int64_t{1} << 22;
 
 // A transform of `size` = n1 * n2 points: n1-point DFTs down the columns (index n = row * n2 + column), a twiddle
-// product, n2-point DFTs along the rows. n1 and n2 are multiples of kLanes.
+// product, n2-point DFTs along the rows. n1 is a multiple of `lanes`, n2 of kLanes; the last radix of n1 is `lanes`,
+// that of n2 kLanes.
 struct FftPlan {
   int64_t size = 0, n1 = 0, n2 = 0;
+  int lanes = kLanes;
   std::vector<int> radices1, radices2;  // decimation in frequency, first pass first
 
   double flops() const;           // of one gated convolution with the spectrum given, FMA counted as two
   int64_t table_bytes() const;    // twiddles read by one float32 convolution
   int64_t scratch_elements() const;  // elements of workspace for one row
 };
+
+// Lanes of a block of the spectrum of a supported transform: 16, below that as many as 16 divide it into.
+int fft_lanes(int64_t size);
 
 // The smallest supported transform (kMinFftSize * 2^a * {1, 3, 5}) that holds `seqlen` positions.
 // Throws std::invalid_argument outside 1 .. kMaxFftSize.
@@ -37,7 +42,7 @@ template <class T>
 struct FftTables {
   FftPlan plan;
   std::vector<T> twist;               // [n1] exp(i pi n1 / (2 n1_total)), interleaved
-  std::vector<T> twiddle;             // [n1 in output order][n2 / kLanes][re kLanes][im kLanes]
+  std::vector<T> twiddle;             // [n1 in output order][n2 / lanes][re lanes][im lanes]
   std::vector<std::vector<T>> pass1;  // per pass: [j][radix - 1] interleaved
   std::vector<std::vector<T>> pass2;
 };
