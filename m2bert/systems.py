@@ -23,6 +23,9 @@ from m2bert.tasks import RetrievalTask
 # vectors of a large pool, which are not needed here, never lie in memory together.
 DOCUMENTS_AT_ONCE = 256
 
+CHUNKS = {"mean": ", mean of chunks", "max": ", best chunk"}
+"""How documents longer than an encoder may be read in pieces, and what that adds to the system's name."""
+
 Encoded = TypeVar("Encoded")
 Progress = Callable[[str, float], None]
 """Called with a label ("qmsum: documents") and the fraction of it that is done, 0 to 1."""
@@ -148,14 +151,21 @@ def _encode(
 
 
 class EncoderSystem:
-    """Ranks by the cosine of embeddings, over all documents, exactly."""
+    """Ranks by the cosine of embeddings, over all documents, exactly.
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
+    chunks: None encodes every document as one text. "mean" and "max" divide it with the encoder's
+    `split(text) -> list[str]` into pieces that are read whole, and compare the query with the mean of the pieces'
+    unit embeddings, or with the best piece.
+    """
+
+    def __init__(self, encoder: Encoder, chunks: str | None = None) -> None:
+        if chunks not in (None, *CHUNKS):
+            raise M2BertError(f"evaluate: chunks must be one of {', '.join(CHUNKS)} or None, got {chunks!r}")
+        self.encoder, self.chunks = encoder, chunks
 
     @property
     def name(self) -> str:
-        return self.encoder.name
+        return self.encoder.name + (CHUNKS[self.chunks] if self.chunks else "")
 
     def rank(self, task: RetrievalTask, depth: int, on_progress: Progress) -> Ranking:
         """Queries first: they are quick, and a broken encoder shows itself at once."""
@@ -165,27 +175,41 @@ class EncoderSystem:
         what = f"query of {task.name}"
         encoded = _encode(self.encoder.encode, list(task.queries.values()), query_ids, what, part)
         queries = _unit_rows(np.asarray(encoded), query_ids, what, self.encoder)
-        documents, counts = self._encode_documents(task, on_progress)
-        run = run_from_scores(queries @ documents.T, query_ids, doc_ids, depth)
+        pieces, starts, counts = self._encode_documents(task, on_progress)
+        if self.chunks == "mean":
+            pieces = _unit_rows(np.add.reduceat(pieces, starts), doc_ids, f"document of {task.name}", self.encoder)
+        scores = queries @ pieces.T
+        if self.chunks == "max":
+            scores = np.maximum.reduceat(scores, starts, axis=1)
+        run = run_from_scores(scores, query_ids, doc_ids, depth)
         tokens = {doc_id: int(read + lost) for doc_id, (read, _, lost) in zip(doc_ids, counts, strict=True)}
         return Ranking(run, self.encoder.fingerprint, _lengths(counts), tokens)
 
     def _encode_documents(
         self, task: RetrievalTask, on_progress: Progress
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Unit embeddings (num_documents, dim) in corpus order; tokens read, windows, tokens lost of each."""
-        doc_ids, texts = list(task.corpus), list(task.corpus.values())
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Unit embeddings (num_pieces, dim) in corpus order, the first piece of every document, and by document
+        its tokens read, windows and tokens lost."""
+        split: Callable[[str], list[str]] = self.encoder.split if self.chunks else _whole  # type: ignore[attr-defined]
+        pieces = [split(text) for text in task.corpus.values()]
+        starts = np.cumsum([0, *map(len, pieces[:-1])])
+        ids = [doc_id for doc_id, own in zip(task.corpus, pieces, strict=True) for _ in own]
+        texts = [piece for own in pieces for piece in own]
         what = f"document of {task.name}"
         vectors, counts = [], []
         for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
             chosen = slice(start, start + DOCUMENTS_AT_ONCE)
             share = len(texts[chosen]) / len(texts)
             part = _part(on_progress, f"{task.name}: {self.name}, documents", start / len(texts), share)
-            encoded = _encode(self.encoder.encode_documents, texts[chosen], doc_ids[chosen], what, part)
+            encoded = _encode(self.encoder.encode_documents, texts[chosen], ids[chosen], what, part)
             stacked = np.stack([document.vector for document in encoded])
-            vectors.append(_unit_rows(stacked, doc_ids[chosen], what, self.encoder))
+            vectors.append(_unit_rows(stacked, ids[chosen], what, self.encoder))
             counts += [(document.num_tokens, document.num_windows, document.num_truncated) for document in encoded]
-        return np.concatenate(vectors), np.array(counts, dtype=np.int64)
+        return np.concatenate(vectors), starts, np.add.reduceat(np.array(counts, dtype=np.int64), starts)
+
+
+def _whole(text: str) -> list[str]:
+    return [text]
 
 
 def _lengths(counts: NDArray[np.int64]) -> DocumentLengths:

@@ -33,6 +33,13 @@ def write_task(folder, corpus=ANIMALS, queries=QUERIES):
     (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """No test may touch the user's own cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "m2bert" / "embeddings"
+
+
 @pytest.fixture
 def data(tmp_path):
     write_task(tmp_path / "data/animals/test")
@@ -47,7 +54,7 @@ def run(monkeypatch):
 
     def load_encoder(model, overflow):
         loaded.append((model, overflow))
-        encoder = BagOfWords(limit=5 if overflow == "truncate" else None)
+        encoder = invoke.encoder or BagOfWords(limit=5 if overflow == "truncate" else None)
         encoder.name = "bag-of-words" if model == "m2-bert-mini" else model
         return encoder
 
@@ -60,6 +67,7 @@ def run(monkeypatch):
         result.loaded = loaded
         return result
 
+    invoke.encoder = None
     return invoke
 
 
@@ -143,6 +151,31 @@ def test_several_systems_in_one_run(run, data, tmp_path):
     assert "95 % interval" in summary and "minus" in summary and "<2k" in summary and "5 queries" in summary
     assert "one: read 2 of 4 documents in part, lost 12 tokens" in result.stdout
     assert "reciprocal rank fusion, k=60, first 1000 of one and BM25" in result.stdout
+
+
+def test_embeddings_are_kept_where_they_are_wanted(run, data, cache, tmp_path):
+    first = run("--data", data, "--no-cache")
+    assert not cache.exists()
+    second = run("--data", data, "--cache", tmp_path / "mine")
+    assert not cache.exists() and len(list((tmp_path / "mine").iterdir())) == 1
+    third = run("--data", data)
+    assert len(list(cache.iterdir())) == 1
+    assert first.stdout == second.stdout == third.stdout == run("--data", data).stdout
+
+
+def test_chunks_give_a_system_each(run, data):
+    class Splitting(BagOfWords):
+        def split(self, text):
+            words = text.split()
+            return [" ".join(words[:3]), " ".join(words[3:])] if len(words) > 3 else [text]
+
+    run.encoder = Splitting(limit=3)
+    result = run("--data", data, "--tasks", "animals", "--chunks", "none,max", "--metrics", "RR@1")
+    assert result.exception is None
+    assert "bag-of-words, best chunk" in result.stdout
+    assert "bag-of-words: read 1 of 2 documents in part, lost 8 tokens" in result.stdout
+    result = run("--data", data, "--chunks", "min")
+    assert "--chunks must be of none, mean, max, got min" in str(result.exception)
 
 
 def test_a_model_may_be_given_a_name(data, tmp_path):

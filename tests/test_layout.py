@@ -41,7 +41,14 @@ STAGES = (
         "m2bert.bulk",
         "m2bert.index",
     },
-    {"m2bert.systems", "m2bert.evaluate", "m2bert.pretrain", "m2bert.finetune"},
+    {
+        "m2bert.systems",
+        "m2bert.embedding_cache",
+        "m2bert.peers",
+        "m2bert.evaluate",
+        "m2bert.pretrain",
+        "m2bert.finetune",
+    },
     {"m2bert.cli"},
 )
 # These see ids, text and arrays, never a model.
@@ -55,7 +62,15 @@ LEAVES = (
     "m2bert.passages",
     "m2bert.stores",
 )
-MODEL_FREE = (*LEAVES, "m2bert.index", "m2bert.systems", "m2bert.evaluate", "m2bert.cli")
+MODEL_FREE = (
+    *LEAVES,
+    "m2bert.index",
+    "m2bert.systems",
+    "m2bert.embedding_cache",
+    "m2bert.peers",
+    "m2bert.evaluate",
+    "m2bert.cli",
+)
 MODELS = ("m2bert.modeling", "m2bert.checkpoints", "m2bert.reference", "m2bert.embedding", "m2ops")
 TORCH_FREE = ("csrc/cpu", "csrc/cuda", "csrc/plan")
 BAD_STEM = re.compile(r"(^|_)(utils?|helpers?|common|misc)(_|$)")

@@ -21,7 +21,7 @@ from m2bert.cli.tables import print_report
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.systems import Encoder, Fusion, Progress, System
+    from m2bert.systems import Encoder, EncoderSystem, Fusion, Progress, System
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -57,15 +57,23 @@ def loco(
     baseline: Annotated[
         str | None, typer.Option(help="The system that the others are tested against. [default: BM25]")
     ] = None,
+    chunks: Annotated[
+        str, typer.Option(help="SentenceTransformers on long documents: none (cut), mean, max; joined by commas.")
+    ] = "none",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of cached embeddings. [default: in the user's cache folder]")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep embeddings.")] = False,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Also write the report, with the values per query, to this file."),
     ] = None,
 ) -> None:
     """Score models and BM25 on LoCoV1 tasks, or on your own in the same columns."""
+    from m2bert.embedding_cache import default_folder
     from m2bert.evaluate import check_names, evaluate_tasks, load_tasks
     from m2bert.metrics import largest_cutoff, load_trec_eval
-    from m2bert.systems import BM25System, EncoderSystem
+    from m2bert.systems import BM25System
     from m2bert.tasks import choose_tasks
 
     names, measures = _split(tasks), _split(metrics)
@@ -77,12 +85,10 @@ def loco(
     if hybrid and not bm25:
         raise M2BertError("evaluate: --hybrid fuses with BM25; leave out --no-bm25")
     lexical: list[System] = [BM25System()] if bm25 else []
-    encoders = []
-    for each in model or ["m2-bert-mini"]:
-        with announced(f"loading the model {each}"):
-            encoders.append(load_encoder(each, overflow))
-    systems: list[System] = [*map(EncoderSystem, encoders), *lexical]
-    fusions = [_with_bm25(encoder) for encoder in encoders] if hybrid else []
+    folder = None if no_cache else cache or default_folder()
+    encoders = open_systems(model or ["m2-bert-mini"], overflow, _split(chunks), folder)
+    systems: list[System] = [*encoders, *lexical]
+    fusions = [_with_bm25(system) for system in encoders] if hybrid else []
     known = [system.name for system in systems] + [fusion.name for fusion in fusions]
     baseline = _baseline(baseline, known)
     check_names([system.name for system in systems], fusions, baseline)
@@ -103,10 +109,10 @@ def _check_json_file(json_file: Path | None) -> None:
         raise M2BertError(f"evaluate: --json must name a file, got the folder {json_file}; add a file name")
 
 
-def _with_bm25(encoder: Encoder) -> Fusion:
+def _with_bm25(system: System) -> Fusion:
     from m2bert.systems import BM25System, Fusion
 
-    return Fusion(f"{encoder.name} + {BM25System.name}", (encoder.name, BM25System.name))
+    return Fusion(f"{system.name} + {BM25System.name}", (system.name, BM25System.name))
 
 
 def _baseline(wanted: str | None, known: list[str]) -> str | None:
@@ -117,18 +123,34 @@ def _baseline(wanted: str | None, known: list[str]) -> str | None:
 
 
 def load_encoder(model: str, overflow: str) -> Encoder:
-    """The embedder of a model's name or folder, or of NAME=FOLDER under that name."""
-    from m2bert.embedding import Embedder
+    """The encoder of a model's name or folder, or of NAME=FOLDER under that name."""
+    from m2bert.peers import open_encoder
 
-    name, folder = _name_and_folder(model)
-    embedder = Embedder(folder, overflow=overflow)
-    embedder.name = name or embedder.name
-    return embedder
+    return open_encoder(model, overflow)
 
 
-def _name_and_folder(model: str) -> tuple[str | None, str]:
-    name, equals, folder = model.partition("=")
-    return (name, folder) if equals and not Path(model).exists() else (None, model)
+def open_systems(models: list[str], overflow: str, chunks: list[str], cache: Path | None) -> list[EncoderSystem]:
+    """A system per model; for models that can divide texts, one per way to read long documents.
+
+    chunks: of none, mean and max. cache: the folder of the embedding cache, or None.
+    """
+    from m2bert.embedding_cache import CachedEncoder
+    from m2bert.systems import CHUNKS, EncoderSystem
+
+    unknown = [way for way in chunks if way not in ("none", *CHUNKS)]
+    if unknown or not chunks:
+        raise M2BertError(
+            f"evaluate: --chunks must be of none, {', '.join(CHUNKS)}, got {', '.join(unknown) or 'none'}"
+        )
+    systems = []
+    for model in models:
+        with announced(f"loading the model {model}"):
+            encoder = load_encoder(model, overflow)
+        ways = chunks if hasattr(encoder, "split") else ["none"]
+        if cache is not None:
+            encoder = CachedEncoder(encoder, cache, f"overflow={getattr(encoder, 'overflow', 'truncate')}")
+        systems += [EncoderSystem(encoder, None if way == "none" else way) for way in ways]
+    return systems
 
 
 def _split(text: str) -> list[str]:
