@@ -26,6 +26,17 @@ __global__ void spilling_kernel(const int* index, float* x) {
 }
 """
 
+MATRIX_KERNEL = """
+#include "mma.cuh"
+__global__ void matrix_kernel(const uint32_t* x, float* out) {
+  uint32_t a[4] = {x[0], x[1], x[2], x[3]}, b[2] = {m2::cuda::pack_half(out[0], out[1]), x[4]};
+  float c[4] = {};
+  m2::cuda::mma_half(c, a, b);
+  m2::cuda::mma_bfloat(c, a, b);
+  for (int i = 0; i < 4; ++i) out[4 * threadIdx.x + i] = c[i];
+}
+"""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -51,7 +62,7 @@ def nvcc() -> str:
 def compile_cuda(nvcc: str, source: Path, out: Path) -> list[Report]:
     """Compile with warnings as errors and read the report of every kernel."""
     codes = [f"-gencode=arch={arch.replace('sm', 'compute')},code={arch}" for arch in ARCHS]
-    flags = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", *codes]
+    flags = ["-std=c++17", f"-I{CUDA}", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", *codes]
     command = [nvcc, *flags, "-c", str(source), "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -85,3 +96,10 @@ def test_register_report_sees_the_stack(nvcc: str, tmp_path: Path) -> None:
 
 def test_table_and_boundary_headers_compile(nvcc: str, tmp_path: Path) -> None:
     assert compile_cuda(nvcc, CUDA / "device_table.cu", tmp_path / "device_table.o") == []
+
+
+def test_instruction_wrappers_compile(nvcc: str, tmp_path: Path) -> None:
+    source = tmp_path / "matrix.cu"
+    source.write_text(MATRIX_KERNEL)
+    reports = compile_cuda(nvcc, source, tmp_path / "matrix.o")
+    assert [(r.arch, r.stack, r.spills) for r in reports] == [(arch, 0, 0) for arch in ARCHS]

@@ -7,12 +7,15 @@
 // std::runtime_error, naming block, thread and address, when
 //   * threads meet at different __syncthreads(), or some have ended while others wait (divergent barrier),
 //   * dynamic shared memory is accessed outside of the launch's request, or read before this block wrote it,
-//   * two threads touch the same shared word between two barriers and one of them writes (data race).
+//   * two threads touch the same shared word between two barriers and one of them writes (data race); __syncwarp() and
+//     the other operations of a warp are barriers among its own 32 threads,
+//   * the 32 threads of a warp meet at different operations of the warp, or some of them never come.
 // Shared memory is filled with NaN patterns before each block; an overflowing thread stack hits a guard page; under
 // AddressSanitizer "global" memory is ordinary heap memory and therefore checked too.
 //
 // Rules for a kernel that wants to run here: no <<<>>> and no inline PTX in its file (m2::cuda::launch and wrappers
-// in common.cuh), no static __shared__ arrays (m2::cuda::SharedArray), no warp intrinsics yet.
+// in common.cuh and mma.cuh), no static __shared__ arrays (m2::cuda::SharedArray), operations of a warp for all of its
+// threads (mask ~0u).
 // Not modelled: the memory model below barriers, bank conflicts, occupancy, asynchronous copies, concurrency of blocks.
 #pragma once
 #if !defined(__x86_64__)
@@ -146,6 +149,33 @@ class Launch {
     to_scheduler();
   }
 
+  // An operation of the warp: waits until all 32 threads have brought their `in`, then `combine` makes every `out`.
+  template <class In, class Out>
+  Out meet(unsigned mask, const In& in, void (*combine)(const In* const (&)[32], Out* const (&)[32]), const char* file,
+           int line) {
+    if (mask != ~0u) fail("operation of a part of a warp");
+    Thread& thread = threads_[current_];
+    Out out;
+    thread.state = State::kMeeting;
+    thread.file = file;
+    thread.line = line;
+    thread.in = &in;
+    thread.out = &out;
+    thread.combine = [](void (*erased)(), const void* const (&ins)[32], void* const (&outs)[32]) {
+      const In* typed_in[32];
+      Out* typed_out[32];
+      for (int lane = 0; lane < 32; ++lane) {
+        typed_in[lane] = static_cast<const In*>(ins[lane]);
+        typed_out[lane] = static_cast<Out*>(outs[lane]);
+      }
+      reinterpret_cast<void (*)(const In* const (&)[32], Out* const (&)[32])>(erased)(typed_in, typed_out);
+    };
+    thread.erased = reinterpret_cast<void (*)()>(combine);
+    to_scheduler();
+    return out;
+  }
+  unsigned current_lane() const { return current_ % 32; }
+
   // Called for every access to shared memory, before it happens.
   void check_shared(size_t offset, size_t bytes, bool write) {
     if (offset >= shared_bytes_ || bytes > shared_bytes_ - offset)
@@ -155,7 +185,7 @@ class Launch {
   }
 
  private:
-  enum class State { kReady, kWaiting, kEnded };
+  enum class State { kReady, kMeeting, kWaiting, kEnded };
 
   struct Thread {
     Dim3 index;
@@ -164,13 +194,19 @@ class Launch {
     int line = 0;
     void* stack_pointer = nullptr;
     void* sanitizer_stack = nullptr;
+    uint64_t meetings = 0;  // operations of the warp so far
+    const void* in = nullptr;
+    void* out = nullptr;
+    void (*combine)(void (*)(), const void* const (&)[32], void* const (&)[32]) = nullptr;
+    void (*erased)() = nullptr;
   };
 
-  // Who touched a 4-byte word of shared memory, and in which phase (the time between two barriers).
+  // Who touched a 4-byte word of shared memory, in which phase (the time between two barriers) and after how many
+  // operations of that thread's warp.
   struct Word {
-    uint64_t write_phase = 0, read_phase = 0;
+    uint64_t write_phase = 0, read_phase = 0, write_meeting = 0, read_meeting = 0;
     unsigned writer = 0, reader = 0;
-    bool written = false, many_readers = false;
+    bool written = false, many_readers = false, many_warps = false;
   };
 
   void run_block(Dim3 index) {
@@ -183,12 +219,14 @@ class Launch {
     std::iota(order.begin(), order.end(), 0u);
     for (bool more = true; more && error_.empty();) {
       ++phase_;
-      std::shuffle(order.begin(), order.end(), random_);
-      for (unsigned i : order) {
-        resume(i);
-        if (!error_.empty()) return;
-      }
-      more = end_of_phase();
+      do {
+        std::shuffle(order.begin(), order.end(), random_);
+        for (unsigned i : order) {
+          if (threads_[i].state == State::kReady) resume(i);
+          if (!error_.empty()) return;
+        }
+      } while (end_of_meetings());
+      more = error_.empty() && end_of_phase();
     }
   }
 
@@ -203,6 +241,40 @@ class Launch {
     threads_[i].stack_pointer = sp;
   }
 
+  // No thread is ready. Lets the warps that meet go on; true if there was one. A warp of which only some threads meet
+  // will never be complete, because the others wait for the whole block or have ended.
+  bool end_of_meetings() {
+    bool any = false;
+    for (size_t first = 0; first < threads_.size(); first += 32) {
+      const size_t last = std::min(first + 32, threads_.size());
+      size_t meeting = 0;
+      for (size_t i = first; i < last; ++i) meeting += threads_[i].state == State::kMeeting;
+      if (meeting == 0) continue;
+      any = true;
+      const Thread& leader = threads_[first];
+      for (size_t i = first; i < last; ++i)
+        if (threads_[i].state != leader.state || threads_[i].line != leader.line ||
+            std::strcmp(threads_[i].file, leader.file) || threads_[i].erased != leader.erased)
+          return diverged("warp", unsigned(first), unsigned(i));
+      if (meeting != 32) {
+        error_ = "operation of a warp in a block of " + std::to_string(threads_.size()) + " threads";
+        return false;
+      }
+      const void* in[32];
+      void* out[32];
+      for (int lane = 0; lane < 32; ++lane) in[lane] = threads_[first + lane].in, out[lane] = threads_[first + lane].out;
+      leader.combine(leader.erased, in, out);
+      for (size_t i = first; i < last; ++i) threads_[i].state = State::kReady, ++threads_[i].meetings;
+    }
+    return any;
+  }
+
+  bool diverged(const char* what, unsigned first, unsigned other) {
+    error_ = std::string("divergent ") + what + " in " + where_block() + ": thread " + std::to_string(first) + " " +
+             doing(threads_[first]) + ", thread " + std::to_string(other) + " " + doing(threads_[other]);
+    return false;
+  }
+
   // All threads have reached a barrier or their end. True if they go on.
   bool end_of_phase() {
     const Thread& first = threads_.front();
@@ -211,9 +283,7 @@ class Launch {
       if (other.state == first.state &&
           (first.state == State::kEnded || (other.line == first.line && !std::strcmp(other.file, first.file))))
         continue;
-      error_ = "divergent barrier in " + where_block() + ": thread 0 " + doing(first) + ", thread " +
-               std::to_string(i) + " " + doing(other);
-      return false;
+      return diverged("barrier", 0, i);
     }
     for (Thread& thread : threads_)
       if (thread.state == State::kWaiting) thread.state = State::kReady;
@@ -225,17 +295,26 @@ class Launch {
       fail(std::string("race on shared memory at byte ") + std::to_string(4 * i) + ": " + what + " thread " +
            std::to_string(other) + " since the last barrier");
     };
-    if (word.write_phase == phase_ && word.writer != current_) race("also written by", word.writer);
+    const uint64_t meeting = threads_[current_].meetings;
+    // Ordered before now by an operation of the warp that both threads belong to.
+    const auto ordered = [&](unsigned other, uint64_t then) { return other / 32 == current_ / 32 && then < meeting; };
+    if (word.write_phase == phase_ && word.writer != current_ && !ordered(word.writer, word.write_meeting))
+      race("also written by", word.writer);
     if (!write && !word.written) fail("shared memory at byte " + std::to_string(4 * i) + " is read before written");
     if (write) {
-      if (word.read_phase == phase_ && (word.reader != current_ || word.many_readers))
+      if (word.read_phase == phase_ && (word.reader != current_ || word.many_readers) &&
+          (word.many_warps || !ordered(word.reader, word.read_meeting)))
         race("also read by", word.reader);
       word.write_phase = phase_;
+      word.write_meeting = meeting;
       word.writer = current_;
       word.written = true;
     } else {
-      word.many_readers = word.read_phase == phase_ && (word.many_readers || word.reader != current_);
+      const bool again = word.read_phase == phase_;
+      word.many_readers = again && (word.many_readers || word.reader != current_);
+      word.many_warps = again && (word.many_warps || word.reader / 32 != current_ / 32);
       word.read_phase = phase_;
+      word.read_meeting = meeting;
       word.reader = current_;
     }
   }
@@ -322,6 +401,46 @@ using dim3 = m2::emulator::Dim3;
 // The place of the call tells barriers apart, so it is taken as default arguments.
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   m2::emulator::Launch::running()->barrier(file, line);
+}
+
+inline void __syncwarp(unsigned mask = ~0u, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  m2::emulator::Launch::running()->meet<char, char>(
+      mask, 0, [](const char* const (&)[32], char* const (&out)[32]) { for (char* x : out) *x = 0; }, file, line);
+}
+
+namespace m2::emulator {
+
+// Every lane receives the value of the lane it names.
+template <class T>
+T shuffle(unsigned mask, T value, int lane, const char* file, int line) {
+  struct In {
+    T value;
+    int lane;
+  };
+  return Launch::running()->meet<In, T>(
+      mask, {value, lane},
+      [](const In* const (&in)[32], T* const (&out)[32]) {
+        for (int i = 0; i < 32; ++i) *out[i] = in[in[i]->lane & 31]->value;
+      },
+      file, line);
+}
+
+}  // namespace m2::emulator
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return m2::emulator::shuffle(mask, value, lane, file, line);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
+  return m2::emulator::shuffle(mask, value, int(m2::emulator::Launch::running()->current_lane()) ^ bits, file, line);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, const char* file = __builtin_FILE(),
+                   int line = __builtin_LINE()) {
+  const unsigned lane = m2::emulator::Launch::running()->current_lane();
+  return m2::emulator::shuffle(mask, value, int(lane + delta < 32 ? lane + delta : lane), file, line);
 }
 
 // The few calls of the CUDA runtime that csrc/cuda makes, on ordinary memory.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../cuda/common.cuh"
+#include "../cuda/mma.cuh"
 
 namespace {
 
@@ -66,6 +67,58 @@ __global__ void two_barriers(const float*, float*) {
   } else {
     __syncthreads();
   }
+}
+
+// Sum of the warp in every thread, by two kinds of shuffles.
+__global__ void sum_warp(const float* x, float* out) {
+  float sum = x[threadIdx.x];
+  for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(~0u, sum, bits);
+  out[threadIdx.x] = __shfl_sync(~0u, sum + __shfl_down_sync(~0u, sum, 1), int(threadIdx.x) % 32);
+}
+
+__global__ void reverse_warp(const float* x, float* out) {
+  const SharedArray<float> shared;
+  const int i = int(threadIdx.x);
+  shared.store(i, x[i]);
+  __syncwarp();
+  out[i] = shared.load(i ^ 31);
+  __syncwarp();
+  shared.store(i, 0.0f);
+}
+
+__global__ void warp_barrier_between_warps(const float* x, float* out) {
+  const SharedArray<float> shared;
+  const int i = int(threadIdx.x);
+  shared.store(i, x[i]);
+  __syncwarp();
+  out[i] = shared.load(kThreads - 1 - i);
+}
+
+__global__ void part_of_a_warp(const float* x, float* out) {
+  if (threadIdx.x % 2) return;
+  out[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 2);
+}
+
+__global__ void half_a_mask(const float* x, float* out) { out[0] = __shfl_sync(0xffffu, x[0], 0); }
+
+// One 16x8x16 product a warp: a[16][16], b[16][8] behind each other in x, c[16][8] out.
+template <bool kBfloat>
+__global__ void multiply_matrices(const float* x, float* out) {
+  const int row = int(threadIdx.x) / 4, pair = int(threadIdx.x) % 4 * 2;
+  const float* y = x + 256;
+  const auto pack = [](float low, float high) {
+    return kBfloat ? m2::cuda::pack_bfloat(low, high) : m2::cuda::pack_half(low, high);
+  };
+  uint32_t a[4], b[2];
+  for (int r = 0; r < 4; ++r) {
+    const float* from = x + (row + r % 2 * 8) * 16 + pair + r / 2 * 8;
+    a[r] = pack(from[0], from[1]);
+  }
+  for (int r = 0; r < 2; ++r) b[r] = pack(y[(pair + 8 * r) * 8 + row], y[(pair + 8 * r + 1) * 8 + row]);
+  float c[4] = {};
+  if (kBfloat) m2::cuda::mma_bfloat(c, a, b);
+  else m2::cuda::mma_half(c, a, b);
+  for (int r = 0; r < 4; ++r) out[(row + r / 2 * 8) * 8 + pair + r % 2] = c[r];
 }
 
 __global__ void last_writer(const float*, float* out) { out[0] = float(threadIdx.x); }
@@ -135,6 +188,47 @@ void check_order() {
   report(varies, "the seed changes the order of the threads");
 }
 
+void check_warps() {
+  std::vector<float> x(kThreads), out(kThreads);
+  for (int i = 0; i < kThreads; ++i) x[i] = float(i);
+  const float* in = x.data();
+  m2::cuda::launch(&sum_warp, 1, kThreads, 0, nullptr, in, out.data());
+  report(out[0] == 2 * 496 && out[31] == 2 * 496 && out[32] == 2 * 1520, "shuffles exchange the values of a warp");
+  m2::cuda::launch(&reverse_warp, 1, kThreads, kBytes, nullptr, in, out.data());
+  report(out[0] == 31 && out[32] == 63, "a barrier of a warp orders its accesses to shared memory");
+}
+
+void check_matrices() {
+  std::vector<float> x(256 + 128), exact(128), out(128);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 101) - 50) / 16;  // exact in both 16-bit types
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 8; ++j)
+      for (int k = 0; k < 16; ++k) exact[i * 8 + j] += x[i * 16 + k] * x[256 + k * 8 + j];
+  const float* in = x.data();
+  m2::cuda::launch(&multiply_matrices<false>, 1, 32, 0, nullptr, in, out.data());
+  report(out == exact, "a matrix product of float16 operands");
+  std::fill(out.begin(), out.end(), 0.0f);
+  m2::cuda::launch(&multiply_matrices<true>, 1, 32, 0, nullptr, in, out.data());
+  report(out == exact, "a matrix product of bfloat16 operands");
+}
+
+// 16-bit values: every one survives the way to float32 and back, and float32 is rounded to the nearest, ties to even.
+void check_conversions() {
+  bool same = true;
+  for (unsigned bits = 0; bits < 65536; ++bits) {
+    const float half = m2::cuda::half_to_float(uint16_t(bits)), bfloat = m2::cuda::bfloat_to_float(uint16_t(bits));
+    if (half == half) same = same && m2::cuda::float_to_half(half) == bits;
+    if (bfloat == bfloat) same = same && m2::cuda::float_to_bfloat(bfloat) == bits;
+  }
+  report(same, "16-bit values survive conversion to float32 and back");
+  report(m2::cuda::float_to_half(1.0f + 1.0f / 2048) == 0x3c00 && m2::cuda::float_to_half(1.0f + 3.0f / 2048) == 0x3c02,
+         "float16 ties go to even");
+  report(m2::cuda::float_to_bfloat(1.0f + 1.0f / 256) == 0x3f80 && m2::cuda::float_to_bfloat(1.0f + 3.0f / 256) == 0x3f82,
+         "bfloat16 ties go to even");
+  const float nan = m2::cuda::bfloat_to_float(m2::cuda::float_to_bfloat(m2::cuda::half_to_float(0x7e00)));
+  report(nan != nan && m2::cuda::float_to_half(1e6f) == 0x7c00, "NaN stays NaN, too large for float16 is infinite");
+}
+
 void check_launch_limits() {
   const float x = 0;
   float out = 0;
@@ -153,6 +247,9 @@ int main() {
   check_indices();
   check_order();
   check_launch_limits();
+  check_warps();
+  check_matrices();
+  check_conversions();
   expect(&reverse_without_barrier, "is read before written", "missing barrier after writing");
   expect(&overwrite_while_read, "race on shared memory", "missing barrier after reading");
   expect(&two_writers, "race on shared memory", "two threads write one word");
@@ -162,6 +259,9 @@ int main() {
   expect(&left_by_another_block, "block (1, 0, 0)", "shared memory left by another block");
   expect(&some_end_early, "divergent barrier", "some threads end before a barrier");
   expect(&two_barriers, "divergent barrier", "threads wait at different barriers");
+  expect(&warp_barrier_between_warps, "shared memory", "a barrier of a warp orders nothing between warps");
+  expect(&part_of_a_warp, "divergent warp", "some threads of a warp miss a shuffle");
+  expect(&half_a_mask, "part of a warp", "a shuffle of half a warp");
   report(complaint(&reverse).empty(), "a correct kernel still runs after the faulty ones");
   std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
   return failures != 0;
