@@ -1,8 +1,9 @@
 // CUDA boundary of the operators: check, allocate, current device and stream, launch, raise the launch's error.
 // A library of its own (libm2ops_cuda.so): it needs a torch built with CUDA for the stream. Kernels: cuda/.
 //
-// Here so far: filter_spectrum and fft_conv, forward, float32. The other operators of ops.cpp, the two backward ones
-// among them, have no CUDA implementation yet; the dispatcher says so when one is called.
+// Here so far: filter_spectrum and fft_conv, forward, float32; short_conv, forward and backward, in 32 and 16 bits. The
+// gradients of the first two have no CUDA implementation yet; the dispatcher says so when one is called. The products and
+// monarch_mixer are compositions registered in Python.
 //
 // With M2_CUDA_EMULATED the same code serves CPU tensors under torch.ops.m2ops_emulated, which tests the boundary and
 // the kernels together on a machine without a GPU. Test: tests/test_cuda_emulated.py.
@@ -17,8 +18,10 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "cuda/fft_conv.h"
+#include "cuda/short_conv.h"
 
 namespace m2::cuda {
 namespace {
@@ -75,10 +78,14 @@ std::string device_of(const Tensor& x) {
 }
 
 // `first` is the operator's first tensor, whose device all others share.
-void check_tensor(const char* op, const char* name, const Tensor& x, const Tensor& first) {
+void check_device(const char* op, const char* name, const Tensor& x, const Tensor& first) {
   require(on_our_device(x) && x.get_device_index() == first.get_device_index(), op, ": ", name,
           " must be on the same GPU as all tensors of the call, got ", device_of(x), " beside ", device_of(first),
           "; move it with .to()");
+}
+
+void check_tensor(const char* op, const char* name, const Tensor& x, const Tensor& first) {
+  check_device(op, name, x, first);
   require(x.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 on CUDA so far, got ",
           torch::headeronly::toString(x.scalar_type()), "; convert it with .float()");
 }
@@ -190,6 +197,108 @@ Tensor filter_spectrum_cuda(const Tensor& k, const OptTensor& k_rev, int64_t fft
   return spectrum;
 }
 
+// The element type of x, (batch, dim, seqlen) or (batch, seqlen, dim) in float32, float16 or bfloat16.
+Element element_of(const char* op, const char* name, const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Element::f32;
+    case ScalarType::Half: return Element::f16;
+    case ScalarType::BFloat16: return Element::bf16;
+    default: break;
+  }
+  throw std::invalid_argument(text(op, ": ", name, " must be float32, float16 or bfloat16 on CUDA, got ",
+                                   torch::headeronly::toString(x.scalar_type()), "; convert it with .float()"));
+}
+
+AnyStrided<const void> input(const Tensor& x, bool channels_last) {
+  return {x.const_data_ptr(), x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
+}
+
+AnyStrided<void> output(const Tensor& x, bool channels_last) {
+  return {x.mutable_data_ptr(), x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
+}
+
+void require_same_shape(const char* op, const char* name, const Tensor& x, const Tensor& like) {
+  bool same = x.dim() == like.dim() && x.scalar_type() == like.scalar_type();
+  for (int64_t i = 0; same && i < x.dim(); ++i) same = x.size(i) == like.size(i);
+  require(same, op, ": ", name, " must have the shape and dtype of x, ", shape_of(like), ", got ", shape_of(x));
+}
+
+// What the two directions share: element, sizes, width; returns the weight as a contiguous tensor.
+template <class Args>
+Tensor short_conv_sizes(const char* op, const Tensor& x, const Tensor& weight, bool channels_last, Args& args) {
+  check_device(op, "x", x, x);
+  args.element = element_of(op, "x", x);
+  require(x.dim() == 3, op, ": x must have 3 dimensions, got ", shape_of(x));
+  args.batch = x.size(0);
+  args.dim = x.size(channels_last ? 2 : 1);
+  args.seqlen = x.size(channels_last ? 1 : 2);
+  check_tensor(op, "weight", weight, x);
+  require(weight.dim() == 2 && weight.size(0) == args.dim && weight.size(1) >= 2 && weight.size(1) <= kMaxShortWidth,
+          op, ": weight must have shape (dim, width) with dim ", args.dim, " and width 2 .. ", kMaxShortWidth, ", got ",
+          shape_of(weight));
+  args.width = int(weight.size(1));
+  return torch::stable::contiguous(weight);
+}
+
+template <class Args>
+void check_short_conv_launch(const char* op, const char* kernel, const Args& args, cudaError_t error,
+                             const LaunchShape& shape, const Tensor& x) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(text(op, ": launch of ", kernel, " failed: ", cudaGetErrorString(error), " (", shape.blocks,
+                                " blocks of ", shape.threads, " threads, ", shape.shared_bytes,
+                                " bytes of shared memory, x ", shape_of(x), ", width ", args.width, ", ", device_of(x),
+                                ")"));
+}
+
+// x (batch, dim, seqlen), or (batch, seqlen, dim) with channels_last, any strides; weight (dim, width), bias (dim,)
+// float32. Returns a new contiguous tensor of the shape and dtype of x.
+Tensor short_conv_cuda(const Tensor& x, const Tensor& weight, const OptTensor& bias, bool channels_last) {
+  ShortConvArgs args;
+  const Tensor taps = short_conv_sizes("short_conv", x, weight, channels_last, args);
+  args.weight = static_cast<const float*>(taps.const_data_ptr());
+  OptTensor offset;
+  if (bias) {
+    check_tensor("short_conv", "bias", *bias, x);
+    require(bias->dim() == 1 && bias->size(0) == args.dim, "short_conv: bias must have shape (dim,) = (", args.dim,
+            ",), got ", shape_of(*bias));
+    offset = torch::stable::contiguous(*bias);
+    args.bias = static_cast<const float*>(offset->const_data_ptr());
+  }
+  const CurrentDevice device(x);
+  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2)});
+  args.x = input(x, channels_last);
+  args.out = output(out, channels_last);
+  LaunchShape shape;
+  const cudaError_t error = short_conv_fwd(args, device.stream(), &shape);
+  check_short_conv_launch("short_conv", "short_conv_fwd_kernel", args, error, shape, x);
+  return out;
+}
+
+// Gradients of x (its shape and dtype, contiguous), weight and bias (float32). Deterministic.
+std::tuple<Tensor, Tensor, Tensor> short_conv_bwd_cuda(const Tensor& dout, const Tensor& x, const Tensor& weight,
+                                                       bool channels_last) {
+  ShortConvBwdArgs args;
+  const Tensor taps = short_conv_sizes("short_conv_bwd", x, weight, channels_last, args);
+  check_device("short_conv_bwd", "dout", dout, x);
+  require_same_shape("short_conv_bwd", "dout", dout, x);
+  args.weight = static_cast<const float*>(taps.const_data_ptr());
+  const CurrentDevice device(x);
+  Tensor dx = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2)});
+  Tensor dweight = torch::stable::new_empty(taps, {args.dim, args.width});
+  Tensor dbias = torch::stable::new_empty(taps, {args.dim});
+  args.x = input(x, channels_last);
+  args.dout = input(dout, channels_last);
+  args.dx = output(dx, channels_last);
+  args.dweight = static_cast<float*>(dweight.mutable_data_ptr());
+  args.dbias = static_cast<float*>(dbias.mutable_data_ptr());
+  const Tensor partials = torch::stable::new_empty(taps, {short_conv_bwd_scratch(args)});
+  args.partials = static_cast<float*>(partials.mutable_data_ptr());
+  LaunchShape shape;
+  const cudaError_t error = short_conv_bwd(args, device.stream(), &shape);
+  check_short_conv_launch("short_conv_bwd", "short_conv_bwd_kernel", args, error, shape, x);
+  return {dx, dweight, dbias};
+}
+
 }  // namespace
 }  // namespace m2::cuda
 
@@ -198,6 +307,8 @@ STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
   m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");
   m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last)"
         " -> Tensor");
+  m.def("short_conv(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor");
+  m.def("short_conv_bwd(Tensor dout, Tensor x, Tensor weight, bool channels_last) -> (Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(m2ops_emulated, CPU, m) {
 #else
@@ -205,4 +316,6 @@ STABLE_TORCH_LIBRARY_IMPL(m2ops, CUDA, m) {
 #endif
   m.impl("filter_spectrum", TORCH_BOX(&m2::cuda::filter_spectrum_cuda));
   m.impl("fft_conv", TORCH_BOX(&m2::cuda::fft_conv_cuda));
+  m.impl("short_conv", TORCH_BOX(&m2::cuda::short_conv_cuda));
+  m.impl("short_conv_bwd", TORCH_BOX(&m2::cuda::short_conv_bwd_cuda));
 }

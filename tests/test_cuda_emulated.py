@@ -1,7 +1,7 @@
 """The CUDA kernels and their boundary, compiled by g++ and run on the CPU under csrc/testing/cuda_emulator.h.
 
-Three programs: the emulator's own checks, the kernels against a float64 convolution (both under the address
-and undefined-behaviour sanitizers), and csrc/cuda_ops.cpp as torch.ops.m2ops_emulated on CPU tensors.
+The emulator's own checks, the kernels of each operator against float64 (both under the address and
+undefined-behaviour sanitizers), and csrc/cuda_ops.cpp as torch.ops.m2ops_emulated on CPU tensors.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 FFT_CONV = CSRC / "cuda/fft_conv.cu"
-KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, CSRC / "cuda/device_table.cu", "-x", "none"]
+SHORT_CONV = CSRC / "cuda/short_conv.cu"
+KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, SHORT_CONV, CSRC / "cuda/device_table.cu", "-x", "none"]
 KERNELS.append(CSRC / "cuda/fft_plan.cpp")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -63,6 +65,11 @@ def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[s
 def test_fft_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
     test = CSRC / "testing/test_fft_conv_cuda.cpp"
     assert "all checks passed" in run_program(compile_cpp(tmp_path / "fft_conv", *sanitizers, *KERNELS, test))
+
+
+def test_short_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
+    test = [CSRC / "testing/test_short_conv_cuda.cpp", "-x", "c++", SHORT_CONV]
+    assert "all checks passed" in run_program(compile_cpp(tmp_path / "short_conv", *sanitizers, *test))
 
 
 def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
@@ -134,6 +141,58 @@ def test_emulated_boundary_passes_opcheck(ops: Any) -> None:
     torch.library.opcheck(ops.fft_conv.default, args, test_utils="test_schema")
 
 
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """float64 causal depthwise convolution of (batch, dim, seqlen)."""
+    past, dim = weight.shape[1] - 1, x.shape[1]
+    padded = F.conv1d(x.double(), weight.double()[:, None], bias.double(), padding=past, groups=dim)
+    return padded[..., : x.shape[2]]
+
+
+def far(got: Tensor, exact: Tensor, tolerance: float) -> bool:
+    return float((got.double() - exact.detach()).norm() / exact.detach().norm()) > tolerance
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_emulated_short_conv_matches_conv1d(
+    ops: Any, channels_last: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    batch, dim, seqlen, width = 2, 35, 72, 3
+    x, dout = (torch.randn(batch, dim, 2 * seqlen).to(dtype)[..., seqlen:] for _ in range(2))
+    weight, bias = torch.randn(width, dim).T, torch.randn(dim, 2)[:, 1]
+    rows = (lambda y: y.transpose(1, 2)) if channels_last else (lambda y: y)
+    out = rows(ops.short_conv(rows(x).contiguous() if channels_last else x, weight, bias, channels_last))
+    wide = [t.double().requires_grad_() for t in (x, weight, bias)]
+    exact = conv1d(*wide)
+    exact.backward(dout.double())
+    grads = ops.short_conv_bwd(rows(dout), rows(x), weight, channels_last)
+    assert out.dtype == dtype and not far(out, exact, tolerance) and far(torch.zeros_like(out), exact, 0.9)
+    for grad, leaf, bound in zip((rows(grads[0]), *grads[1:]), wide, (tolerance, 1e-6, 1e-6), strict=True):
+        assert leaf.grad is not None and grad.shape == leaf.shape
+        assert not far(grad, leaf.grad, bound) and far(0.99 * grad.double(), leaf.grad, bound)
+
+
+def test_emulated_short_conv_handles_empty_tensors_and_infinities(ops: Any) -> None:
+    weight = torch.randn(3, 4)
+    for shape in ((0, 3, 9), (2, 3, 0)):
+        x = torch.randn(shape)
+        assert ops.short_conv(x, weight, None, False).shape == shape
+        dx, dweight, dbias = ops.short_conv_bwd(x, x, weight, False)
+        assert dx.shape == shape and torch.equal(dweight, torch.zeros(3, 4)) and torch.equal(dbias, torch.zeros(3))
+    x = torch.zeros(1, 3, 24)
+    x[..., 9] = torch.inf  # reaches positions 9 .. 12 and no others
+    out = ops.short_conv(x, torch.ones(3, 4), None, False)
+    assert torch.equal(out.isfinite(), torch.tensor([t not in range(9, 13) for t in range(24)]).expand(1, 3, 24))
+
+
+def test_emulated_short_conv_passes_opcheck(ops: Any) -> None:
+    x, weight, bias = torch.randn(2, 5, 9), torch.randn(5, 3), torch.randn(5)
+    torch.library.opcheck(ops.short_conv.default, (x, weight, bias, False), test_utils="test_schema")
+    torch.library.opcheck(ops.short_conv_bwd.default, (x, x, weight, False), test_utils="test_schema")
+
+
 U, K, SPECTRUM = torch.zeros(2, 3, 300), torch.zeros(3, 300), torch.zeros(3, 1024)
 BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its message
     "fft_size": (lambda ops: ops.filter_spectrum(K, None, 768), "a power of two from 256 to 16384, got 768"),
@@ -167,6 +226,22 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its m
     "alignment": (
         lambda ops: ops.fft_conv(U, torch.zeros(3 * 1024 + 1)[1:].view(3, 1024), None, None, None, False),
         r"8-byte boundary; pass a copy",
+    ),
+    "short dtype": (
+        lambda ops: ops.short_conv(U.double(), K[:, :3], None, False),
+        r"x must be float32, float16 or bfloat16 on CUDA, got Double; convert it with \.float\(\)",
+    ),
+    "short width": (
+        lambda ops: ops.short_conv(U, K[:, :8], None, False),
+        r"weight must have shape \(dim, width\) with dim 3 and width 2 .. 7, got \(3, 8\)",
+    ),
+    "short bias": (
+        lambda ops: ops.short_conv(U, K[:, :3], K[0], False),
+        r"bias must have shape \(dim,\) = \(3,\), got \(300,\)",
+    ),
+    "short dout": (
+        lambda ops: ops.short_conv_bwd(U.half(), U, K[:, :3], False),
+        r"dout must have the shape and dtype of x, \(2, 3, 300\)",
     ),
 }
 

@@ -1,0 +1,276 @@
+// Depthwise causal convolution of width 2 .. 7 on CUDA. Interface and formulas: short_conv.h. Compiled by nvcc, or by
+// g++ under the emulator. Test: ../testing/test_short_conv_cuda.cpp.
+//
+// A thread makes kTile positions of one channel from kTile + 6 loads, so that memory is the limit. Neighbouring threads
+// take neighbouring channels where those are contiguous, else neighbouring tiles, which aligned rows load 16 bytes at
+// a time. Taps are held against the end of an array of 7, which leaves one kernel for all widths; positions outside of
+// the window are skipped, not multiplied by 0, which would turn infinities into NaN.
+//
+// Gradients of the weights: a thread sums the products of a tile, then its tiles, a block its threads in a tree, and a
+// second kernel the blocks in a tree. What belongs together depends on the shapes alone, so the same bits come out of
+// every run on every device.
+#include "short_conv.h"
+
+#include <algorithm>
+
+#include "element.cuh"
+
+namespace m2::cuda {
+namespace {
+
+constexpr int kTile = 8;
+constexpr int kPast = kMaxShortWidth - 1;
+constexpr int kWindow = kTile + kPast;
+constexpr int kThreads = 256;
+constexpr int kSums = kMaxShortWidth + 1;  // gradients of a channel: taps, bias
+
+template <class T>
+struct alignas(16) Pack {
+  T values[kTile];
+};
+
+struct Quotient {
+  int64_t quotient, remainder;
+};
+
+__device__ __forceinline__ Quotient divide(int64_t a, int64_t b) {
+  if ((a | b) >> 32 == 0) return {uint32_t(a) / uint32_t(b), uint32_t(a) % uint32_t(b)};  // several times as fast
+  return {a / b, a % b};
+}
+
+// taps[7 - width + j] = weight[d][j]; the others stay 0 and unused.
+__device__ __forceinline__ void load_taps(const float* weight, int64_t d, int width, float (&taps)[kMaxShortWidth]) {
+  M2_UNROLL
+  for (int i = 0; i < kMaxShortWidth; ++i) {
+    const int j = i - (kMaxShortWidth - width);
+    taps[i] = j >= 0 ? load_readonly(weight + d * width + j) : 0.0f;
+  }
+}
+
+// x[i] = row[t + i] for kFirst <= i < kLast and 0 <= t + i < seqlen, else 0. t is a multiple of kTile.
+template <class T, bool kPacked, int kFirst, int kLast>
+__device__ __forceinline__ void load_tile(const T* row, int64_t stride, int64_t t, int64_t seqlen, int first, int last,
+                                          float* x) {
+  if (kPacked && t >= 0 && t + kTile <= seqlen) {
+    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(row + t);
+    M2_UNROLL
+    for (int i = kFirst; i < kLast; ++i) x[i - kFirst] = to_float(pack.values[i]);
+    return;
+  }
+  M2_UNROLL
+  for (int i = kFirst; i < kLast; ++i) {
+    const bool wanted = i >= first && i < last && t + i >= 0 && t + i < seqlen;
+    x[i - kFirst] = wanted ? to_float(row[(t + i) * stride]) : 0.0f;
+  }
+}
+
+// Positions t - 6 .. t + 7, of which those more than width - 1 before t may be missing.
+template <class T, bool kPacked>
+__device__ __forceinline__ void load_with_past(const T* row, int64_t stride, int64_t t, int64_t seqlen, int width,
+                                               float (&x)[kWindow]) {
+  load_tile<T, kPacked, kTile - kPast, kTile>(row, stride, t - kTile, seqlen, kTile + 1 - width, kTile, x);
+  load_tile<T, kPacked, 0, kTile>(row, stride, t, seqlen, 0, kTile, x + kPast);
+}
+
+// Positions t .. t + 13, of which those more than width - 1 after t + 7 may be missing.
+template <class T, bool kPacked>
+__device__ __forceinline__ void load_with_future(const T* row, int64_t stride, int64_t t, int64_t seqlen, int width,
+                                                 float (&x)[kWindow]) {
+  load_tile<T, kPacked, 0, kTile>(row, stride, t, seqlen, 0, kTile, x);
+  load_tile<T, kPacked, 0, kPast>(row, stride, t + kTile, seqlen, 0, width - 1, x + kTile);
+}
+
+template <class T, bool kPacked>
+__device__ __forceinline__ void store_tile(T* row, int64_t stride, int64_t t, int64_t seqlen, const float (&y)[kTile]) {
+  if (kPacked && t + kTile <= seqlen) {
+    Pack<T> pack;
+    M2_UNROLL
+    for (int i = 0; i < kTile; ++i) pack.values[i] = from_float<T>(y[i]);
+    *reinterpret_cast<Pack<T>*>(row + t) = pack;
+    return;
+  }
+  M2_UNROLL
+  for (int i = 0; i < kTile; ++i)
+    if (t + i < seqlen) row[(t + i) * stride] = from_float<T>(y[i]);
+}
+
+template <class T, class Void>
+__device__ __forceinline__ auto* row_at(const AnyStrided<Void>& x, int64_t b, int64_t d) {
+  using Pointer = std::conditional_t<std::is_const_v<Void>, const T*, T*>;
+  return static_cast<Pointer>(x.data) + b * x.stride_batch + d * x.stride_dim;
+}
+
+template <class T, bool kPacked>
+__global__ void __launch_bounds__(kThreads) short_conv_fwd_kernel(ShortConvArgs args, bool channels_inner) {
+  const int64_t tiles = ceil_div<int64_t>(args.seqlen, kTile);
+  const Quotient outer = divide(int64_t(blockIdx.x) * kThreads + threadIdx.x, channels_inner ? args.dim : tiles);
+  const Quotient place = divide(outer.quotient, channels_inner ? tiles : args.dim);
+  const int64_t b = place.quotient;
+  if (b >= args.batch) return;
+  const int64_t d = channels_inner ? outer.remainder : place.remainder;
+  const int64_t t = (channels_inner ? place.remainder : outer.remainder) * kTile;
+
+  float x[kWindow], taps[kMaxShortWidth], y[kTile];
+  load_with_past<T, kPacked>(row_at<T>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
+  load_taps(args.weight, d, args.width, taps);
+  const float bias = args.bias ? load_readonly(args.bias + d) : 0.0f;
+  M2_UNROLL
+  for (int p = 0; p < kTile; ++p) y[p] = bias;
+  M2_UNROLL
+  for (int i = 0; i < kMaxShortWidth; ++i) {
+    if (i + args.width < kMaxShortWidth) continue;
+    M2_UNROLL
+    for (int p = 0; p < kTile; ++p) y[p] += taps[i] * x[p + i];
+  }
+  store_tile<T, kPacked>(row_at<T>(args.out, b, d), args.out.stride_seq, t, args.seqlen, y);
+}
+
+// How the gradient's work is dealt out: a block has `channels` neighbouring channels and takes `items` tiles of each.
+struct Deal {
+  int channels = 1;
+  int64_t items = 0, groups = 0, parts = 0;
+};
+
+// Sums over the threads that share threadIdx.x % stride, left in the first `stride` threads' places.
+__device__ __forceinline__ void sum_over_block(const SharedArray<float>& sums, int count, int stride) {
+  for (int half = kThreads / 2; half >= stride; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) >= half) continue;
+    for (int i = 0; i < count; ++i) {
+      const int at = i * kThreads + int(threadIdx.x);
+      sums.store(at, sums.load(at) + sums.load(at + half));
+    }
+  }
+}
+
+template <class T, bool kPacked>
+__global__ void __launch_bounds__(kThreads) short_conv_bwd_kernel(ShortConvBwdArgs args, Deal deal) {
+  const Quotient block = divide(blockIdx.x, deal.groups);  // part, group of channels
+  const int64_t d = block.remainder * deal.channels + int(threadIdx.x) % deal.channels;
+  const int64_t tiles = ceil_div<int64_t>(args.seqlen, kTile), all = args.batch * tiles;
+  const int64_t end = (block.quotient + 1) * deal.items < all ? (block.quotient + 1) * deal.items : all;
+  const int workers = kThreads / deal.channels;
+  float taps[kMaxShortWidth] = {}, sums[kSums] = {};
+  if (d < args.dim) {
+    load_taps(args.weight, d, args.width, taps);
+    M2_NO_UNROLL
+    for (int64_t item = block.quotient * deal.items + int(threadIdx.x) / deal.channels; item < end; item += workers) {
+      const Quotient place = divide(item, tiles);
+      const int64_t b = place.quotient, t = place.remainder * kTile;
+      float x[kWindow], dy[kWindow], dx[kTile] = {};
+      load_with_past<T, kPacked>(row_at<T>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
+      load_with_future<T, kPacked>(row_at<T>(args.dout, b, d), args.dout.stride_seq, t, args.seqlen, args.width, dy);
+      M2_UNROLL
+      for (int i = 0; i < kMaxShortWidth; ++i) {
+        if (i + args.width < kMaxShortWidth) continue;
+        float sum = 0.0f;
+        M2_UNROLL
+        for (int p = 0; p < kTile; ++p) {
+          dx[p] += taps[i] * dy[p + kPast - i];
+          if (t + p < args.seqlen) sum += dy[p] * x[p + i];
+        }
+        sums[i] += sum;
+      }
+      float sum = 0.0f;
+      M2_UNROLL
+      for (int p = 0; p < kTile; ++p) sum += dy[p];
+      sums[kMaxShortWidth] += sum;
+      store_tile<T, kPacked>(row_at<T>(args.dx, b, d), args.dx.stride_seq, t, args.seqlen, dx);
+    }
+  }
+  const SharedArray<float> shared;
+  M2_UNROLL
+  for (int i = 0; i < kSums; ++i) shared.store(i * kThreads + int(threadIdx.x), sums[i]);
+  sum_over_block(shared, kSums, deal.channels);
+  if (int(threadIdx.x) >= deal.channels || d >= args.dim) return;
+  float* partial = args.partials + (block.quotient * args.dim + d) * kSums;
+  M2_UNROLL
+  for (int i = 0; i < kSums; ++i) partial[i] = shared.load(i * kThreads + int(threadIdx.x));
+}
+
+// One block a channel, thread i % kSums a gradient.
+__global__ void __launch_bounds__(kThreads) short_conv_bwd_sum_kernel(ShortConvBwdArgs args, int64_t parts) {
+  const int64_t d = blockIdx.x;
+  const int i = int(threadIdx.x) % kSums, tap = i - (kMaxShortWidth - args.width);
+  float sum = 0.0f;
+  for (int64_t part = int(threadIdx.x) / kSums; part < parts; part += kThreads / kSums)
+    sum += args.partials[(part * args.dim + d) * kSums + i];
+  const SharedArray<float> shared;
+  shared.store(int(threadIdx.x), sum);
+  sum_over_block(shared, 1, kSums);
+  if (int(threadIdx.x) >= kSums) return;
+  if (i == kMaxShortWidth) args.dbias[d] = shared.load(i);
+  else if (tap >= 0) args.dweight[d * args.width + tap] = shared.load(i);
+}
+
+// Whether every tile of a row starts at a 16-byte boundary and is contiguous.
+template <class Void>
+bool packed(const AnyStrided<Void>& x, Element element) {
+  const int64_t bytes = int64_t(element_bytes(element));
+  return x.stride_seq == 1 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride_batch * bytes % 16 == 0 &&
+         x.stride_dim * bytes % 16 == 0;
+}
+
+template <class Args>
+bool valid(const Args& args) {
+  return args.batch >= 0 && args.dim >= 0 && args.seqlen >= 0 && args.width >= 2 && args.width <= kMaxShortWidth &&
+         args.dim <= INT32_MAX;
+}
+
+// At least 4 tiles a thread, at most 32, about 2048 blocks in between.
+Deal deal_for(const ShortConvBwdArgs& args) {
+  Deal deal;
+  deal.channels = args.x.stride_dim == 1 && args.x.stride_seq != 1 ? 32 : 1;
+  deal.groups = ceil_div<int64_t>(args.dim, deal.channels);
+  const int64_t workers = kThreads / deal.channels;
+  const int64_t all = args.batch * ceil_div<int64_t>(args.seqlen, kTile);
+  const int64_t even = all * deal.groups / (2048 * workers);
+  deal.items = workers * std::min<int64_t>(32, std::max<int64_t>(4, even));
+  deal.parts = ceil_div(all, deal.items);
+  return deal;
+}
+
+}  // namespace
+
+cudaError_t short_conv_fwd(const ShortConvArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  if (!valid(args)) return cudaErrorInvalidValue;
+  const int64_t threads = args.batch * args.dim * ceil_div<int64_t>(args.seqlen, kTile);
+  const LaunchShape wanted = {ceil_div<int64_t>(threads, kThreads), kThreads, 0};
+  if (shape) *shape = wanted;
+  if (wanted.blocks > INT32_MAX) return cudaErrorInvalidValue;
+  if (wanted.blocks == 0) return cudaSuccess;
+  const bool channels_inner = args.x.stride_dim == 1 && args.x.stride_seq != 1;
+  return with_element(args.element, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = packed(args.x, args.element) && packed(args.out, args.element)
+                            ? &short_conv_fwd_kernel<T, true>
+                            : &short_conv_fwd_kernel<T, false>;
+    return launch(kernel, unsigned(wanted.blocks), kThreads, 0, stream, args, channels_inner);
+  });
+}
+
+int64_t short_conv_bwd_scratch(const ShortConvBwdArgs& args) { return deal_for(args).parts * args.dim * kSums; }
+
+cudaError_t short_conv_bwd(const ShortConvBwdArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  if (!valid(args)) return cudaErrorInvalidValue;
+  const Deal deal = deal_for(args);
+  constexpr size_t kSharedBytes = kSums * kThreads * sizeof(float);
+  const LaunchShape wanted = {deal.groups * deal.parts, kThreads, kSharedBytes};
+  if (shape) *shape = wanted;
+  if (wanted.blocks > INT32_MAX) return cudaErrorInvalidValue;
+  if (args.dim == 0) return cudaSuccess;
+  if (wanted.blocks > 0) {
+    const cudaError_t error = with_element(args.element, [&](auto zero) {
+      using T = decltype(zero);
+      const bool pack = packed(args.x, args.element) && packed(args.dout, args.element) &&
+                        packed(args.dx, args.element);
+      const auto kernel = pack ? &short_conv_bwd_kernel<T, true> : &short_conv_bwd_kernel<T, false>;
+      return launch(kernel, unsigned(wanted.blocks), kThreads, kSharedBytes, stream, args, deal);
+    });
+    if (error != cudaSuccess) return error;
+  }
+  return launch(&short_conv_bwd_sum_kernel, unsigned(args.dim), kThreads, kThreads * sizeof(float), stream, args,
+                deal.parts);
+}
+
+}  // namespace m2::cuda
