@@ -28,7 +28,7 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     },
 }
 
-# Where an architecture's compiler takes more. 16384 points fill the shared memory: one block of 512 threads an SM, which
+# Where a compiler takes more. 16384 points fill the shared memory: one block of 512 threads an SM, which
 # has 128 registers for each.
 CEILINGS = {("fft_conv_fwd_kernel", "sm_100"): 96, ("filter_spectrum_fwd_kernel", "sm_100"): 96}
 
