@@ -1,7 +1,8 @@
 """Block-diagonal and Monarch matrix products: blockdiag_matmul, blockdiag_glu, monarch_matmul.
 
 The schemas are in csrc/ops.cpp; these implementations call torch's batched GEMM (already at the limit of the
-machine for one product) and serve every device. May import m2ops._library and _layout.
+machine for one product) and serve every device; blockdiag_glu in 16 bits on CUDA is one kernel where it fits
+(csrc/cuda/blockdiag_glu.cu). May import m2ops._library and _layout.
 Test: tests/test_blockdiag.py.
 """
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2ops._layout import check_like, check_tensor, check_vector
-from m2ops._library import autocast, implement, refuse_second_gradient, to
+from m2ops._library import autocast, cuda_loaded, implement, refuse_second_gradient, to
 
 # Tokens worked on at a time by blockdiag_glu: the hidden channels of a chunk stay near the cache, and below the size
 # from which the C library maps fresh pages for every allocation (measured 3 to 5 times faster than all at once).
@@ -219,6 +220,21 @@ def _blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None)
                 out_chunk[:, j] = F.linear(part, w_out[j])
     flat = out.view(*x.shape[:-1], nblocks * size)
     return flat if b_out is None else flat.add_(b_out)
+
+
+def glu_with_kernel(kernels: Any, x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None) -> Tensor:
+    """blockdiag_glu by the fused kernel of the namespace `kernels` if it takes these tensors, else by products."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return _blockdiag_glu(x, w_in, w_out, b_out)
+    rows, weights = x.reshape(-1, x.shape[-1]), (w_in.contiguous(), w_out.contiguous())
+    if not kernels.blockdiag_glu_fits(rows, *weights):
+        return _blockdiag_glu(x, w_in, w_out, b_out)
+    bias = b_out if b_out is None else b_out.to(x.dtype)
+    return kernels.blockdiag_glu_fused(rows, *weights, bias).view(*x.shape[:-1], w_out.shape[0] * w_out.shape[1])
+
+
+if cuda_loaded:
+    implement("blockdiag_glu", "CUDA")(lambda *args: glu_with_kernel(torch.ops.m2ops, *args))
 
 
 @torch.library.register_fake("m2ops::blockdiag_glu")

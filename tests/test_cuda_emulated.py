@@ -18,11 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import m2ops
+from m2ops._blockdiag import glu_with_kernel
+
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 FFT_CONV = CSRC / "cuda/fft_conv.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
-KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, SHORT_CONV, CSRC / "cuda/device_table.cu", "-x", "none"]
+GLU = CSRC / "cuda/blockdiag_glu.cu"
+KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, SHORT_CONV, GLU, CSRC / "cuda/device_table.cu", "-x", "none"]
 KERNELS.append(CSRC / "cuda/fft_plan.cpp")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -72,6 +76,11 @@ def test_short_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[st
     assert "all checks passed" in run_program(compile_cpp(tmp_path / "short_conv", *sanitizers, *test))
 
 
+def test_blockdiag_glu_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
+    test = [CSRC / "testing/test_blockdiag_glu_cuda.cpp", "-x", "c++", GLU]
+    assert "all checks passed" in run_program(compile_cpp(tmp_path / "glu", *sanitizers, *test))
+
+
 def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
     """Negative control: without the barrier after the first pass the kernel is rejected."""
     source = FFT_CONV.read_text()
@@ -84,6 +93,19 @@ def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "emulator: block (0, 0, 0)" in done.stdout
+
+
+def test_blockdiag_glu_emulated_needs_its_barriers(tmp_path: Path) -> None:
+    """Negative control: without the barrier after the copies the kernel is rejected."""
+    source = GLU.read_text()
+    assert source.count("__syncthreads();") == 2
+    for header in ("blockdiag_glu.h", "element.cuh"):
+        source = source.replace(f'#include "{header}"', f'#include "{CSRC / "cuda" / header}"')
+    (tmp_path / "glu.cu").write_text(source.replace("__syncthreads();", "", 1))
+    test = [CSRC / "testing/test_blockdiag_glu_cuda.cpp", "-x", "c++", tmp_path / "glu.cu"]
+    program = compile_cpp(tmp_path / "glu", *test)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "emulator: block (0, 0, 0)" in done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +207,31 @@ def test_emulated_short_conv_handles_empty_tensors_and_infinities(ops: Any) -> N
     x[..., 9] = torch.inf  # reaches positions 9 .. 12 and no others
     out = ops.short_conv(x, torch.ones(3, 4), None, False)
     assert torch.equal(out.isfinite(), torch.tensor([t not in range(9, 13) for t in range(24)]).expand(1, 3, 24))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str)
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_emulated_blockdiag_glu_matches_products(ops: Any, blocks: int, dtype: torch.dtype, tolerance: float) -> None:
+    x = torch.randn(3, 7, 32 * blocks + 8).to(dtype)[..., 8:]  # rows with gaps
+    w_in, w_out = torch.randn(blocks, 128, 32).to(dtype), torch.randn(blocks, 24, 64).to(dtype)
+    b_out = torch.randn(24 * blocks).to(dtype)
+    assert ops.blockdiag_glu_fits(x.reshape(21, -1), w_in, w_out)
+    out = glu_with_kernel(ops, x, w_in, w_out, b_out)
+    exact = m2ops.blockdiag_glu_ref(*(t.double() for t in (x, w_in, w_out, b_out)))
+    assert out.dtype == dtype and out.shape == exact.shape
+    assert not far(out, exact, tolerance) and far(0.98 * out.double(), exact, tolerance)
+
+
+def test_blockdiag_glu_goes_without_the_kernel_where_it_does_not_fit(ops: Any) -> None:
+    fits = torch.zeros(2, 32), torch.zeros(1, 128, 32), torch.zeros(1, 24, 64)
+    assert not ops.blockdiag_glu_fits(*fits)  # float32
+    x, w_in, w_out = (t.half() for t in fits)
+    assert ops.blockdiag_glu_fits(x, w_in, w_out)
+    assert not ops.blockdiag_glu_fits(torch.zeros(2, 33).half()[:, 1:], w_in, w_out)  # not aligned
+    assert not ops.blockdiag_glu_fits(x, w_in[:, :96].contiguous(), w_out[..., :48].contiguous())  # 48 % 32 != 0
+    assert glu_with_kernel(ops, x, w_in[:, :96], w_out[..., :48], None).shape == (2, 24)
+    with pytest.raises(ValueError, match=r"no kernel for rows .* call blockdiag_glu, which serves all sizes"):
+        ops.blockdiag_glu_fused(x, w_in.transpose(1, 2).contiguous().transpose(1, 2), w_out, None)
 
 
 def test_emulated_short_conv_passes_opcheck(ops: Any) -> None:

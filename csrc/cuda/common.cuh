@@ -69,6 +69,19 @@ class SharedArray {
     data_[i] = value;
   }
 
+  // Starts to copy 16 bytes of global memory to elements i .., or fills them with zeros; both ends 16-byte aligned. The
+  // copies have arrived after wait_for_copies() and a barrier. Emulated, they arrive at once.
+  __device__ __forceinline__ void copy_async(int i, const void* from, bool exists) const {
+#ifdef __CUDACC__
+    const unsigned to = unsigned(__cvta_generic_to_shared(data_ + i));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
+#else
+    emulator::Launch::running()->check_shared(size_t(int64_t(i)) * sizeof(T), 16, true);
+    if (exists) std::memcpy(data_ + i, from, 16);
+    else std::memset(data_ + i, 0, 16);
+#endif
+  }
+
  private:
 #ifdef __CUDACC__
   __device__ __forceinline__ void check(int, bool) const {}
@@ -79,6 +92,19 @@ class SharedArray {
 #endif
   T* data_;
 };
+
+// Ends a group of this thread's copies; waits until at most kPending groups of this thread are under way.
+__device__ __forceinline__ void end_copy_group() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
 
 // Launches `kernel` and returns the launch's error; what goes wrong while it runs is reported by a later call, as
 // always with CUDA. More than 48 KB of shared memory is asked for as the runtime wants it.

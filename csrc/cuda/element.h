@@ -9,7 +9,7 @@ enum class Element { f32, f16, bf16 };
 
 constexpr size_t element_bytes(Element element) { return element == Element::f32 ? 4 : 2; }
 
-// A tensor over batch, dim and seqlen in any order, on the current device; strides in elements; null data: there is none.
+// A tensor over batch, dim and seqlen in any order, on the current device; strides in elements.
 template <class Void>
 struct AnyStrided {
   Void* data = nullptr;

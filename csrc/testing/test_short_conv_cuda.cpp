@@ -73,7 +73,8 @@ bool check(const Case& c, const char* type, Element element, double tolerance) {
   for (float& w : bias) w = normal(random_engine);
 
   ShortConvArgs forward{element, c.batch, c.dim, c.seqlen, c.width, x.input(), weight.data(), bias.data(), out.view};
-  ShortConvBwdArgs backward{element, c.batch, c.dim, c.seqlen, c.width, dout.input(), x.input(), weight.data(), dx.view};
+  ShortConvBwdArgs backward{element,      c.batch,   c.dim,         c.seqlen, c.width,
+                            dout.input(), x.input(), weight.data(), dx.view};
   std::vector<float> dweight(weight.size(), NAN), dbias(bias.size(), NAN);
   std::vector<float> partials(size_t(short_conv_bwd_scratch(backward)), NAN);
   backward.dweight = dweight.data(), backward.dbias = dbias.data(), backward.partials = partials.data();
