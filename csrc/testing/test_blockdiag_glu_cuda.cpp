@@ -90,7 +90,7 @@ int run() {
     m2::emulator::options().shared_bytes_per_block = shared;
     for (const Case& c : cases) {
       good = check<Half>(c, "float16 ", Element::f16, 1e-3) && good;
-      good = check<Bfloat>(c, "bfloat16", Element::bf16, 8e-3) && good;
+      good = check<Bfloat>(c, "bfloat16", Element::bf16, 2.5e-3) && good;
     }
   }
   BlockdiagGluArgs wide;  // M2-BERT of dim 1536: 384 channels a block
