@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from m2bert.data.contrast import ContrastBatches, ContrastSettings, PairSource, cloze_sources, labelled_sources
 from m2bert.data.examples import special_ids
@@ -23,7 +24,7 @@ from m2bert.errors import M2BertError
 from m2bert.losses import LOSSES
 from m2bert.settings import TrainConfig, model_folder
 from m2bert.tokenization import load_tokenizer
-from m2bert.training import OnProgress, Progress, prepare_output, run_training
+from m2bert.training import LossFn, OnProgress, Progress, prepare_output, run_training
 
 logger = logging.getLogger(__name__)
 SENTENCE_ENDS = (".", "!", "?")
@@ -36,7 +37,9 @@ class FinetuneConfig(TrainConfig):
     pairs: files of {"query", "positive", "dataset"}; loco: tasks whose train split is used; cloze: plain text.
     lengths: longest document in tokens -> share of the batches. Other names as in ContrastSettings.
     chunk_tokens: documents are encoded in groups of about so many tokens, which stay in the processor's cache.
-    tokenizer: by default the one of `init`. bf16_weights: store the result in bfloat16 (half the size).
+    cached: groups are encoded again for their gradients, one at a time (GradCache): the gradient of the whole batch in
+    the memory of one group. tokenizer: by default the one of `init`.
+    bf16_weights: store the result in bfloat16 (half the size).
     """
 
     init: str = ""
@@ -55,6 +58,7 @@ class FinetuneConfig(TrainConfig):
     keep_share: float = 0.5
     keyword_share: float = 0.3
     chunk_tokens: int = 8192
+    cached: bool = False
     learning_rate: float = 3e-4
     bf16_weights: bool = True
 
@@ -81,29 +85,41 @@ class FinetuneConfig(TrainConfig):
             raise M2BertError(f"{who}: lengths must map tokens (16 or more) to shares, got {self.lengths}")
 
 
-def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, chunk_tokens: int) -> Tensor:
-    """Pooled vectors (rows, dim) of padded rows, in groups of similar length, each padded to its own longest."""
+def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, chunk_tokens: int, *, cached: bool = False) -> Tensor:
+    """Pooled vectors (rows, dim) of padded rows, in groups of similar length, each padded to its own longest.
+
+    With `cached` only the vectors are kept for the gradient, and a group's activations are made again when its
+    turn comes: GradCache (arXiv 2101.06983) for any loss.
+    """
+
+    def pooled(ids: Tensor, mask: Tensor) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).pooler_output
+
     lengths = attention_mask.sum(dim=1)
     order = lengths.argsort(descending=True).tolist()
     vectors, start = [], 0
     while start < len(order):
         longest = int(lengths[order[start]])
         group = order[start : start + max(1, chunk_tokens // longest)]
-        outputs = model(input_ids=input_ids[group, :longest], attention_mask=attention_mask[group, :longest])
-        vectors.append(outputs.pooler_output)
+        rows = input_ids[group, :longest], attention_mask[group, :longest]
+        vectors.append(checkpoint(pooled, *rows, use_reentrant=False) if cached else pooled(*rows))
         start += len(group)
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.as_tensor(order)] = torch.arange(len(order))
     return torch.cat(vectors)[back.to(input_ids.device)]
 
 
-def _retrieval_loss(loss: Callable[[Tensor, Tensor], Tensor], chunk_tokens: int) -> Any:
+def retrieval_loss(
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor], chunk_tokens: int, cached: bool = False
+) -> LossFn:
+    """`loss` of a batch of query_*, document_* and, optionally, `ignored`, as the training loop wants it."""
+
     def loss_of(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         sides = [
-            encode(model, inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"], chunk_tokens)
+            encode(model, inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"], chunk_tokens, cached=cached)
             for side in ("query", "document")
         ]
-        return loss(sides[0], sides[1])
+        return loss(sides[0], sides[1], inputs.get("ignored"))
 
     return loss_of
 
@@ -155,7 +171,7 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
         logger.info("%-28s %5.1f %% of the batches", source.name, 100 * chance)
     output = prepare_output(config)
     model.train()
-    loss_of = _retrieval_loss(LOSSES[config.loss], config.chunk_tokens)
+    loss_of = retrieval_loss(LOSSES[config.loss], config.chunk_tokens, config.cached)
     result = run_training(config, model, batches, loss_of, stage=f"finetuning ({config.loss})", on_progress=on_progress)
     save_model(model, tokenizer, output / "model", dtype=torch.bfloat16 if config.bf16_weights else torch.float32)
     return result

@@ -1,7 +1,8 @@
 """Losses of retrieval training on query and document vectors.
 
 Every loss takes queries (nq, dim) and documents (nd, dim), un-normalised, of which document i < nq is the positive
-of query i and the rest are extra negatives. Queries and documents are embedded separately, so that neither is
+of query i and the rest are extra negatives; `ignored` (nq, nd) bool marks pairs that are neither, because the
+document answers that query too. Queries and documents are embedded separately, so that neither is
 padded to the other's length. May import torch and m2bert.errors. Test: tests/test_losses.py.
 """
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from m2bert.errors import M2BertError
 
-MNRL_SCALE = 20.0
+RANKING_SCALE = 20.0
 
 
 def cosine_matrix(queries: Tensor, documents: Tensor) -> Tensor:
@@ -38,7 +39,13 @@ def _check_positives(who: str, queries: Tensor, documents: Tensor) -> None:
         )
 
 
-def orthogonal_projection(queries: Tensor, documents: Tensor) -> Tensor:
+def _own_and_others(cosines: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Masks (nq, nd) bool of each query's own positive and of what counts as its negatives."""
+    own = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
+    return own, ~own if ignored is None else ~own & ~ignored
+
+
+def orthogonal_projection(queries: Tensor, documents: Tensor, ignored: Tensor | None = None) -> Tensor:
     """Orthogonal projection loss: mean squared distance of cosines from 1 (positives) and 0 (all others).
 
     Positives and negatives weigh the same in total, as in the paper's recipe, which repeats the positive once per
@@ -46,28 +53,51 @@ def orthogonal_projection(queries: Tensor, documents: Tensor) -> Tensor:
     """
     _check_positives("orthogonal_projection", queries, documents)
     cosines = cosine_matrix(queries, documents)
-    positive = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
-    loss = (cosines[positive] - 1).square().mean()
-    if cosines.shape[1] == 1:
+    own, others = _own_and_others(cosines, ignored)
+    loss = (cosines[own] - 1).square().mean()
+    if not others.any():
         return loss
-    return 0.5 * loss + 0.5 * cosines[~positive].square().mean()
+    return 0.5 * loss + 0.5 * cosines[others].square().mean()
 
 
-def multiple_negatives_ranking(queries: Tensor, documents: Tensor, scale: float = MNRL_SCALE) -> Tensor:
+def multiple_negatives_ranking(
+    queries: Tensor, documents: Tensor, ignored: Tensor | None = None, *, scale: float = RANKING_SCALE
+) -> Tensor:
     """MNRL: cross-entropy of each query's positive among all documents, of `scale` times the cosines. -> scalar."""
     _check_positives("multiple_negatives_ranking", queries, documents)
     scores = scale * cosine_matrix(queries, documents)
+    own, others = _own_and_others(scores, ignored)
+    scores = scores.masked_fill(~(own | others), -torch.inf)
     return F.cross_entropy(scores, torch.arange(len(queries), device=scores.device))
 
 
-def symmetric_ranking(queries: Tensor, documents: Tensor, scale: float = MNRL_SCALE) -> Tensor:
+def symmetric_ranking(
+    queries: Tensor, documents: Tensor, ignored: Tensor | None = None, *, scale: float = RANKING_SCALE
+) -> Tensor:
     """Mean of MNRL from queries to documents and from the positive documents back to the queries. -> scalar."""
-    forward = multiple_negatives_ranking(queries, documents, scale)
-    return 0.5 * (forward + multiple_negatives_ranking(documents[: len(queries)], queries, scale))
+    forward = multiple_negatives_ranking(queries, documents, ignored, scale=scale)
+    mirrored = None if ignored is None else ignored[:, : len(queries)].T
+    return 0.5 * (forward + multiple_negatives_ranking(documents[: len(queries)], queries, mirrored, scale=scale))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def cosent(
+    queries: Tensor, documents: Tensor, ignored: Tensor | None = None, *, scale: float = RANKING_SCALE
+) -> Tensor:
+    """CoSENT: log(1 + sum of exp(scale (negative - positive))) over all positive and negative cosines of the batch.
+
+    Ranks every positive pair above every negative one, those of other queries included. -> scalar float32.
+    """
+    _check_positives("cosent", queries, documents)
+    scores = scale * cosine_matrix(queries, documents)
+    own, others = _own_and_others(scores, ignored)
+    if not others.any():
+        return (0.0 * scores).sum()
+    return F.softplus(scores[others].logsumexp(dim=0) + (-scores[own]).logsumexp(dim=0))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "opl": orthogonal_projection,
     "mnrl": multiple_negatives_ranking,
     "mnrl-symmetric": symmetric_ranking,
+    "cosent": cosent,
 }

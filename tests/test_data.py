@@ -14,8 +14,8 @@ from training_data import make_text, small_tokenizer, write_corpus, write_jsonl,
 from m2bert.data.contrast import ContrastBatches, ContrastSettings, cloze_sources, labelled_sources
 from m2bert.data.examples import PretrainBatches, SpecialIds, cut_documents, pack_documents, special_ids
 from m2bert.data.masking import mask_tokens
-from m2bert.data.pairs import load_pairs, task_folders
-from m2bert.data.text import expand_sources, read_documents
+from m2bert.data.pairs import PairData, load_pairs, task_folders
+from m2bert.data.text import Document, expand_sources, read_documents
 from m2bert.data.tokens import TokenStore, load_tokens, tokenize_documents
 from m2bert.errors import M2BertError
 from m2bert.tokenization import encode_ids
@@ -279,6 +279,27 @@ def test_labelled_batches_hold_true_pairs_of_one_set(tmp_path: Path, tokenizer: 
         # Queries are words of their document's topic, which no other topic has.
         shared = np.isin(row[1 : length - 1], document).mean()
         assert shared > 0.3, (i, shared)
+
+
+def test_other_answers_of_a_query_are_no_negatives(tokenizer: Any) -> None:
+    def store(texts: list[str]) -> TokenStore:
+        return tokenize_documents([Document(text, "set") for text in texts], tokenizer)
+
+    # Query 0 has documents 0 and 3; queries 1 and 2 one each. A query is stored once per answer.
+    queries = [make_text(topic, 8, 1) for topic in (0, 1, 2, 0)]
+    documents = [make_text(topic, 30, 2 + place) for place, topic in enumerate((0, 1, 2, 0))]
+    pairs = np.asarray([[i, i] for i in range(4)])
+    (source,) = labelled_sources(PairData(store(queries), store(documents), pairs))
+    settings = ContrastSettings(lengths={512: 1.0}, batch_size=8, negatives=1)
+    place_of = {source.data.documents.document(i).tobytes(): i for i in range(4)}
+    found = 0
+    for seed in range(8):
+        drawn, texts, ignored = source.draw(np.random.default_rng(seed), settings, 510)
+        topics = [(0, 1, 2, 0)[place_of[text.tobytes()]] for text in texts]
+        expected = [[j != i and topics[j] == topics[i] for j in range(len(texts))] for i in range(len(drawn))]
+        assert ignored.tolist() == expected
+        found += int(ignored.sum())
+    assert found > 0
 
 
 def test_cloze_queries_come_from_their_document(tmp_path: Path, tokenizer: Any) -> None:

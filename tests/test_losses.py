@@ -10,6 +10,8 @@ import torch
 
 from m2bert.errors import M2BertError
 from m2bert.losses import (
+    LOSSES,
+    cosent,
     cosine_matrix,
     multiple_negatives_ranking,
     orthogonal_projection,
@@ -76,6 +78,40 @@ def test_symmetric_ranking_is_the_mean_of_both_directions() -> None:
     assert symmetric_ranking(queries, documents).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_cosent_is_the_published_sum_over_pairs_of_pairs() -> None:
+    queries, documents = torch.randn(3, 8), torch.randn(5, 8)
+    cosines = cosine_matrix(queries, documents).double().numpy()
+    positives = [cosines[i, i] for i in range(3)]
+    negatives = [cosines[i, j] for i in range(3) for j in range(5) if i != j]
+    expected = math.log(1 + sum(math.exp(20 * (n - p)) for n in negatives for p in positives))
+    assert cosent(queries, documents).item() == pytest.approx(expected, rel=1e-5)
+    assert abs(cosent(queries, documents.roll(1, 0)).item() - expected) > 1e-3
+
+
+def ignored_by_hand(name: str, queries: torch.Tensor, documents: torch.Tensor) -> float:
+    """Two queries, three documents; document 2 also answers query 0, document 0 also answers query 1."""
+    c = cosine_matrix(queries, documents).double().numpy()
+    if name == "opl":
+        return float(0.5 * ((c[0, 0] - 1) ** 2 + (c[1, 1] - 1) ** 2) / 2 + 0.5 * (c[0, 1] ** 2 + c[1, 2] ** 2) / 2)
+    if name == "cosent":
+        return math.log1p(sum(math.exp(20 * (n - p)) for n in (c[0, 1], c[1, 2]) for p in (c[0, 0], c[1, 1])))
+    forward = (math.log1p(math.exp(20 * (c[0, 1] - c[0, 0]))) + math.log1p(math.exp(20 * (c[1, 2] - c[1, 1])))) / 2
+    # Backwards, document 0 has no negative left (query 1 is answered by it), document 1 still has query 0.
+    backward = math.log1p(math.exp(20 * (c[0, 1] - c[1, 1]))) / 2
+    return forward if name == "mnrl" else (forward + backward) / 2
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_document_that_answers_a_query_is_never_its_negative(name: str) -> None:
+    queries, documents = torch.randn(2, 8), torch.randn(3, 8)
+    # As near as an answer is: counted as a negative it would show.
+    documents[2] = queries[0] + 0.1
+    ignored = torch.tensor([[False, False, True], [True, False, False]])
+    loss = LOSSES[name](queries, documents, ignored)
+    assert loss.item() == pytest.approx(ignored_by_hand(name, queries, documents), rel=1e-4)
+    assert abs(LOSSES[name](queries, documents, None).item() - loss.item()) > 1e-3
+
+
 def test_cosines_stay_precise_under_autocast() -> None:
     queries, documents = torch.randn(3, 64), torch.randn(4, 64)
     exact = cosine_matrix(queries, documents)
@@ -83,7 +119,7 @@ def test_cosines_stay_precise_under_autocast() -> None:
         assert torch.equal(cosine_matrix(queries, documents), exact)
 
 
-@pytest.mark.parametrize("loss", [orthogonal_projection, multiple_negatives_ranking])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_losses_refuse_what_does_not_fit(loss: object) -> None:
     assert callable(loss)
     with pytest.raises(M2BertError, match="a positive document for each"):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import run_until_killed
 from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
 
@@ -111,24 +109,12 @@ def test_a_stopped_run_continues_to_the_same_losses(world: Path, tmp_path: Path)
 
 
 def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
-    pretrain(PretrainConfig(**settings(world, tmp_path / "whole", max_steps=150, save_steps=5, log_steps=5)))
-    killed = settings(world, tmp_path / "killed", max_steps=150, save_steps=5, log_steps=5)
-    (tmp_path / "settings.json").write_text(json.dumps(killed))
-    command = [sys.executable, "-c", "from m2bert.cli import main; main()", "pretrain"]
-    process = subprocess.Popen(
-        [*command, "--settings", str(tmp_path / "settings.json")],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 60
-    while last_checkpoint(tmp_path / "killed") is None and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    pretrain(PretrainConfig(**settings(world, tmp_path / "whole", threads=1)))
+    killed = settings(world, tmp_path / "killed", threads=1)
+    run_until_killed("pretrain", "PretrainConfig", killed, 6, tmp_path)
     reached = last_checkpoint(tmp_path / "killed")
-    assert reached is not None
-    assert int(reached.name.split("-")[1]) < 150
+    assert reached is not None and reached.name == "checkpoint-4"
+    assert not (tmp_path / "killed" / "model").exists()
     pretrain(PretrainConfig(**killed))
     # Float32 sums of another process may round otherwise (1e-7 seen); a batch missed or repeated moves losses by 1e-2.
     assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)

@@ -190,7 +190,7 @@ def finetune_command(
     pairs: Annotated[list[str], typer.Option(help="Files of query, positive, dataset; may be repeated.")] = [],  # noqa: B006
     loco: Annotated[list[str], typer.Option(help="Folders of retrieval tasks; train splits are used.")] = [],  # noqa: B006
     cloze: Annotated[list[str], typer.Option(help="Plain text that queries are cut from.")] = [],  # noqa: B006
-    loss: Annotated[str, typer.Option(help="mnrl, mnrl-symmetric or opl.")] = "",
+    loss: Annotated[str, typer.Option(help="mnrl, mnrl-symmetric, opl or cosent.")] = "",
     lengths: Lengths = "",
     batch_size: Annotated[int | None, typer.Option(help="Queries per batch at most.")] = None,
     negatives: Annotated[int | None, typer.Option(help="Extra documents per batch.")] = None,

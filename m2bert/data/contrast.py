@@ -19,7 +19,8 @@ from m2bert.errors import M2BertError
 
 COMMON_TOKENS = 150
 MIN_CLOZE_DOCUMENT = 96
-Rows = tuple[list[np.ndarray], list[np.ndarray]]
+# Queries, documents, and (queries, documents) bool: answers a query without being its own positive.
+Rows = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class PairSource(Protocol):
     size: float
 
     def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
-        """Queries and documents (ids without special tokens); documents beyond the queries are negatives."""
+        """Queries and documents (ids without special tokens), documents beyond the queries being negatives; and
+        which documents answer a query besides its own positive."""
 
 
 def batch_rows(settings: ContrastSettings, longest: int, available: int) -> tuple[int, int]:
@@ -77,8 +79,12 @@ class LabelledSource:
     def __init__(self, name: str, data: PairData, pairs: np.ndarray) -> None:
         self.name, self.data = name, data
         by_document: dict[int, list[int]] = {}
-        for query, document in pairs:
-            by_document.setdefault(int(document), []).append(int(query))
+        answers: dict[bytes, set[int]] = {}
+        for number, document in pairs:
+            by_document.setdefault(int(document), []).append(int(number))
+            # A query with several answers is stored once for each: its text is what tells.
+            answers.setdefault(data.queries.document(int(number)).tobytes(), set()).add(int(document))
+        self.several = {text: documents for text, documents in answers.items() if len(documents) > 1}
         lengths = data.documents.lengths
         self.documents = sorted(by_document, key=lambda document: int(lengths[document]))
         self.queries = by_document
@@ -97,6 +103,9 @@ class LabelledSource:
         queries: list[np.ndarray] = []
         positives: list[np.ndarray] = []
         negatives: list[np.ndarray] = []
+        places: list[int] = []
+        spare: list[int] = []
+        texts: list[bytes] = []
         seen: set[bytes] = set()
         for document in window:
             if len(positives) + len(negatives) == num_documents:
@@ -104,15 +113,25 @@ class LabelledSource:
             text = crop_tokens(self.data.documents.document(document), payload, settings.crop, rng)
             if len(queries) == num_queries:
                 negatives.append(text)
+                spare.append(int(document))
                 continue
-            query = self.data.queries.document(int(rng.choice(self.queries[int(document)])))
-            query = crop_tokens(query, settings.max_query_tokens - 2, settings.crop, rng)
+            whole = self.data.queries.document(int(rng.choice(self.queries[int(document)])))
+            query = crop_tokens(whole, settings.max_query_tokens - 2, settings.crop, rng)
             # Two equal queries with different documents would each make the other's positive a negative.
             if query.tobytes() not in seen:
                 seen.add(query.tobytes())
                 queries.append(query)
                 positives.append(text)
-        return queries, positives + negatives
+                places.append(int(document))
+                texts.append(whole.tobytes())
+        return queries, positives + negatives, self._also_answers(texts, places + spare)
+
+    def _also_answers(self, texts: list[bytes], documents: list[int]) -> np.ndarray:
+        also = np.zeros((len(texts), len(documents)), dtype=np.bool_)
+        for i, text in enumerate(texts):
+            if text in self.several:
+                also[i] = [j != i and document in self.several[text] for j, document in enumerate(documents)]
+        return also
 
 
 class ClozeSource:
@@ -143,7 +162,8 @@ class ClozeSource:
             query, positive = self._pair(crop, settings, rng)
             queries.append(query)
             positives.append(positive)
-        return queries, positives + crops[len(queries) : num_documents]
+        documents = positives + crops[len(queries) : num_documents]
+        return queries, documents, np.zeros((len(queries), len(documents)), dtype=np.bool_)
 
     def _crops(self, ids: np.ndarray, size: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
         if len(ids) <= size:
@@ -195,7 +215,8 @@ def cloze_sources(store: TokenStore, sentence_ends: frozenset[int]) -> list[Pair
 
 
 class ContrastBatches:
-    """Batches by index: query_input_ids, query_attention_mask, document_input_ids, document_attention_mask, int64.
+    """Batches by index: query_input_ids, query_attention_mask, document_input_ids, document_attention_mask, int64;
+    ignored (queries, documents) bool, pairs that are no negatives because the document answers the query too.
 
     A data set is drawn with probability proportional to the square root of its size times its entry in `weights`
     (default 1); `settings.cloze_share` of the batches come from plain text when there is any.
@@ -238,8 +259,8 @@ class ContrastBatches:
         rng = np.random.default_rng([self.seed, 3, index])
         length = int(rng.choice(self.lengths, p=self.length_chances))
         source = self.sources[int(rng.choice(len(self.sources), p=self.chances))]
-        queries, documents = source.draw(rng, self.settings, length - 2)
-        batch = {}
+        queries, documents, ignored = source.draw(rng, self.settings, length - 2)
+        batch = {"ignored": ignored}
         for name, rows in (("query", queries), ("document", documents)):
             ids, mask = pad_rows([wrap_special(row, self.ids) for row in rows], self.ids.pad)
             batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"] = ids, mask
