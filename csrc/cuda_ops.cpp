@@ -3,7 +3,8 @@
 //
 // Here so far: filter_spectrum and fft_conv, forward, float32; short_conv, forward and backward, in 32 and 16 bits. The
 // gradients of the first two have no CUDA implementation yet; the dispatcher says so when one is called. The products
-// and monarch_mixer are compositions registered in Python; blockdiag_glu goes through the kernel here where it fits.
+// and monarch_mixer are compositions registered in Python; blockdiag_glu and monarch_mixer, forward, go through the kernels
+// here where those fit.
 //
 // With M2_CUDA_EMULATED the same code serves CPU tensors under torch.ops.m2ops_emulated, which tests the boundary and
 // the kernels together on a machine without a GPU. Test: tests/test_cuda_emulated.py.
@@ -14,14 +15,17 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "cuda/blockdiag_glu.h"
 #include "cuda/fft_conv.h"
+#include "cuda/monarch_mixer.h"
 #include "cuda/short_conv.h"
 
 namespace m2::cuda {
@@ -363,10 +367,89 @@ Tensor blockdiag_glu_fused_cuda(const Tensor& rows, const Tensor& w_in, const Te
   return out;
 }
 
+// Whether monarch_mixer_fused has room for the transform of this spectrum on the device of u, and knows its dtype.
+bool monarch_mixer_fits_cuda(const Tensor& u, const Tensor& spectrum) {
+  check_device("monarch_mixer_fits", "u", u, u);
+  const auto type = u.scalar_type();
+  if (type != ScalarType::Float && type != ScalarType::Half && type != ScalarType::BFloat16) return false;
+  require(spectrum.dim() == 2, "monarch_mixer_fits: spectrum must have shape (dim, 2 * fft_size), got ",
+          shape_of(spectrum));
+  const CurrentDevice device(u);
+  size_t available = 0;
+  const cudaError_t error = available_shared_bytes(&available);
+  if (error != cudaSuccess)
+    throw std::runtime_error(
+        text("monarch_mixer: cannot ask the GPU for its shared memory: ", cudaGetErrorString(error)));
+  const size_t needed = monarch_mixer_shared_bytes(spectrum.size(1) / 2);
+  return needed > 0 && needed <= available;
+}
+
+// A contiguous float32 tensor of `shape`, or null data if there is none; `keep` owns it.
+const float* mixer_parameter(const char* name, const OptTensor& x, std::initializer_list<int64_t> shape,
+                             const Tensor& u, std::vector<Tensor>& keep) {
+  if (!x) return nullptr;
+  check_tensor("monarch_mixer", name, *x, u);
+  bool same = x->dim() == int64_t(shape.size());
+  for (size_t i = 0; same && i < shape.size(); ++i) same = x->size(int64_t(i)) == shape.begin()[i];
+  require(same, "monarch_mixer: ", name, " has the wrong shape, ", shape_of(*x));
+  keep.push_back(torch::stable::contiguous(*x));
+  return static_cast<const float*>(keep.back().const_data_ptr());
+}
+
+// The arguments of monarch_mixer in ops.cpp. Returns (batch, seqlen, dim), dtype of u.
+Tensor monarch_mixer_fused_cuda(const Tensor& p, const Tensor& u, const Tensor& short_weight,
+                                const OptTensor& short_bias, const Tensor& spectrum, const OptTensor& skip,
+                                const OptTensor& spectrum2, const OptTensor& skip2, const OptTensor& mask) {
+  const char* op = "monarch_mixer";
+  require(u.dim() == 3 && p.dim() == 3 && p.size(0) == u.size(0) && p.size(1) == u.size(1) &&
+              p.size(2) == 3 * u.size(2) && p.scalar_type() == u.scalar_type(),
+          op, ": p must have shape (batch, seqlen, 3 * dim) and the dtype of u, ", shape_of(u), ", got ", shape_of(p));
+  check_device(op, "p", p, u);
+  require(monarch_mixer_fits_cuda(u, spectrum), op, ": no kernel for a spectrum of shape ", shape_of(spectrum),
+          " on this device; call monarch_mixer, which serves all sizes");
+  MonarchMixerArgs args;
+  args.element = element_of(op, "u", u);
+  args.batch = u.size(0), args.seqlen = u.size(1), args.dim = u.size(2);
+  args.fft_size = spectrum.size(1) / 2;
+  require(args.seqlen <= args.fft_size, op, ": the spectrum serves at most ", args.fft_size, " positions, got seqlen ",
+          args.seqlen);
+  require(short_weight.dim() == 2 && short_weight.size(1) >= 2 && short_weight.size(1) <= kMaxShortWidth, op,
+          ": short_weight must have shape (3 * dim, width) with width 2 .. ", kMaxShortWidth);
+  args.width = int(short_weight.size(1));
+  std::vector<Tensor> keep;
+  const int64_t dim = args.dim, points = 2 * args.fft_size;
+  args.short_weight = mixer_parameter("short_weight", short_weight, {3 * dim, args.width}, u, keep);
+  for (const Tensor* x : {&spectrum, spectrum2 ? &*spectrum2 : &spectrum})
+    require(reinterpret_cast<uintptr_t>(x->const_data_ptr()) % 8 == 0, op,
+            ": spectra must start at an 8-byte boundary; pass a copy, spectrum.clone()");
+  args.short_bias = mixer_parameter("short_bias", short_bias, {3 * dim}, u, keep);
+  args.spectrum = mixer_parameter("spectrum", spectrum, {dim, points}, u, keep);
+  args.skip = mixer_parameter("skip", skip, {dim}, u, keep);
+  args.spectrum2 = mixer_parameter("spectrum2", spectrum2, {dim, points}, u, keep);
+  args.skip2 = mixer_parameter("skip2", skip2, {dim}, u, keep);
+  if (mask) {
+    check_device(op, "mask", *mask, u);
+    require(mask->dim() == 2 && mask->size(0) == args.batch && mask->size(1) == args.seqlen &&
+                mask->scalar_type() == ScalarType::Bool,
+            op, ": mask must be bool of shape (batch, seqlen), got ", shape_of(*mask));
+    keep.push_back(torch::stable::contiguous(*mask));
+    args.mask = static_cast<const bool*>(keep.back().const_data_ptr());
+  }
+  const CurrentDevice device(u);
+  Tensor out = torch::stable::new_empty(u, {args.batch, args.seqlen, args.dim});
+  args.p = input(p, true);
+  args.u = input(u, true);
+  args.out = output(out, true);
+  LaunchShape shape;
+  const cudaError_t error = monarch_mixer_fwd(args, device.stream(), &shape);
+  check_launch(op, "monarch_mixer_fwd_kernel", args.fft_size, error, shape, u);
+  return out;
+}
+
 }  // namespace
 }  // namespace m2::cuda
 
-// What blockdiag_glu (m2ops/_blockdiag.py) asks on CUDA; not part of ops.cpp because no other device has it.
+// What blockdiag_glu and monarch_mixer (m2ops/_*.py) ask on CUDA; not part of ops.cpp because no other device has them.
 #ifdef M2_CUDA_EMULATED
 STABLE_TORCH_LIBRARY_FRAGMENT(m2ops_emulated, m) {
 #else
@@ -374,6 +457,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(m2ops, m) {
 #endif
   m.def("blockdiag_glu_fits(Tensor rows, Tensor w_in, Tensor w_out) -> bool");
   m.def("blockdiag_glu_fused(Tensor rows, Tensor w_in, Tensor w_out, Tensor? b_out) -> Tensor");
+  m.def("monarch_mixer_fits(Tensor u, Tensor spectrum) -> bool");
+  m.def("monarch_mixer_fused(Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum, Tensor? skip,"
+        " Tensor? spectrum2, Tensor? skip2, Tensor? mask) -> Tensor");
 }
 
 #ifdef M2_CUDA_EMULATED
@@ -394,4 +480,6 @@ STABLE_TORCH_LIBRARY_IMPL(m2ops, CUDA, m) {
   m.impl("short_conv_bwd", TORCH_BOX(&m2::cuda::short_conv_bwd_cuda));
   m.impl("blockdiag_glu_fits", TORCH_BOX(&m2::cuda::blockdiag_glu_fits_cuda));
   m.impl("blockdiag_glu_fused", TORCH_BOX(&m2::cuda::blockdiag_glu_fused_cuda));
+  m.impl("monarch_mixer_fits", TORCH_BOX(&m2::cuda::monarch_mixer_fits_cuda));
+  m.impl("monarch_mixer_fused", TORCH_BOX(&m2::cuda::monarch_mixer_fused_cuda));
 }

@@ -1,6 +1,7 @@
 """The sequence mixer of M2-BERT between its two dense projections: monarch_mixer.
 
-Kernels: csrc/cpu/monarch_mixer.inl behind csrc/monarch_mixer.cpp. May import the other operators.
+Kernels: csrc/cpu/monarch_mixer.inl behind csrc/monarch_mixer.cpp; csrc/cuda/monarch_mixer.cu, forward.
+May import the other operators.
 Test: tests/test_monarch_mixer.py.
 """
 
@@ -22,7 +23,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import autocast, implement, refuse_second_gradient, to
+from m2ops._library import autocast, cuda_loaded, implement, refuse_second_gradient, to
 from m2ops._short_conv import MAX_WIDTH, MIN_WIDTH, short_conv_ref
 
 
@@ -141,6 +142,19 @@ def _monarch_mixer(
     if spectrum2 is not None:
         out = out + ops.fft_conv(apply_mask("monarch_mixer", u, mask, True), spectrum2, skip2, None, None, True)
     return apply_mask("monarch_mixer", out, mask, True).to(dtype)
+
+
+def mixer_with_kernel(kernels: Any, p: Tensor, u: Tensor, *args: Any) -> Tensor:
+    """monarch_mixer by the fused kernel of the namespace `kernels` if it has room for the transform, else composed."""
+    spectrum, spectrum2 = args[2], args[4]
+    same = spectrum2 is None or spectrum2.shape == spectrum.shape
+    if same and kernels.monarch_mixer_fits(u, spectrum):
+        return kernels.monarch_mixer_fused(p, u, *args)
+    return _monarch_mixer(p, u, *args)
+
+
+if cuda_loaded:
+    implement("monarch_mixer", "CUDA")(lambda *args: mixer_with_kernel(torch.ops.m2ops, *args))
 
 
 def _gates_and_value(

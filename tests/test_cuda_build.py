@@ -23,6 +23,8 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     "blockdiag_glu.cu": {"blockdiag_glu_fwd_kernel": (8, 255)},
     "device_table.cu": {},
     "fft_conv.cu": {"fft_conv_fwd_kernel": (7, 80), "filter_spectrum_fwd_kernel": (7, 80)},  # 256 .. 16384 points
+    # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
+    "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
     "short_conv.cu": {  # three element types, aligned rows or not
         "short_conv_fwd_kernel": (6, 80),
         "short_conv_bwd_kernel": (6, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128

@@ -7,6 +7,7 @@ undefined-behaviour sanitizers), and csrc/cuda_ops.cpp as torch.ops.m2ops_emulat
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -20,13 +21,17 @@ from torch import Tensor
 
 import m2ops
 from m2ops._blockdiag import glu_with_kernel
+from m2ops._monarch_mixer import mixer_with_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 FFT_CONV = CSRC / "cuda/fft_conv.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
-KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, SHORT_CONV, GLU, CSRC / "cuda/device_table.cu", "-x", "none"]
+MIXER = CSRC / "cuda/monarch_mixer.cu"
+PASSES = CSRC / "cuda/fft_passes.cuh"
+KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, SHORT_CONV, GLU, MIXER]
+KERNELS += [CSRC / "cuda/device_table.cu", "-x", "none"]
 KERNELS.append(CSRC / "cuda/fft_plan.cpp")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -81,13 +86,18 @@ def test_blockdiag_glu_emulated_matches_float64(tmp_path: Path, sanitizers: list
     assert "all checks passed" in run_program(compile_cpp(tmp_path / "glu", *sanitizers, *test))
 
 
+def with_full_paths(source: str) -> str:
+    """The source with the headers of csrc/cuda named so that a copy elsewhere finds them."""
+    return re.sub(r'#include "(\w+\.\w+)"', rf'#include "{CSRC}/cuda/\1"', source)
+
+
 def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
     """Negative control: without the barrier after the first pass the kernel is rejected."""
-    source = FFT_CONV.read_text()
-    assert source.count("__syncthreads();") == 4
-    for header in ("fft_conv.h", "device_table.h", "dft.cuh"):
-        source = source.replace(f'#include "{header}"', f'#include "{CSRC / "cuda" / header}"')
-    (tmp_path / "fft_conv.cu").write_text(source.replace("__syncthreads();", "", 1))
+    passes = PASSES.read_text()
+    assert passes.count("__syncthreads();") == 4
+    (tmp_path / "fft_passes.cuh").write_text(with_full_paths(passes.replace("__syncthreads();", "", 1)))
+    source = FFT_CONV.read_text().replace('"fft_passes.cuh"', f'"{tmp_path}/fft_passes.cuh"')
+    (tmp_path / "fft_conv.cu").write_text(with_full_paths(source))
     kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in KERNELS]
     program = compile_cpp(tmp_path / "fft_conv", *kernels, CSRC / "testing/test_fft_conv_cuda.cpp")
     done = subprocess.run([program], capture_output=True, text=True, check=False)
@@ -99,9 +109,7 @@ def test_blockdiag_glu_emulated_needs_its_barriers(tmp_path: Path) -> None:
     """Negative control: without the barrier after the copies the kernel is rejected."""
     source = GLU.read_text()
     assert source.count("__syncthreads();") == 2
-    for header in ("blockdiag_glu.h", "element.cuh"):
-        source = source.replace(f'#include "{header}"', f'#include "{CSRC / "cuda" / header}"')
-    (tmp_path / "glu.cu").write_text(source.replace("__syncthreads();", "", 1))
+    (tmp_path / "glu.cu").write_text(with_full_paths(source.replace("__syncthreads();", "", 1)))
     test = [CSRC / "testing/test_blockdiag_glu_cuda.cpp", "-x", "c++", tmp_path / "glu.cu"]
     program = compile_cpp(tmp_path / "glu", *test)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
@@ -238,6 +246,40 @@ def test_emulated_short_conv_passes_opcheck(ops: Any) -> None:
     x, weight, bias = torch.randn(2, 5, 9), torch.randn(5, 3), torch.randn(5)
     torch.library.opcheck(ops.short_conv.default, (x, weight, bias, False), test_utils="test_schema")
     torch.library.opcheck(ops.short_conv_bwd.default, (x, x, weight, False), test_utils="test_schema")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 2.5e-3)], ids=str
+)
+@pytest.mark.parametrize("seqlen", [1, 200, 700])
+def test_emulated_monarch_mixer_matches_float64(ops: Any, seqlen: int, dtype: torch.dtype, tolerance: float) -> None:
+    batch, dim, width, size = 2, 3, 3, max(256, 1 << (seqlen - 1).bit_length())
+    p, u = (torch.randn(batch, seqlen, 2 * n).to(dtype)[..., n:] for n in (3 * dim, dim))
+    weight, bias, skips = torch.randn(3 * dim, width), torch.randn(3 * dim), torch.randn(2, dim)
+    k, k_rev, k2, k2_rev = torch.randn(4, dim, seqlen) / seqlen**0.5
+    mask = torch.arange(seqlen) < torch.tensor([[seqlen], [seqlen // 2 + 1]])
+    first, second = ops.filter_spectrum(k, k_rev, size), ops.filter_spectrum(k2, k2_rev, size)
+    assert ops.monarch_mixer_fits(u, first)
+    for given in (mask, None):
+        hidden = p if given is None else p.masked_fill(~given[..., None], torch.nan)  # must not matter
+        for residual in (True, False):
+            parts = (second, skips[1]) if residual else (None, None)
+            out = mixer_with_kernel(ops, hidden, u, weight, bias, first, skips[0], *parts, given)
+            wide = [t.double() for t in (p, u, weight, bias, k, k_rev, skips[0])]
+            extra = [t.double() for t in (k2, k2_rev, skips[1])] if residual else [None, None, None]
+            exact = m2ops.monarch_mixer_ref(*wide, *extra, given)
+            assert out.dtype == dtype and not far(out, exact, tolerance) and far(0.99 * out.double(), exact, tolerance)
+
+
+def test_monarch_mixer_goes_without_the_kernel_where_it_does_not_fit(ops: Any) -> None:
+    u = torch.zeros(1, 2, 3)
+    assert ops.monarch_mixer_fits(u, torch.zeros(3, 2 * 16384))
+    assert not ops.monarch_mixer_fits(u, torch.zeros(3, 2 * 32768))
+    assert not ops.monarch_mixer_fits(u.double(), torch.zeros(3, 512))
+    with pytest.raises(ValueError, match=r"no kernel for a spectrum of shape \(3, 65536\) on this device"):
+        ops.monarch_mixer_fused(
+            torch.zeros(1, 2, 9), u, torch.zeros(9, 3), None, torch.zeros(3, 65536), None, None, None, None
+        )
 
 
 U, K, SPECTRUM = torch.zeros(2, 3, 300), torch.zeros(3, 300), torch.zeros(3, 1024)

@@ -1,5 +1,5 @@
 // Right-angle FFT convolution in float32 on CUDA cores: one block owns one (batch, dim) row, which stays in shared
-// memory from the gated load to the gated store. The transform, its passes and tables: fft_plan.h. Interface and
+// memory from the gated load to the gated store. The transform and its passes: fft_passes.cuh. Interface and
 // formulas: fft_conv.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_cuda.cpp.
 //
 // Of one row, the first forward pass reads global memory and the last inverse pass writes it; the last forward pass,
@@ -9,151 +9,12 @@
 #include "fft_conv.h"
 
 #include <cstdint>
-#include <type_traits>
 
-#include "device_table.h"
-#include "dft.cuh"
+#include "fft_passes.cuh"
 
 namespace m2::cuda {
 
-// Points are stored with a gap of one after every 16, so that passes of small step spread over the banks.
-__host__ __device__ constexpr int padded(int i) { return i + i / 16; }
-
-template <int kPlan, int kPass>
-struct Pass {
-  static constexpr int kRadix = kFftPlans[kPlan].radix[kPass];
-  static constexpr int kLength = kFftPlans[kPlan].length(kPass);
-  static constexpr int kStep = kFftPlans[kPlan].step(kPass);
-  static constexpr int kButterflies = kFftPlans[kPlan].size / kRadix;
-  static constexpr int kTableOffset = kFftPlans[kPlan].table_offset(kPass);
-  static_assert(kStep % 16 == 0 || kLength % 16 == 0 || 16 % kLength == 0, "slot() would not be exact");
-
-  // Where butterfly b finds its input 0 (and puts its output 0); the others follow at distance(i).
-  static __device__ __forceinline__ int slot(int b) { return padded(b / kStep * kLength + b % kStep); }
-  static __device__ __forceinline__ constexpr int distance(int i) { return padded(i * kStep); }
-};
-
-template <int kPlan>
-using FirstPass = Pass<kPlan, 0>;
-template <int kPlan>
-using LastPass = Pass<kPlan, kFftPlans[kPlan].passes - 1>;
-
 namespace {
-
-template <class P>
-__device__ __forceinline__ void load(const SharedArray<Complex>& row, int slot, Complex (&x)[P::kRadix]) {
-  M2_UNROLL
-  for (int i = 0; i < P::kRadix; ++i) x[i] = row.load(slot + P::distance(i));
-}
-
-template <class P>
-__device__ __forceinline__ void store(const SharedArray<Complex>& row, int slot, const Complex (&x)[P::kRadix]) {
-  M2_UNROLL
-  for (int i = 0; i < P::kRadix; ++i) row.store(slot + P::distance(i), x[i]);
-}
-
-// Multiplies the frequencies of butterfly b by the twiddles, or by their conjugates.
-template <class P, bool kConjugate>
-__device__ __forceinline__ void apply_twiddles(const Complex* table, int b, Complex (&x)[P::kRadix]) {
-  const Complex* twiddle = table + P::kTableOffset + b % P::kStep;
-  M2_UNROLL
-  for (int q = 0; q < P::kRadix; ++q) {
-    if (q == 0 && P::kTableOffset != 0) continue;  // 1 except in the first pass, which carries the twist
-    const Complex w = load_readonly(twiddle + q * P::kStep);
-    x[q] = x[q] * (kConjugate ? conj(w) : w);
-  }
-}
-
-// First pass, of the values source(n) for 0 <= n < size.
-template <int kPlan, class Source>
-__device__ __forceinline__ void forward_first(const SharedArray<Complex>& row, const Complex* table, Source source) {
-  using P = FirstPass<kPlan>;
-  M2_NO_UNROLL
-  for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-    Complex x[P::kRadix];
-    M2_UNROLL
-    for (int i = 0; i < P::kRadix; ++i) x[i] = source(b + i * P::kStep, twist<P::kRadix>(i));
-    Dft<P::kRadix, false>::run(x);
-    apply_twiddles<P, false>(table, b, x);
-    store<P>(row, P::slot(b), x);
-  }
-  __syncthreads();
-}
-
-// Passes kPass .. last - 1.
-template <int kPlan, int kPass>
-__device__ __forceinline__ void forward_middle(const SharedArray<Complex>& row, const Complex* table) {
-  if constexpr (kPass + 1 < kFftPlans[kPlan].passes) {
-    using P = Pass<kPlan, kPass>;
-    M2_NO_UNROLL
-    for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-      Complex x[P::kRadix];
-      load<P>(row, P::slot(b), x);
-      Dft<P::kRadix, false>::run(x);
-      apply_twiddles<P, false>(table, b, x);
-      store<P>(row, P::slot(b), x);
-    }
-    __syncthreads();
-    forward_middle<kPlan, kPass + 1>(row, table);
-  }
-}
-
-// Passes kPass .. 1, backwards.
-template <int kPlan, int kPass>
-__device__ __forceinline__ void inverse_middle(const SharedArray<Complex>& row, const Complex* table) {
-  if constexpr (kPass >= 1) {
-    using P = Pass<kPlan, kPass>;
-    M2_NO_UNROLL
-    for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-      Complex x[P::kRadix];
-      load<P>(row, P::slot(b), x);
-      apply_twiddles<P, true>(table, b, x);
-      Dft<P::kRadix, true>::run(x);
-      store<P>(row, P::slot(b), x);
-    }
-    __syncthreads();
-    inverse_middle<kPlan, kPass - 1>(row, table);
-  }
-}
-
-// Last forward pass, product with the spectrum plus `skip`, first inverse pass, in registers.
-template <int kPlan>
-__device__ __forceinline__ void multiply_spectrum(const SharedArray<Complex>& row, const Complex* spectrum,
-                                                  float skip) {
-  using P = LastPass<kPlan>;
-  M2_NO_UNROLL
-  for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-    Complex x[P::kRadix];
-    load<P>(row, P::slot(b), x);
-    Dft<P::kRadix, false>::run(x);
-    M2_UNROLL
-    for (int q = 0; q < P::kRadix; ++q) {
-      const Complex k = load_readonly(spectrum + q * P::kButterflies + b);
-      x[q] = x[q] * Complex{k.re + skip, k.im};
-    }
-    Dft<P::kRadix, true>::run(x);
-    store<P>(row, P::slot(b), x);
-  }
-  __syncthreads();
-}
-
-// Last inverse pass: sink(n, Re(conj(theta)^n x[n])) for 0 <= n < size.
-template <int kPlan, class Sink>
-__device__ __forceinline__ void inverse_first(const SharedArray<Complex>& row, const Complex* table, Sink sink) {
-  using P = FirstPass<kPlan>;
-  M2_NO_UNROLL
-  for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-    Complex x[P::kRadix];
-    load<P>(row, P::slot(b), x);
-    apply_twiddles<P, true>(table, b, x);
-    Dft<P::kRadix, true>::run(x);
-    M2_UNROLL
-    for (int i = 0; i < P::kRadix; ++i) {
-      const Complex w = twist<P::kRadix>(i);
-      sink(b + i * P::kStep, x[i].re * w.re + x[i].im * w.im);
-    }
-  }
-}
 
 // Start of a row; stays null where there is no tensor.
 template <class T>
@@ -223,17 +84,6 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads)
     Dft<P::kRadix, false>::run(x);
     M2_UNROLL
     for (int q = 0; q < P::kRadix; ++q) spectrum[q * P::kButterflies + b] = (1.0f / kSize) * x[q];
-  }
-}
-
-// Calls run(std::integral_constant<int, index of the plan>) for the plan of `size`.
-template <int kPlan = 0, class Run>
-cudaError_t with_plan(int64_t size, const Run& run) {
-  if constexpr (kPlan < kNumFftPlans) {
-    if (kFftPlans[kPlan].size == size) return run(std::integral_constant<int, kPlan>{});
-    return with_plan<kPlan + 1>(size, run);
-  } else {
-    return cudaErrorInvalidValue;
   }
 }
 
