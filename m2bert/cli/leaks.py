@@ -1,0 +1,50 @@
+"""The command `m2bert check-leaks`: does training text repeat the test documents of tasks?
+
+Heavy imports happen inside the command. May import everything of m2bert. Test: tests/test_leaks.py.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+MOST_SHOWN = 20
+
+
+def check_leaks_command(
+    sources: Annotated[list[str], typer.Argument(help="Training text, pairs or tasks (their train splits).")],
+    tests: Annotated[list[str], typer.Option("--tests", help="Folder of tasks with test splits; may be repeated.")],
+    least: Annotated[int, typer.Option(help="Shared characters, normalised, from which a document is reported.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON, one per line.")] = False,
+) -> None:
+    """List training documents that share text with test documents; exit code 1 when there are any."""
+    from m2bert.data.leaks import find_leaks
+
+    console = Console(stderr=True)
+    with console.status("reading the test documents") as status:
+        found = list(
+            find_leaks(sources, tests, least=least, on_progress=lambda file, n: status.update(f"{file}: {n:,} texts"))
+        )
+    if as_json:
+        for leak in found:
+            print(json.dumps({**leak.__dict__, "file": str(leak.file)}))
+    else:
+        worst = sorted(found, key=lambda leak: -leak.shared)
+        for leak in worst[:MOST_SHOWN]:
+            share = leak.shared / leak.characters
+            print(
+                f"{leak.shared:8,} characters ({share:4.0%})  {leak.file}:{leak.number}  {leak.test}  {leak.excerpt!r}"
+            )
+        more = f", the {MOST_SHOWN} largest above" if len(found) > MOST_SHOWN else ""
+        what = "training document shares" if len(found) == 1 else "training documents share"
+        print(f"{len(found):,} {what} text with test documents{more}")
+    if found:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("check-leaks")(check_leaks_command)
