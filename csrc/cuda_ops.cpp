@@ -3,8 +3,8 @@
 //
 // Here so far: filter_spectrum and fft_conv, forward, float32; short_conv, forward and backward, in 32 and 16 bits. The
 // gradients of the first two have no CUDA implementation yet; the dispatcher says so when one is called. The products
-// and monarch_mixer are compositions registered in Python; blockdiag_glu and monarch_mixer, forward, go through the kernels
-// here where those fit.
+// and monarch_mixer are compositions registered in Python; blockdiag_glu and monarch_mixer, forward, go through the
+// kernels here where those fit.
 //
 // With M2_CUDA_EMULATED the same code serves CPU tensors under torch.ops.m2ops_emulated, which tests the boundary and
 // the kernels together on a machine without a GPU. Test: tests/test_cuda_emulated.py.
@@ -458,8 +458,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(m2ops, m) {
   m.def("blockdiag_glu_fits(Tensor rows, Tensor w_in, Tensor w_out) -> bool");
   m.def("blockdiag_glu_fused(Tensor rows, Tensor w_in, Tensor w_out, Tensor? b_out) -> Tensor");
   m.def("monarch_mixer_fits(Tensor u, Tensor spectrum) -> bool");
-  m.def("monarch_mixer_fused(Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum, Tensor? skip,"
-        " Tensor? spectrum2, Tensor? skip2, Tensor? mask) -> Tensor");
+  m.def("monarch_mixer_fused(Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum,"
+        " Tensor? skip, Tensor? spectrum2, Tensor? skip2, Tensor? mask) -> Tensor");
 }
 
 #ifdef M2_CUDA_EMULATED

@@ -30,9 +30,8 @@ SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
 MIXER = CSRC / "cuda/monarch_mixer.cu"
 PASSES = CSRC / "cuda/fft_passes.cuh"
-KERNELS: list[str | Path] = ["-x", "c++", FFT_CONV, SHORT_CONV, GLU, MIXER]
-KERNELS += [CSRC / "cuda/device_table.cu", "-x", "none"]
-KERNELS.append(CSRC / "cuda/fft_plan.cpp")
+TRANSFORM = [CSRC / "cuda/fft_plan.cpp", "-x", "c++", CSRC / "cuda/device_table.cu", FFT_CONV]
+KERNELS: list[str | Path] = [*TRANSFORM, SHORT_CONV, GLU, MIXER]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 pytestmark = [
@@ -73,7 +72,7 @@ def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[s
 
 def test_fft_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
     test = CSRC / "testing/test_fft_conv_cuda.cpp"
-    assert "all checks passed" in run_program(compile_cpp(tmp_path / "fft_conv", *sanitizers, *KERNELS, test))
+    assert "all checks passed" in run_program(compile_cpp(tmp_path / "fft_conv", *sanitizers, test, *TRANSFORM))
 
 
 def test_short_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
@@ -84,6 +83,11 @@ def test_short_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[st
 def test_blockdiag_glu_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
     test = [CSRC / "testing/test_blockdiag_glu_cuda.cpp", "-x", "c++", GLU]
     assert "all checks passed" in run_program(compile_cpp(tmp_path / "glu", *sanitizers, *test))
+
+
+def test_monarch_mixer_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
+    test = CSRC / "testing/test_monarch_mixer_cuda.cpp"
+    assert "all checks passed" in run_program(compile_cpp(tmp_path / "mixer", *sanitizers, test, *TRANSFORM, MIXER))
 
 
 def with_full_paths(source: str) -> str:
@@ -98,8 +102,8 @@ def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
     (tmp_path / "fft_passes.cuh").write_text(with_full_paths(passes.replace("__syncthreads();", "", 1)))
     source = FFT_CONV.read_text().replace('"fft_passes.cuh"', f'"{tmp_path}/fft_passes.cuh"')
     (tmp_path / "fft_conv.cu").write_text(with_full_paths(source))
-    kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in KERNELS]
-    program = compile_cpp(tmp_path / "fft_conv", *kernels, CSRC / "testing/test_fft_conv_cuda.cpp")
+    kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in TRANSFORM]
+    program = compile_cpp(tmp_path / "fft_conv", CSRC / "testing/test_fft_conv_cuda.cpp", *kernels)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "emulator: block (0, 0, 0)" in done.stdout
@@ -124,7 +128,7 @@ def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     include = ["-isystem", str(torch_folder / "include")]
     link = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
-    compile_cpp(library, *flags, *include, CSRC / "cuda_ops.cpp", *KERNELS, *link)
+    compile_cpp(library, *flags, *include, CSRC / "cuda_ops.cpp", *KERNELS, "-x", "none", *link)
     torch.ops.load_library(str(library))
     return torch.ops.m2ops_emulated
 

@@ -1,9 +1,9 @@
 // The sequence mixer in one kernel, forward: one block owns one channel of one batch entry. Interface and formulas:
 // monarch_mixer.h. Compiled by nvcc, or by g++ under the emulator. Test: tests/test_cuda_emulated.py.
 //
-// Three short convolutions, both gates and both long convolutions share the block's memory: beside the row of the transform
-// lie `sums`, seqlen floats that hold x1 * v, then its convolution, then that times x2, then the result. Nothing in
-// between goes back to global memory. Channels are contiguous in p, so blocks that run together take neighbouring
+// Three short convolutions, both gates and both long convolutions share the block's memory: beside the row of the
+// transform lie `sums`, seqlen floats that hold x1 * v, then its convolution, then that times x2, then the result.
+// Nothing in between goes back to global memory. Channels are contiguous in p, so blocks that run together take neighbouring
 // channels and share cache lines. The two convolutions run through one copy of the passes, and element types are told
 // apart where memory is read: machine code for each combination was seven times as large.
 #include "monarch_mixer.h"
