@@ -103,8 +103,8 @@ bool check(const Case& c) {
       }
     }
   const bool good = std::sqrt(error / norm) <= kTolerance && std::sqrt(off / norm) > kTolerance;
-  std::printf("%s batch %d dim %d seqlen %d width %d%s%s: %.1e\n", good ? "pass" : "FAIL", int(c.batch), int(dim), int(n),
-              c.width, c.residual ? " residual" : "", c.masked ? " masked" : "", std::sqrt(error / norm));
+  std::printf("%s batch %d dim %d seqlen %d width %d%s%s: %.1e\n", good ? "pass" : "FAIL", int(c.batch), int(dim),
+              int(n), c.width, c.residual ? " residual" : "", c.masked ? " masked" : "", std::sqrt(error / norm));
   return good;
 }
 
@@ -113,8 +113,9 @@ bool check(const Case& c) {
 int main() {
   try {
     bool good = true;
-    for (const Case& c : {Case{1, 1, 1, 2, true, false}, Case{2, 3, 100, 3, true, true}, Case{1, 2, 256, 7, false, false},
-                          Case{2, 2, 255, 4, true, false}, Case{3, 1, 63, 5, false, true}})
+    for (const Case& c : {Case{1, 1, 1, 2, true, false}, Case{2, 3, 100, 3, true, true},
+                          Case{1, 2, 256, 7, false, false}, Case{2, 2, 255, 4, true, false},
+                          Case{3, 1, 63, 5, false, true}})
       good = check(c) && good;
     std::puts(good ? "all checks passed" : "some checks FAILED");
     return good ? 0 : 1;
