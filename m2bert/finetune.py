@@ -24,7 +24,7 @@ from m2bert.errors import M2BertError
 from m2bert.losses import LOSSES
 from m2bert.settings import TrainConfig, model_folder
 from m2bert.tokenization import load_tokenizer
-from m2bert.training import LossFn, OnProgress, Progress, prepare_output, run_training
+from m2bert.training import LossFn, OnProgress, Progress, is_main_process, prepare_output, run_training
 
 logger = logging.getLogger(__name__)
 SENTENCE_ENDS = (".", "!", "?")
@@ -173,5 +173,6 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     model.train()
     loss_of = retrieval_loss(LOSSES[config.loss], config.chunk_tokens, config.cached)
     result = run_training(config, model, batches, loss_of, stage=f"finetuning ({config.loss})", on_progress=on_progress)
-    save_model(model, tokenizer, output / "model", dtype=torch.bfloat16 if config.bf16_weights else torch.float32)
+    if is_main_process():
+        save_model(model, tokenizer, output / "model", dtype=torch.bfloat16 if config.bf16_weights else torch.float32)
     return result

@@ -19,7 +19,15 @@ from m2bert.data.tokens import TokenStore, load_tokens
 from m2bert.errors import M2BertError
 from m2bert.settings import TrainConfig, model_folder
 from m2bert.tokenization import load_tokenizer
-from m2bert.training import LOG_NAME, OnProgress, Progress, append_log, prepare_output, run_training
+from m2bert.training import (
+    LOG_NAME,
+    OnProgress,
+    Progress,
+    append_log,
+    is_main_process,
+    prepare_output,
+    run_training,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +199,8 @@ def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> d
     output = prepare_output(config)
     logger.info("%d documents, %d tokens, %d parameters", len(store), store.num_tokens, model.num_parameters())
     result = run_training(config, model, batches, _masked_lm_loss, stage="pretraining", on_progress=on_progress)
+    if not is_main_process():
+        return result
     if held_out:
         result.update(evaluate_mlm(model, held_out, bf16=config.bf16))
         append_log(output / LOG_NAME, result)

@@ -48,6 +48,15 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the log and the model: the only one, or the first of a group."""
+    return not _in_group() or torch.distributed.get_rank() == 0
+
+
 class Budget:
     """How much of the run is done, by steps or by time, whichever is further; survives restarts."""
 
@@ -56,12 +65,32 @@ class Budget:
         self.before = 0.0
         self.tokens = 0
         self.tokens_before = 0
+        self.device = torch.device("cpu")
+        self._uncounted = 0
+        self.elapsed = 0.0
         self._start = time.monotonic()
 
     def start(self, seconds_before: float, tokens_before: int) -> None:
         """Start the clock, on top of what earlier runs used."""
         self.before, self.tokens, self.tokens_before = seconds_before, tokens_before, tokens_before
+        self.elapsed = seconds_before
         self._start = time.monotonic()
+
+    def count(self, tokens: int) -> None:
+        """Note real tokens of this process; they are in `tokens` after the next :meth:`tick`."""
+        self._uncounted += tokens
+
+    def tick(self) -> None:
+        """Once per step on every process: take the first one's time and the tokens of all.
+
+        Every process must see the same share of the budget, or their learning rates and their ends would differ.
+        """
+        now = torch.tensor([self.seconds, self._uncounted], dtype=torch.float64, device=self.device)
+        if _in_group():
+            now[0] *= float(is_main_process())
+            torch.distributed.all_reduce(now)
+        self.elapsed, self._uncounted = float(now[0]), 0
+        self.tokens += int(now[1])
 
     @property
     def seconds(self) -> float:
@@ -76,7 +105,7 @@ class Budget:
     def fraction(self, step: int) -> float:
         """Share of the budget used up after `step` steps, 0..1."""
         by_steps = step / self.max_steps if self.max_steps > 0 else 0.0
-        by_time = self.seconds / self.max_seconds if self.max_seconds > 0 else 0.0
+        by_time = self.elapsed / self.max_seconds if self.max_seconds > 0 else 0.0
         return min(max(by_steps, by_time), 1.0)
 
 
@@ -86,7 +115,7 @@ class _RunCallback(TrainerCallback, ExportableState):
     def __init__(self, config: TrainConfig, budget: Budget, stage: str, on_progress: OnProgress | None) -> None:
         self.config, self.budget, self.stage, self.on_progress = config, budget, stage, on_progress
         self.log_path = Path(config.output) / LOG_NAME
-        self.last_save = time.monotonic()
+        self.last_save = budget.elapsed
         self.loss = math.nan
 
     def state(self) -> dict[str, Any]:
@@ -99,11 +128,11 @@ class _RunCallback(TrainerCallback, ExportableState):
             control.should_training_stop = control.should_save = True
         save_every = self.config.save_steps
         due = save_every > 0 and state.global_step % save_every == 0
-        waited = time.monotonic() - self.last_save
+        waited = self.budget.elapsed - self.last_save
         if due or (self.config.save_seconds > 0 and waited > self.config.save_seconds):
             control.should_save = True
-            self.last_save = time.monotonic()
-        if self.on_progress is not None:
+            self.last_save = self.budget.elapsed
+        if self.on_progress is not None and is_main_process():
             seconds = self.budget.seconds
             left = seconds * (1.0 - fraction) / fraction if fraction > 0 else math.nan
             self.on_progress(
@@ -120,7 +149,7 @@ class _RunCallback(TrainerCallback, ExportableState):
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs is None or "loss" not in logs:
+        if logs is None or "loss" not in logs or not is_main_process():
             return
         self.loss = float(logs["loss"])
         append_log(
@@ -203,16 +232,19 @@ class BudgetTrainer(Trainer):
         """A factor of the peak learning rate that depends on the share of the budget used."""
         if getattr(self, "lr_scheduler", None) is None:
             budget, settings = self.budget, self.settings
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: schedule_factor(settings, budget.fraction(step + 1))
-            )
+
+            def factor(step: int) -> float:
+                budget.tick()
+                return schedule_factor(settings, budget.fraction(step + 1))
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Loss of one ready batch, a mean; counts the batch's real tokens."""
         for name, array in inputs.items():
             if name.endswith("attention_mask"):
-                self.budget.tokens += int(array.sum())
+                self.budget.count(int(array.sum()))
         loss = self.loss_of(model, inputs)
         return (loss, None) if return_outputs else loss
 
@@ -289,7 +321,8 @@ def run_training(
         torch.set_num_threads(config.threads)
     _keep_freed_memory()
     arguments = _arguments(config)
-    size = arguments.max_steps * config.accumulate
+    # Every process takes each world_size-th batch.
+    size = arguments.max_steps * config.accumulate * arguments.world_size
     trainer = BudgetTrainer(model, arguments, train_dataset=_IndexedBatches(batches, size), data_collator=_only)
     trainer.model_accepts_loss_kwargs = False
     trainer.budget, trainer.settings, trainer.loss_of = Budget(config), config, loss_of
@@ -302,8 +335,11 @@ def run_training(
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         step, used = state["global_step"], state["stateful_callbacks"][_RunCallback.__name__]["attributes"]
         logger.info("resuming from %s (step %d, %.0f s used)", checkpoint, step, used["seconds"])
-    _forget_after(callback.log_path, step)
+    if is_main_process():
+        _forget_after(callback.log_path, step)
+    trainer.budget.device = arguments.device
     trainer.budget.start(float(used["seconds"]), int(used["tokens"]))
+    callback.last_save = trainer.budget.elapsed
     if checkpoint is None or trainer.budget.fraction(step) < 1.0:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     else:
