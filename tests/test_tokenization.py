@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_data import make_text, small_tokenizer
+from training_data import make_text, train_small_tokenizer
 
 from m2bert.data.text import Document
 from m2bert.errors import M2BertError
@@ -13,7 +13,7 @@ from m2bert.tokenization import count_tokens, encode_ids, load_tokenizer, sample
 
 
 def test_special_tokens_and_rules() -> None:
-    tokenizer = small_tokenizer()
+    tokenizer = train_small_tokenizer()
     assert len(tokenizer) == 160
     assert tokenizer.convert_ids_to_tokens(list(range(5))) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert tokenizer.pad_token_id == 0
@@ -36,7 +36,7 @@ def test_case_and_punctuation() -> None:
 
 
 def test_save_and_load_give_the_same_ids(tmp_path: Path) -> None:
-    tokenizer = small_tokenizer()
+    tokenizer = train_small_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
     text = make_text(1, 20, 7) + " Unseen Words, 42!"
@@ -46,7 +46,7 @@ def test_save_and_load_give_the_same_ids(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_never_truncated() -> None:
-    tokenizer = small_tokenizer()
+    tokenizer = train_small_tokenizer()
     text = make_text(2, 500, 1)
     parts = sum(len(ids) for ids in encode_ids(tokenizer, text.split(" ")))
     assert len(encode_ids(tokenizer, [text])[0]) == parts

@@ -78,9 +78,16 @@ def write_task(folder: Path, split: str, documents: int = 10) -> Path:
     return target
 
 
-def small_tokenizer(vocab_size: int = 160) -> Any:
-    """A tokenizer of our own trainer on the texts above."""
+def train_small_tokenizer(vocab_size: int = 160) -> Any:
+    """A tokenizer of our own trainer on the texts above; its pieces differ from process to process."""
     from m2bert.tokenization import train_tokenizer
 
     texts = [make_text(topic, 300, seed) for topic in range(TOPICS) for seed in range(3)]
     return train_tokenizer(texts, vocab_size, max_tokens=128)
+
+
+def small_tokenizer() -> Any:
+    """One result of train_small_tokenizer, kept in a file so that every run of the tests trains on the same ids."""
+    from m2bert.tokenization import load_tokenizer
+
+    return load_tokenizer(Path(__file__).parent / "small_tokenizer")
