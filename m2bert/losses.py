@@ -95,6 +95,25 @@ def cosent(
     return F.softplus(scores[others].logsumexp(dim=0) + (-scores[own]).logsumexp(dim=0))
 
 
+def prototype(students: Tensor, teachers: Tensor) -> Tensor:
+    """Prototype loss: mean of 1 - cosine of each row of `students (n, dim)` and the same row of `teachers`.
+
+    Source: arXiv 2402.07440, section 4.3, written there as the similarity that is to be maximised. -> scalar float32.
+    """
+    return (1 - F.cosine_similarity(students.float(), teachers.float(), dim=-1)).mean()
+
+
+def ranking_agreement(students: Tensor, teachers: Tensor, *, scale: float = RANKING_SCALE) -> Tensor:
+    """How differently students (n, dim) rank the teachers (n, dim) than the teachers rank each other.
+
+    The mean Kullback-Leibler divergence, in nats, of the softmax over `scale` times the cosines; 0 where
+    students equal teachers. Cosines alone leave near neighbours alike; this tells them apart. -> scalar float32.
+    """
+    wanted = (scale * cosine_matrix(teachers, teachers)).log_softmax(dim=1)
+    found = (scale * cosine_matrix(students, teachers)).log_softmax(dim=1)
+    return F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "opl": orthogonal_projection,
     "mnrl": multiple_negatives_ranking,

@@ -6,10 +6,10 @@ May import m2bert.data, m2bert.training, the model and its checkpoints. Test: te
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from m2bert.training import (
     prepare_output,
     run_training,
 )
+
+if TYPE_CHECKING:
+    from m2bert.configuration import M2BertConfig
 
 logger = logging.getLogger(__name__)
 
@@ -84,25 +87,29 @@ class PretrainConfig(TrainConfig):
             raise M2BertError(f"{who}: variable_share must lie in 0..1, got {self.variable_share}")
 
 
+def model_config(preset: str, fields: Mapping[str, Any], vocab_size: int, who: str) -> M2BertConfig:
+    """Configuration of a new model: a preset, and `fields` of M2BertConfig over it. Raises M2BertError for others."""
+    from m2bert.configuration import M2BertConfig
+
+    unknown = sorted(name for name in fields if not hasattr(M2BertConfig(), name))
+    if unknown:
+        raise M2BertError(f"{who}: model fields must be those of M2BertConfig, got {', '.join(unknown)}; mend them")
+    # Matrices go best to the kernels in multiples of 64 rows; the extra rows are never produced.
+    return M2BertConfig(**{"vocab_size": -(-vocab_size // 64) * 64, **PRESETS[preset], **fields})
+
+
 def build_masked_lm(config: PretrainConfig, vocab_size: int) -> Any:
     """A new M2BertForMaskedLM of the preset and overrides, or the one in the folder `config.init`.
 
     Raises M2BertError for unknown model fields, and when the checkpoint does not fit the tokenizer or lengths.
     """
-    from m2bert.configuration import M2BertConfig
     from m2bert.modeling import M2BertForMaskedLM
 
     if config.init:
         model = M2BertForMaskedLM.from_pretrained(model_folder(config.init, "pretrain"), dtype=torch.float32)
     else:
-        unknown = sorted(name for name in config.model if not hasattr(M2BertConfig(), name))
-        if unknown:
-            raise M2BertError(f"pretrain: model fields must be those of M2BertConfig, got {', '.join(unknown)}")
         torch.manual_seed(config.seed)
-        # Matrices go best to the kernels in multiples of 64 rows; the extra rows are never produced.
-        padded = -(-vocab_size // 64) * 64
-        fields = {"vocab_size": padded, **PRESETS[config.preset], **config.model}
-        model = M2BertForMaskedLM(M2BertConfig(**fields))
+        model = M2BertForMaskedLM(model_config(config.preset, config.model, vocab_size, "pretrain"))
     if model.config.vocab_size < vocab_size:
         raise M2BertError(
             f"pretrain: the model's vocabulary must hold the tokenizer's {vocab_size} pieces, got "

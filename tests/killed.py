@@ -20,7 +20,8 @@ def watch(progress):
         os.kill(os.getpid(), signal.SIGKILL)
 
 settings = json.load(open(path))
-settings["lengths"] = {int(length): share for length, share in settings["lengths"].items()}
+if "lengths" in settings:
+    settings["lengths"] = {int(length): share for length, share in settings["lengths"].items()}
 getattr(module, stage)(getattr(module, config_name)(**settings), watch)
 """
 

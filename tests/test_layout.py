@@ -49,6 +49,7 @@ STAGES = (
         "m2bert.pretrain",
         "m2bert.finetune",
     },
+    {"m2bert.distill"},
     {"m2bert.cli"},
 )
 # These see ids, text and arrays, never a model.

@@ -15,6 +15,8 @@ from m2bert.losses import (
     cosine_matrix,
     multiple_negatives_ranking,
     orthogonal_projection,
+    prototype,
+    ranking_agreement,
     symmetric_ranking,
 )
 
@@ -126,3 +128,24 @@ def test_losses_refuse_what_does_not_fit(loss: object) -> None:
         loss(torch.randn(3, 4), torch.randn(2, 4))
     with pytest.raises(M2BertError, match="same dim"):
         loss(torch.randn(2, 4), torch.randn(2, 5))
+
+
+def test_prototype_of_known_angles() -> None:
+    students, teachers = torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, -1.0]])
+    assert prototype(students, teachers).item() == pytest.approx(((1 - 0.6) + 2) / 2, abs=1e-6)
+    assert prototype(7 * teachers, teachers).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_ranking_agreement_matches_numpy_and_is_zero_for_equals_alone() -> None:
+    students, teachers = torch.randn(6, 8), torch.randn(6, 8)
+
+    def softmax(rows: np.ndarray) -> np.ndarray:
+        exponents = np.exp(20 * rows)
+        return exponents / exponents.sum(axis=1, keepdims=True)
+
+    wanted = softmax(cosine_matrix(teachers, teachers).double().numpy())
+    found = softmax(cosine_matrix(students, teachers).double().numpy())
+    expected = float((wanted * np.log(wanted / found)).sum(axis=1).mean())
+    assert ranking_agreement(students, teachers).item() == pytest.approx(expected, rel=1e-4)
+    assert ranking_agreement(3 * teachers, teachers).item() == pytest.approx(0.0, abs=1e-5)
+    assert ranking_agreement(teachers.roll(1, 0), teachers).item() > 0.1

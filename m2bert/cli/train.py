@@ -1,7 +1,7 @@
-"""Commands that train: `m2bert train-tokenizer`, `m2bert pretrain`, `m2bert finetune`.
+"""Commands that train: `m2bert train-tokenizer`, `m2bert pretrain`, `m2bert distill`, `m2bert finetune`.
 
 Heavy imports happen inside the commands. May import everything of m2bert.
-Tests: tests/test_pretrain.py, tests/test_finetune.py.
+Tests: tests/test_pretrain.py, tests/test_distill.py, tests/test_finetune.py.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 LINE_EVERY_SECONDS = 15.0
 
 Data = Annotated[list[str], typer.Option("--data", help="Files, folders or globs of text; may be repeated.")]
+Pairs = Annotated[list[str], typer.Option("--pairs", help="Files of query, positive, dataset; may be repeated.")]
+Loco = Annotated[list[str], typer.Option("--loco", help="Folders of retrieval tasks; train splits are used.")]
+Preset = Annotated[str, typer.Option("--preset", help="Model size: mini, 80m-2k, 80m-8k, 80m-32k.")]
+Config = Annotated[str, typer.Option("--config", help="YAML or JSON file of model fields over the preset.")]
 Output = Annotated[str, typer.Option("--output", help="Folder of the run: checkpoints, log, the model.")]
 Tokenizer = Annotated[str, typer.Option("--tokenizer", help="Folder with tokenizer.json.")]
 Settings = Annotated[str, typer.Option("--settings", help="YAML or JSON file of settings; flags win over it.")]
@@ -92,6 +96,8 @@ def gather_settings(who: str, path: str, pairs: list[str], flags: dict[str, Any]
 def _describe(progress: Progress) -> str:
     if progress.fraction == 0.0:
         return f"{progress.stage}: {progress.step:,} texts, {progress.tokens / 1e6:.1f}M tokens"
+    if progress.step == 0:
+        return f"{progress.stage}: {progress.tokens / 1e6:.1f}M tokens"
     left = "?" if math.isnan(progress.seconds_left) else time.strftime("%H:%M:%S", time.gmtime(progress.seconds_left))
     return (
         f"{progress.stage}: step {progress.step:,}  loss {progress.loss:.3f}  "
@@ -157,8 +163,8 @@ def pretrain_command(
     tokenizer: Tokenizer = "",
     init: Init = "",
     validation: Annotated[list[str], typer.Option(help="Held-out text for the masked-LM loss.")] = [],  # noqa: B006
-    preset: Annotated[str, typer.Option(help="Model size: mini, 80m-2k, 80m-8k, 80m-32k.")] = "",
-    config: Annotated[str, typer.Option(help="YAML or JSON file of model fields over the preset.")] = "",
+    preset: Preset = "",
+    config: Config = "",
     lengths: Lengths = "",
     batch_tokens: BatchTokens = None,
     learning_rate: Rate = None,
@@ -184,11 +190,47 @@ def pretrain_command(
     _run(config_from_mapping(PretrainConfig, values, "pretrain"), pretrain)
 
 
+def distill_command(
+    teacher: Annotated[str, typer.Option(help="SentenceTransformer or M2-BERT model to learn from.")] = "",
+    data: Data = [],  # noqa: B006
+    pairs: Pairs = [],  # noqa: B006
+    loco: Loco = [],  # noqa: B006
+    output: Output = "",
+    init: Init = "",
+    tokenizer: Tokenizer = "",
+    preset: Preset = "",
+    config: Config = "",
+    text_tokens: Annotated[int | None, typer.Option(help="Tokens of text that the teacher reads.")] = None,
+    window_tokens: Annotated[int | None, typer.Option(help="Longest stretch the student reads at once.")] = None,
+    batch_tokens: BatchTokens = None,
+    learning_rate: Rate = None,
+    weights: Weights = "",
+    max_seconds: MaxSeconds = None,
+    max_steps: MaxSteps = None,
+    cache: Cache = "",
+    resume: Resume = True,
+    settings: Settings = "",
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Teach an encoder a short-context model's vectors of every stretch of a text; run it again to continue."""
+    from m2bert.distill import DistillConfig, distill
+    from m2bert.settings import config_from_mapping, read_settings
+
+    flags = dict(
+        teacher=teacher, data=data, pairs=pairs, loco=loco, output=output, init=init, tokenizer=tokenizer,
+        preset=preset, text_tokens=text_tokens, window_tokens=window_tokens, batch_tokens=batch_tokens,
+        learning_rate=learning_rate, weights=weights, max_seconds=max_seconds, max_steps=max_steps, cache=cache,
+        resume=None if resume else False, model=read_settings(config, "distill") if config else None,
+    )  # fmt: skip
+    values = gather_settings("distill", settings, set_, flags)
+    _run(config_from_mapping(DistillConfig, values, "distill"), distill)
+
+
 def finetune_command(
     init: Init = "",
     output: Output = "",
-    pairs: Annotated[list[str], typer.Option(help="Files of query, positive, dataset; may be repeated.")] = [],  # noqa: B006
-    loco: Annotated[list[str], typer.Option(help="Folders of retrieval tasks; train splits are used.")] = [],  # noqa: B006
+    pairs: Pairs = [],  # noqa: B006
+    loco: Loco = [],  # noqa: B006
     cloze: Annotated[list[str], typer.Option(help="Plain text that queries are cut from.")] = [],  # noqa: B006
     loss: Annotated[str, typer.Option(help="mnrl, mnrl-symmetric, opl or cosent.")] = "",
     lengths: Lengths = "",
@@ -223,4 +265,5 @@ def register(app: typer.Typer) -> None:
     """Add the training commands."""
     app.command("train-tokenizer")(train_tokenizer_command)
     app.command("pretrain")(pretrain_command)
+    app.command("distill")(distill_command)
     app.command("finetune")(finetune_command)

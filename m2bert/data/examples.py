@@ -6,8 +6,9 @@ May import m2bert.data.tokens and masking. Test: tests/test_data.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from m2bert.data.tokens import TokenStore
 from m2bert.errors import M2BertError
 
 MIN_TOKENS = 10
+Example = TypeVar("Example")
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,9 @@ class PretrainBatches:
             share = tokens_variable / (tokens_variable + (1 - self.variable_share) * payload)
             is_variable = rng.random(len(documents)) < share
             examples = cut_documents(self.store, documents[is_variable], doc_lengths, rng, payload)
-            batches += _batches_by_length(examples, self.batch_tokens)
+            batches += batches_by_length(examples, self.batch_tokens, len)
             packed = pack_documents(self.store, documents[~is_variable], payload, self.ids.sep)
-            batches += _batches_by_length([packed[i] for i in rng.permutation(len(packed))], self.batch_tokens)
+            batches += batches_by_length([packed[i] for i in rng.permutation(len(packed))], self.batch_tokens, len)
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def _split(
@@ -185,13 +187,15 @@ class PretrainBatches:
         return dealt
 
 
-def _batches_by_length(examples: list[np.ndarray], batch_tokens: int) -> list[list[np.ndarray]]:
-    """Group examples of similar length so that rows x longest stays within `batch_tokens`."""
-    batches: list[list[np.ndarray]] = []
-    current: list[np.ndarray] = []
+def batches_by_length(
+    examples: Sequence[Example], batch_tokens: int, length: Callable[[Example], int]
+) -> list[list[Example]]:
+    """Group examples of similar length so that rows x longest stays within `batch_tokens`, [CLS] and [SEP] included."""
+    batches: list[list[Example]] = []
+    current: list[Example] = []
     # Stable sort: packed examples, all of one length, keep their shuffled order.
-    for example in sorted(examples, key=len):
-        if current and (len(current) + 1) * (len(example) + 2) > batch_tokens:
+    for example in sorted(examples, key=length):
+        if current and (len(current) + 1) * (length(example) + 2) > batch_tokens:
             batches.append(current)
             current = []
         current.append(example)
