@@ -47,7 +47,10 @@ class SearchHit:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A ranked document: score is the cosine of query and document; the passages contribute most to it."""
+    """A ranked document: score is the cosine of query and document; the passages contribute most to it.
+
+    A hybrid search ranks by words as well, so its scores need not fall with the rank.
+    """
 
     rank: int
     id: str
@@ -164,8 +167,11 @@ class SearchIndex:
         with open_staging(store.path, store.info):
             return store.delete([(source, identity) for identity in ids])
 
-    def search(self, query: str, k: int = 10, *, passages: int = 3) -> list[SearchResult]:
+    def search(self, query: str, k: int = 10, *, passages: int = 3, hybrid: bool = False) -> list[SearchResult]:
         """The k best documents for `query`, each with its `passages` most contributing passages, those first.
+
+        `hybrid` orders them by reciprocal rank fusion of the scores and of BM25 over the texts; scores and passages
+        are the embedding's all the same.
 
         Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1 and passages < 0.
         """
@@ -188,7 +194,7 @@ class SearchIndex:
             vector = self.embedder.encode([query])[0]
         except TextError as error:
             raise M2BertError(f"search: the query {query!r:.60} {error.reason}") from error
-        found = store.search(vector, min(k, num_documents))
+        found = store.search(vector, min(k, num_documents), words=query if hybrid else None)
         return [
             SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
             for rank, (score, record) in enumerate(found, start=1)

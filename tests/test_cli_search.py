@@ -248,6 +248,22 @@ def test_demo_measures_questions(run: Any, library: Any, model: str, tmp_path: P
     assert code == 0 and "first 10: 10 of 10 within the first 5" in out
     assert "all 12: 11 of 12 within the first 5" in out and "  1.  " not in out
     assert "  1.  " in run(*options, "--all")[1]
+    # The only text with the word is first among its words, which no place among three vectors can outweigh.
+    hybrid = json.loads(run(*options, "--hybrid", "--json")[1])
+    assert [row["rank"] for row in hybrid["questions"][:11]] == [1] * 11
+    assert (
+        json.loads(run("demo", "--model", model, "--store", tmp_path / "store", "--hybrid", "--json", "archives")[1])[
+            "answers"
+        ][0]["results"][0]["id"]
+        == "zipfile"
+    )
+
+
+def test_hybrid_search_finds_the_rare_word(run: Any, folder: Path, model: str, tmp_path: Path) -> None:
+    (folder / "sub" / "rare.txt").write_text(story(30, seed=3) + " xylophone")
+    run("index", folder, "--store", tmp_path / "store", "--model", model)
+    words = json.loads(run("search", tmp_path / "store", "xylophone", "--hybrid", "--json")[1])["results"]
+    assert words[0]["id"] == "sub/rare.txt" and len(words) == 6
 
 
 def test_questions_may_hold_any_line_separator_of_unicode(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_new_student_starts_from_the_teachers_vectors_of_the_pieces(world: Pat
 
 
 def agreement(folder: Path, world: Path) -> tuple[float, float]:
-    """Mean cosine of the student's vectors of new texts and the teacher's means of pieces: of the same text, of others."""
+    """Mean cosines of the student's vectors of new texts with the teacher's means of pieces: of the same, of others."""
     student, teacher, tokenizer = Embedder(str(folder)), Embedder(str(world / "teacher")), small_tokenizer()
     found, wanted = [], []
     for topic in range(TOPICS):

@@ -100,6 +100,51 @@ def test_search_hits_are_the_passages_that_contribute_most(tmp_path: Path, embed
         assert hit.position == pytest.approx((hit.start + hit.end) / 2 / len(text))
 
 
+def test_hybrid_search_fuses_the_ranks_of_vectors_and_words(tmp_path: Path, embedder: Any) -> None:
+    """Equal lengths and different counts of the only rare word: BM25 must rank by the counts, whatever its formula."""
+    counts = {"a": 2, "b": 0, "c": 4, "d": 1, "e": 3, "f": 5}
+    texts = {name: "ladder " * count + "river " * (9 - count) + "stone" for name, count in counts.items()}
+    index = SearchIndex(tmp_path, embedder)
+    index.add(texts)
+    query = "the ladder"
+    scores = dict(zip(texts, embedder.encode(list(texts.values())) @ embedder.encode([query])[0], strict=True))
+    by_vector = sorted(texts, key=lambda name: -scores[name])
+    by_words = [name for name in sorted(texts, key=lambda name: -counts[name]) if counts[name]]
+    fused = {
+        name: sum(1 / (61 + ranking.index(name)) for ranking in (by_vector, by_words) if name in ranking)
+        for name in texts
+    }
+    found = index.search(query, 6, hybrid=True)
+    assert [result.id for result in found] == sorted(texts, key=lambda name: (-fused[name], name))
+    assert [result.id for result in found] != [result.id for result in index.search(query, 6)]
+    assert [result.rank for result in found] == [1, 2, 3, 4, 5, 6]
+    for result in found:
+        assert result.score == pytest.approx(float(scores[result.id]), abs=1e-6)
+        assert sum(hit.contribution for hit in result.passages) <= result.score + 1e-6
+    # Words of new, changed and removed documents are the current ones.
+    index.add({"b": "ladder " * 9 + "stone", "f": "river " * 9 + "stone"})
+    index.delete(["c"])
+    assert ids_of(index.search(query, 6, hybrid=True))[0] == "b"
+    assert {result.id for result in index.search(query, 6, hybrid=True)} == set(texts) - {"c"}
+    assert [result.id for result in index.search("the of", 2, hybrid=True)] == ids_of(index.search("the of", 2))
+
+
+def ids_of(results: list[Any]) -> list[str]:
+    return [result.id for result in results]
+
+
+def test_hybrid_search_of_a_store_without_words_is_refused(tmp_path: Path, embedder: Any) -> None:
+    index = SearchIndex(tmp_path, embedder)
+    index.add(stories(3))
+    table = lancedb.connect(str(tmp_path)).open_table("documents")
+    table.drop_index("text_idx")
+    with pytest.raises(M2BertError, match="has no index of words"):
+        index.search("river", hybrid=True)
+    assert index.search("river")
+    index.add(stories(1, first=3))  # makes it
+    assert len(index.search("river", hybrid=True)) == 4
+
+
 def test_update_embeds_only_what_changed(tmp_path: Path, embedder: Any) -> None:
     counting = Counting(embedder)
     index = SearchIndex(tmp_path / "store", counting)

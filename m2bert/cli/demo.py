@@ -16,7 +16,7 @@ import typer
 
 from m2bert.cli.progress import announced, counted
 from m2bert.cli.results import encodable, format_results, print_json, results_as_json
-from m2bert.cli.search import load_embedder, logged_to_stderr
+from m2bert.cli.search import Hybrid, load_embedder, logged_to_stderr
 from m2bert.errors import M2BertError
 from m2bert.jsonl import read_jsonl
 
@@ -61,23 +61,27 @@ def demo(
         Path | None, typer.Option("--store", help="Folder of the store; by default in your cache folder.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="A model's name or folder.")] = None,
+    hybrid: Hybrid = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Index the help text of Python's standard library, and answer questions about it."""
     asked = None if file is None else read_questions(file)
     index = open_demo_index(store, model)
     if asked is not None:
-        measured = measure(index, asked)
-        print_json(measured) if as_json else print(format_measured(measured, index if show_all else None))
+        measured = measure(index, asked, hybrid=hybrid)
+        print_json(measured) if as_json else print(
+            format_measured(measured, index if show_all else None, hybrid=hybrid)
+        )
         return
     texts = list(questions or QUESTIONS)
     if as_json:
-        print_json({"answers": [results_as_json(text, index.search(text, SHOWN)) for text in texts]})
+        answers = [results_as_json(text, index.search(text, SHOWN, hybrid=hybrid)) for text in texts]
+        print_json({"answers": answers})
         return
     for text in texts:
-        answer(index, text)
+        answer(index, text, hybrid=hybrid)
     if not questions and sys.stdin.isatty() and sys.stdout.isatty():
-        converse(index)
+        converse(index, hybrid=hybrid)
 
 
 def read_questions(file: Path) -> list[Question]:
@@ -136,14 +140,14 @@ def default_store(embedder: Embedder) -> Path:
     return cache / "m2bert" / f"{stdlib_source()}-{embedder.fingerprint[:8]}"
 
 
-def answer(index: SearchIndex, question: str) -> None:
+def answer(index: SearchIndex, question: str, *, hybrid: bool = False) -> None:
     """Print a question and its ranked modules."""
     print()
     print(encodable(question))
-    print(format_results(index.search(question, SHOWN)), flush=True)
+    print(format_results(index.search(question, SHOWN, hybrid=hybrid)), flush=True)
 
 
-def converse(index: SearchIndex) -> None:
+def converse(index: SearchIndex, *, hybrid: bool = False) -> None:
     """Answer questions typed by the user until an empty line."""
     while True:
         try:
@@ -152,10 +156,10 @@ def converse(index: SearchIndex) -> None:
             return
         if not question.strip():
             return
-        answer(index, question)
+        answer(index, question, hybrid=hybrid)
 
 
-def measure(index: SearchIndex, asked: Sequence[Question]) -> dict[str, Any]:
+def measure(index: SearchIndex, asked: Sequence[Question], *, hybrid: bool = False) -> dict[str, Any]:
     """The rank of the right module for each question, and how many are within the first five.
 
     Figures for the first ten questions and for all. A rank is None where no right module exists here.
@@ -164,7 +168,7 @@ def measure(index: SearchIndex, asked: Sequence[Question]) -> dict[str, Any]:
     ranks: list[int | None] = []
     questions: list[dict[str, Any]] = []
     for item in asked:
-        found = [result.id for result in index.search(item.question, size, passages=0)]
+        found = [result.id for result in index.search(item.question, size, passages=0, hybrid=hybrid)]
         rank = min((found.index(name) + 1 for name in item.modules if name in found), default=None)
         ranks.append(rank)
         questions.append(asdict(item) | {"rank": rank, "first": found[:SHOWN]})
@@ -175,14 +179,14 @@ def measure(index: SearchIndex, asked: Sequence[Question]) -> dict[str, Any]:
     return {"num_modules": size, **figures, "questions": questions}
 
 
-def format_measured(measured: dict[str, Any], answering: SearchIndex | None) -> str:
+def format_measured(measured: dict[str, Any], answering: SearchIndex | None, *, hybrid: bool = False) -> str:
     """The measurement as text; with an index, each question's answers too."""
     lines = ["rank  question -> right module"]
     for row in measured["questions"]:
         rank = "   -" if row["rank"] is None else f"{row['rank']:4d}"
         lines.append(f"{rank}  {row['question']} -> {' or '.join(row['modules'])}")
         if answering is not None:
-            lines += [format_results(answering.search(row["question"], SHOWN)), ""]
+            lines += [format_results(answering.search(row["question"], SHOWN, hybrid=hybrid)), ""]
     for name in (f"first_{FIRST}", "all"):
         part = measured[name]
         label = name.replace("_", " ").replace("all", f"all {part['questions']}")

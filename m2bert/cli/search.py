@@ -37,6 +37,9 @@ Overflow = Annotated[
     str, typer.Option("--overflow", help="Documents longer than the model: window, truncate or error.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Hybrid = Annotated[
+    bool, typer.Option("--hybrid", help="Rank by the model and by BM25 together (reciprocal rank fusion).")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +75,7 @@ def search(
     store: Annotated[Path, typer.Argument(help="Folder of the store.")],
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", help="How many documents to show.")] = 10,
+    hybrid: Hybrid = False,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +85,7 @@ def search(
 
         # Without --model the store says which one, and is looked into before the model is loaded.
         search_index = SearchIndex(store, None if model is None else load_embedder(model, "window"))
-        results = search_index.search(query, k)
+        results = search_index.search(query, k, hybrid=hybrid)
     if as_json:
         print_json(results_as_json(query, results))
     else:
