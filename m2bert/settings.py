@@ -8,18 +8,39 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from m2bert.errors import M2BertError
 
 ConfigT = TypeVar("ConfigT")
+CPU_FACTS = Path("/proc/cpuinfo")
+# Instruction sets that multiply bfloat16, as Linux names them on x86 and Arm.
+BF16_FLAGS = frozenset(("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def has_bf16() -> bool:
+    """Whether this machine computes in bfloat16: a GPU that does, or a CPU with the instructions.
+
+    Elsewhere bfloat16 is emulated, many times slower than float32. False where the system does not say.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        return not BF16_FLAGS.isdisjoint(CPU_FACTS.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
 
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """Settings of any training run. Times are in seconds, lengths in tokens."""
+    """Settings of any training run. Times are in seconds, lengths in tokens.
+
+    bf16: autocast to bfloat16; by default where the machine computes in it.
+    """
 
     output: str = ""
     tokenizer: str = ""
@@ -39,7 +60,7 @@ class TrainConfig:
     max_steps: int = 0
     max_seconds: float = 0.0
     seed: int = 17
-    bf16: bool = True
+    bf16: bool = field(default_factory=has_bf16)
     threads: int = 0
     log_steps: int = 20
     save_steps: int = 0

@@ -16,6 +16,7 @@ from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
 
 import m2bert.cli
+from m2bert import settings as settings_module
 from m2bert.cli.train import gather_settings
 from m2bert.errors import M2BertError
 from m2bert.finetune import FinetuneConfig
@@ -262,3 +263,20 @@ def test_commands(world: Path, tmp_path: Path) -> None:
     wrong = runner.invoke(build_app(), ["pretrain", *flags, "--lengths", "long"])
     assert isinstance(wrong.exception, M2BertError)
     assert "NAME:NUMBER" in str(wrong.exception)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 fma", False), ("fpu avx512f avx512_bf16 avx512_fp16", True), ("asimd bf16", True), ("xbf16x", False)],
+)
+def test_bfloat16_is_the_default_where_the_cpu_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: bool
+) -> None:
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(settings_module, "CPU_FACTS", facts)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert PretrainConfig().bf16 is expected
+    assert PretrainConfig(bf16=True).bf16 is True
+    monkeypatch.setattr(settings_module, "CPU_FACTS", tmp_path / "nowhere")
+    assert PretrainConfig().bf16 is False
