@@ -116,9 +116,10 @@ def build_masked_lm(config: PretrainConfig, vocab_size: int) -> Any:
             f"{model.config.vocab_size}; use the tokenizer it was trained with"
         )
     if max(config.lengths) > model.config.max_position_embeddings:
+        remedy = "lengthen the checkpoint with m2bert extend" if config.init else "set max_position_embeddings"
         raise M2BertError(
             f"pretrain: lengths must be within the model's {model.config.max_position_embeddings} positions, got "
-            f"{max(config.lengths)}; lower them or set max_position_embeddings"
+            f"{max(config.lengths)}; lower them or {remedy}"
         )
     return model
 

@@ -48,6 +48,7 @@ STAGES = (
         "m2bert.evaluate",
         "m2bert.pretrain",
         "m2bert.finetune",
+        "m2bert.extend",
     },
     {"m2bert.distill"},
     {"m2bert.cli"},
