@@ -40,6 +40,8 @@ class TrainConfig:
     """Settings of any training run. Times are in seconds, lengths in tokens.
 
     bf16: autocast to bfloat16; by default where the machine computes in it.
+    filter_rate, feature_rate: learning rates of filter networks and of the features they are computed from, as
+    multiples of learning_rate. filter_weight_decay: that of the filter networks' matrices.
     """
 
     output: str = ""
@@ -55,6 +57,9 @@ class TrainConfig:
     adam_beta2: float = 0.98
     adam_epsilon: float = 1e-6
     weight_decay: float = 0.01
+    filter_rate: float = 1.0
+    feature_rate: float = 1.0
+    filter_weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     accumulate: int = 1
     max_steps: int = 0
@@ -79,8 +84,8 @@ class TrainConfig:
         for name in ("batch_tokens", "learning_rate", "accumulate", "log_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise M2BertError(f"{who}: {name} must be above 0, got {getattr(self, name)}; raise it")
-        for name in ("seed", "threads", "save_steps"):
-            if getattr(self, name) < 0:
+        for name in ("seed", "threads", "save_steps", "filter_rate", "feature_rate", "filter_weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise M2BertError(f"{who}: {name} must be at least 0, got {getattr(self, name)}; raise it")
         if not 0 <= self.warmup <= 1:
             raise M2BertError(f"{who}: warmup is a share of the run from 0 to 1, got {self.warmup}; mend it")

@@ -1,6 +1,6 @@
 """What pretraining and fine-tuning share: budget, schedule, run log, progress, resuming, on transformers' Trainer.
 
-May import m2bert.errors, m2bert.settings and transformers. Tests: tests/test_pretrain.py, tests/test_finetune.py.
+May import m2bert.errors, settings, parameter_groups and transformers. Tests: tests/test_pretrain.py, test_finetune.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from m2bert.errors import M2BertError
+from m2bert.parameter_groups import parameter_groups
 from m2bert.settings import TrainConfig, make_output, schedule_factor
 
 logger = logging.getLogger(__name__)
@@ -224,9 +225,19 @@ class BudgetTrainer(Trainer):
     budget: Budget
     settings: TrainConfig
     loss_of: LossFn
+    optimizer: Any
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Trainer's optimizer on our parameter groups."""
+        if self.optimizer is None:
+            trained = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            decayed = set(self.get_decay_parameter_names(trained))
+            self.optimizer = kind(parameter_groups(trained, decayed, self.settings), **options)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A factor of the peak learning rate that depends on the share of the budget used."""
@@ -234,10 +245,16 @@ class BudgetTrainer(Trainer):
             budget, settings = self.budget, self.settings
 
             def factor(step: int) -> float:
-                budget.tick()
                 return schedule_factor(settings, budget.fraction(step + 1))
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            def first_factor(step: int) -> float:
+                # Asked for once per parameter group: the clock is looked at for the first alone.
+                budget.tick()
+                return factor(step)
+
+            trained = optimizer or self.optimizer
+            factors: list[Any] = [first_factor] + [factor] * (len(trained.param_groups) - 1)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trained, factors)
         return self.lr_scheduler
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:

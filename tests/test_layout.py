@@ -35,6 +35,7 @@ STAGES = (
     {
         "m2bert.embedding",
         "m2bert.losses",
+        "m2bert.parameter_groups",
         "m2bert.training",
         "m2bert.data",
         "m2bert.stores",
