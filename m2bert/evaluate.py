@@ -1,24 +1,18 @@
 """Evaluation: lets systems rank the documents of tasks, scores the rankings, and reports what they came from.
 
 Nothing given to it is changed.
-Imports m2bert.systems, metrics, significance, tasks, errors. Test: tests/test_evaluate.py.
+Imports m2bert.systems, metrics, runs, significance, tasks, errors. Test: tests/test_evaluate.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import m2bert
 from m2bert.errors import M2BertError
 from m2bert.metrics import (
     TIE_RULE,
@@ -27,13 +21,13 @@ from m2bert.metrics import (
     mean_over_queries,
     score_run,
 )
+from m2bert.runs import provenance, save_run
 from m2bert.significance import Bucket, Comparison, Values, compare_systems, length_buckets
 from m2bert.systems import BM25System, DocumentLengths, Encoder, EncoderSystem, Fusion, Progress, Ranking, System
 from m2bert.tasks import RetrievalTask, choose_tasks, load_task
 
 DEFAULT_METRICS = ("nDCG@10", "R@10")
 REPORT_VERSION = 2
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "PyStemmer", "pytrec-eval-terrier")
 
 
 @dataclass(frozen=True)
@@ -94,13 +88,7 @@ class Report:
 
     def save(self, path: Path | str) -> None:
         """Write the report as JSON; a reader sees either the old file or the whole new one."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise M2BertError(f"evaluate: cannot write {path} ({error.strerror}); choose another place") from error
+        save_run(path, self.to_dict(), who="evaluate")
 
 
 def _silent(label: str, fraction: float) -> None:
@@ -139,9 +127,7 @@ def evaluate_tasks(
         "tie_rule": TIE_RULE,
         "mean": "over queries within a task, then over tasks",
     }
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    comparison = compare_systems(values, baseline)
-    return Report(results, comparison, buckets, settings, versions(), machine(), created)
+    return Report(results, compare_systems(values, baseline), buckets, settings, **provenance())
 
 
 def check_names(names: Sequence[str], fusions: Sequence[Fusion], baseline: str | None) -> None:
@@ -237,19 +223,3 @@ def load_tasks(
         loaded.append(load_task(name, files, split))
         progress(f"{name}: reading", 1.0)
     return loaded
-
-
-def versions() -> dict[str, str]:
-    """Versions of what made the numbers; packages that are not installed are left out."""
-    found = {"m2bert": m2bert.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Operating system, processor and its number of cores."""
-    return {"system": platform.platform(), "processor": platform.machine(), "cpu_count": os.cpu_count()}

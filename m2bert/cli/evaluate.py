@@ -5,25 +5,17 @@ May import everything of m2bert; nothing imports it. Test: tests/test_cli_evalua
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBars
 
-from m2bert.cli.progress import announced
+from m2bert.cli.progress import announced, staged
 from m2bert.cli.tables import print_report
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.systems import Encoder, EncoderSystem, Fusion, Progress, System
-
-SECONDS_BETWEEN_LINES = 10.0
+    from m2bert.systems import Encoder, EncoderSystem, Fusion, System
 
 
 def register(app: typer.Typer) -> None:
@@ -73,6 +65,7 @@ def loco(
     from m2bert.embedding_cache import default_folder
     from m2bert.evaluate import check_names, evaluate_tasks, load_tasks
     from m2bert.metrics import largest_cutoff, load_trec_eval
+    from m2bert.runs import check_output
     from m2bert.systems import BM25System
     from m2bert.tasks import choose_tasks
 
@@ -81,7 +74,7 @@ def loco(
     choose_tasks(names, data, split)
     largest_cutoff(measures)
     load_trec_eval()
-    _check_json_file(json_file)
+    check_output(json_file, who="evaluate")
     if hybrid and not bm25:
         raise M2BertError("evaluate: --hybrid fuses with BM25; leave out --no-bm25")
     lexical: list[System] = [BM25System()] if bm25 else []
@@ -92,7 +85,7 @@ def loco(
     known = [system.name for system in systems] + [fusion.name for fusion in fusions]
     baseline = _baseline(baseline, known)
     check_names([system.name for system in systems], fusions, baseline)
-    with _progress() as on_progress:
+    with staged() as on_progress:
         loaded = load_tasks(data, names, split, on_progress)
         report = evaluate_tasks(
             loaded, systems, fusions=fusions, metrics=measures, baseline=baseline, on_progress=on_progress
@@ -100,13 +93,6 @@ def loco(
     print_report(report)
     if json_file is not None:
         report.save(json_file)
-
-
-def _check_json_file(json_file: Path | None) -> None:
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise M2BertError(f"evaluate: no such folder for --json: {json_file.absolute().parent}; create it first")
-    if json_file is not None and json_file.is_dir():
-        raise M2BertError(f"evaluate: --json must name a file, got the folder {json_file}; add a file name")
 
 
 def _with_bm25(system: System) -> Fusion:
@@ -155,34 +141,3 @@ def open_systems(models: list[str], overflow: str, chunks: list[str], cache: Pat
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar per stage on a terminal; elsewhere a line per stage at its start, every 10 s and at its end."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _progress_lines(console)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with ProgressBars(*columns, console=console) as bars:
-        ids = {}
-
-        def on_progress(label: str, fraction: float) -> None:
-            if label not in ids:
-                ids[label] = bars.add_task(label, total=1.0)
-            bars.update(ids[label], completed=fraction)
-
-        yield on_progress
-
-
-def _progress_lines(console: Console) -> Progress:
-    last: dict[str, float] = {}
-
-    def on_progress(label: str, fraction: float) -> None:
-        now = time.monotonic()
-        if label not in last or fraction >= 1.0 or now - last[label] >= SECONDS_BETWEEN_LINES:
-            last[label] = now
-            console.print(f"{label}: {fraction:.0%}", highlight=False, soft_wrap=True)
-
-    return on_progress

@@ -1,6 +1,6 @@
 """Progress of long work on stderr: bars on a terminal, now and then a line elsewhere.
 
-May import m2bert.errors; used by cli/search.py and cli/demo.py. Test: tests/test_cli_search.py.
+May import m2bert.errors; used by the commands. Tests: tests/test_cli_search.py, tests/test_cli_evaluate.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 SECONDS_BEFORE_NOTICE = 2.0
@@ -19,6 +28,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 Report = Callable[[int, int], None]
 """Called with the units done and the units in all."""
+Stages = Callable[[str, float], None]
+"""Called with the label of a stage ("qmsum: documents") and the fraction of it that is done, 0 to 1."""
 
 
 class RateColumn(ProgressColumn):
@@ -66,6 +77,37 @@ def announced(message: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def staged() -> Iterator[Stages]:
+    """A bar per stage on a terminal; elsewhere a line per stage at its start, every 10 s and at its end."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _stage_lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        ids = {}
+
+        def on_progress(label: str, fraction: float) -> None:
+            if label not in ids:
+                ids[label] = bars.add_task(label, total=1.0)
+            bars.update(ids[label], completed=fraction)
+
+        yield on_progress
+
+
+def _stage_lines(console: Console) -> Stages:
+    last: dict[str, float] = {}
+
+    def on_progress(label: str, fraction: float) -> None:
+        now = time.monotonic()
+        if label not in last or fraction >= 1.0 or now - last[label] >= SECONDS_BETWEEN_LINES:
+            last[label] = now
+            _print(console, f"{label}: {fraction:.0%}")
+
+    return on_progress
 
 
 def _lines(console: Console, label: str, unit: str) -> Report:
