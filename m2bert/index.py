@@ -200,6 +200,18 @@ class SearchIndex:
             for rank, (score, record) in enumerate(found, start=1)
         ]
 
+    def document(self, identity: str, source: str | None = None) -> Record:
+        """One stored document by its id; `source` chooses when several sources have it. Raises M2BertError."""
+        found = [record for record in self._opened().get(identity) if source in (None, record.source)]
+        if not found:
+            raise M2BertError(
+                f"index: no document {identity!r} in the store {str(self.path)!r}; a search shows the ids"
+            )
+        if len(found) > 1:
+            sources = ", ".join(record.source for record in found)
+            raise M2BertError(f"index: {identity!r} is in several sources, {sources}; say which")
+        return found[0]
+
     def stats(self, *, documents: bool = False) -> StoreStats:
         """What the store holds; `documents` asks for the state of each."""
         return self._opened().stats(documents=documents)

@@ -26,6 +26,7 @@ STAGES = (
         "m2bert.fusion",
         "m2bert.significance",
         "m2bert.runs",
+        "m2bert.plots",
         "m2bert.documents",
         "m2bert.settings",
         "m2bert.stdlib_help",
@@ -42,6 +43,7 @@ STAGES = (
         "m2bert.stores",
         "m2bert.bulk",
         "m2bert.index",
+        "m2bert.explain",
     },
     {
         "m2bert.systems",
@@ -63,6 +65,7 @@ LEAVES = (
     "m2bert.fusion",
     "m2bert.significance",
     "m2bert.runs",
+    "m2bert.plots",
     "m2bert.documents",
     "m2bert.passages",
     "m2bert.stores",
@@ -70,6 +73,7 @@ LEAVES = (
 MODEL_FREE = (
     *LEAVES,
     "m2bert.index",
+    "m2bert.explain",
     "m2bert.systems",
     "m2bert.embedding_cache",
     "m2bert.peers",

@@ -1,4 +1,4 @@
-"""What a place for embedded documents must do: four verbs, add, delete, search and stats.
+"""What a place for embedded documents must do: five verbs, add, delete, get, search and stats.
 
 `lance.py` is the store on disk. A second one needs only these verbs. May import m2bert.errors.
 Test: tests/test_index.py.
@@ -70,7 +70,7 @@ class StoreStats:
 
 
 class VectorStore(Protocol):
-    """The four verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
+    """The five verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
 
     def add(self, records: Iterable[Record], *, remove: Collection[Key] = ()) -> None:
         """Insert the records, replacing those of the same key, and delete `remove`, all in one step.
@@ -80,6 +80,9 @@ class VectorStore(Protocol):
 
     def delete(self, keys: Collection[Key]) -> int:
         """Delete documents; returns how many there were."""
+
+    def get(self, identity: str) -> list[Record]:
+        """The documents of that id, one per source that has it, in the order of the sources."""
 
     def search(self, vector: NDArray[np.float32], k: int, *, words: str | None = None) -> list[tuple[float, Record]]:
         """The k documents of highest inner product with `vector (dim,)`, exact, best first, ties by key.

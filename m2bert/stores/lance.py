@@ -122,6 +122,19 @@ class LanceStore:
                 self._table.delete(_condition(keys))
             return int(before - self._table.count_rows())
 
+    def get(self, identity: str) -> list[Record]:
+        """See VectorStore.get."""
+        with self._reported():
+            self._table.checkout_latest()
+            rows = (
+                self._table.search()
+                .where(f"id = {_quoted(identity)}")
+                .limit(max(self._table.count_rows(), 1))
+                .to_arrow()
+                .to_pylist()
+            )
+        return sorted((to_record(row, self.info.dim) for row in rows), key=lambda record: record.key)
+
     def search(self, vector: NDArray[np.float32], k: int, *, words: str | None = None) -> list[tuple[float, Record]]:
         """See VectorStore.search."""
         with self._reported():
