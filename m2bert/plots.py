@@ -116,6 +116,38 @@ def explanation(run: Run) -> Any:
     return figure
 
 
+def needle(run: Run) -> Any:
+    """The first metric by the place of the needle and, where documents of several lengths were made, by length."""
+    metric, lengths = run["settings"]["metrics"][0], run["settings"]["passages"]
+    figure, axes = new_figure(3.4, 2 if len(lengths) > 1 else 1)
+    places, by_length = axes if len(lengths) > 1 else (axes, None)
+    for number, system in enumerate(run["systems"]):
+        cells = [cell for cell in system["cells"] if cell["passages"] == lengths[-1]]
+        every = max(1, len(cells) // 8)
+        values = [cell["metrics"][metric] for cell in cells]
+        places.plot(
+            [cell["position"] for cell in cells], values, markevery=every, label=system["name"], **style(number)
+        )
+        if by_length is not None:
+            averages = [system["averages"][str(length)] for length in lengths]
+            means = [each["mean"] for each in averages]
+            spread = [
+                [each["mean"] - each["low"] for each in averages],
+                [each["high"] - each["mean"] for each in averages],
+            ]
+            by_length.errorbar(lengths, means, spread, capsize=2, label=system["name"], **style(number))
+    label(places, f"place of the needle among {lengths[-1]} passages", metric)
+    for each in (places, by_length):
+        if each is not None:
+            each.set_ylim(0, 1.03)
+    if by_length is not None:
+        by_length.set_xscale("log", base=2)
+        by_length.set_xticks(lengths, [str(length) for length in lengths])
+        label(by_length, "passages in a document", f"{metric}, mean over places")
+    figure.legend(*places.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=FONT_SIZE - 1)
+    return figure
+
+
 def _excerpt(text: str, length: int = 105) -> str:
     """The beginning of a text on one line; dollar signs do not begin formulas."""
     return textwrap.shorten(" ".join(text.split()), length, placeholder=" …").replace("$", r"\$")

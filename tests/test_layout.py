@@ -50,6 +50,7 @@ STAGES = (
         "m2bert.embedding_cache",
         "m2bert.peers",
         "m2bert.evaluate",
+        "m2bert.needle",
         "m2bert.pretrain",
         "m2bert.finetune",
         "m2bert.extend",
@@ -78,6 +79,7 @@ MODEL_FREE = (
     "m2bert.embedding_cache",
     "m2bert.peers",
     "m2bert.evaluate",
+    "m2bert.needle",
     "m2bert.cli",
 )
 MODELS = ("m2bert.modeling", "m2bert.checkpoints", "m2bert.reference", "m2bert.embedding", "m2ops")

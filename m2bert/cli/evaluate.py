@@ -1,6 +1,6 @@
 """The command `m2bert evaluate loco`: retrieval scores of models, BM25 and mixtures side by side.
 
-May import everything of m2bert; nothing imports it. Test: tests/test_cli_evaluate.py.
+May import everything of m2bert; nothing but cli/studies.py imports it. Test: tests/test_cli_evaluate.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command group `evaluate`."""
+    """Add the command group `evaluate`, with the studies of m2bert/cli/studies.py."""
+    from m2bert.cli import studies
+
     group = typer.Typer(no_args_is_help=True, help="Score retrieval on benchmark tasks.")
     group.callback()(_group)
     group.command("loco")(loco)
+    studies.register(group)
     app.add_typer(group, name="evaluate")
 
 
@@ -69,7 +72,7 @@ def loco(
     from m2bert.systems import BM25System
     from m2bert.tasks import choose_tasks
 
-    names, measures = _split(tasks), _split(metrics)
+    names, measures = split_list(tasks), split_list(metrics)
     # What can be wrong is checked before a model is loaded; the work may take an hour.
     choose_tasks(names, data, split)
     largest_cutoff(measures)
@@ -79,7 +82,7 @@ def loco(
         raise M2BertError("evaluate: --hybrid fuses with BM25; leave out --no-bm25")
     lexical: list[System] = [BM25System()] if bm25 else []
     folder = None if no_cache else cache or default_folder()
-    encoders = open_systems(model or ["m2-bert-mini"], overflow, _split(chunks), folder)
+    encoders = open_systems(model or ["m2-bert-mini"], overflow, split_list(chunks), folder)
     systems: list[System] = [*encoders, *lexical]
     fusions = [_with_bm25(system) for system in encoders] if hybrid else []
     known = [system.name for system in systems] + [fusion.name for fusion in fusions]
@@ -139,5 +142,6 @@ def open_systems(models: list[str], overflow: str, chunks: list[str], cache: Pat
     return systems
 
 
-def _split(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
+    """The parts of an option's value that are joined by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]

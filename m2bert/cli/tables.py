@@ -21,11 +21,15 @@ PIPE_WIDTH = 200
 MOST_VALUE_COLUMNS = 4
 
 
+def stdout_console() -> Console:
+    """stdout, at its own width on a terminal and wide enough for any table elsewhere."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
 def print_report(report: Report) -> None:
     """Print the tables, and under them what the numbers depend on, to stdout."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_WIDTH)
+    console = stdout_console()
     console.print(tasks_table(report))
     console.print(_summary_table(report))
     if report.buckets:

@@ -1,0 +1,149 @@
+"""The commands beside `m2bert evaluate loco`: needle in a haystack.
+
+Heavy imports happen inside the commands. May import everything of m2bert; cli/evaluate.py registers it. Test:
+tests/test_cli_studies.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from m2bert.cli.progress import staged
+from m2bert.cli.tables import stdout_console
+from m2bert.errors import M2BertError
+
+if TYPE_CHECKING:
+    from m2bert.needle import NeedleReport
+    from m2bert.systems import System
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A model's name or folder, or NAME=FOLDER; may be repeated. [default: m2-bert-mini]"),
+]
+Overflow = Annotated[str, typer.Option(help="Documents longer than the model: window, truncate or error.")]
+Chunks = Annotated[
+    str, typer.Option(help="SentenceTransformers on long documents: none (cut), mean, max; joined by commas.")
+]
+Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. [default: in the user's cache folder]")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep embeddings.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the run to this file, for m2bert report.")]
+Plot = Annotated[Path | None, typer.Option(help="Also draw the figure into this file (.png, .svg or .pdf).")]
+
+
+def register(group: typer.Typer) -> None:
+    """Add the studies to the command group `evaluate`."""
+    group.command("needle")(needle)
+
+
+def needle(
+    needles: Annotated[
+        Path,
+        typer.Option(help="Queries with their passages: pairs in JSON lines, or a split's folder in LoCoV1's columns."),
+    ],
+    distractors: Annotated[
+        list[Path] | None, typer.Option(help="JSON lines of more passages to hide them among; may be repeated.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Take only needles with this in their column `dataset`.")] = None,
+    model: Models = None,
+    queries: Annotated[int, typer.Option(help="How many queries to draw.")] = 100,
+    passages: Annotated[str, typer.Option(help="Passages in a document; several lengths joined by commas.")] = "40",
+    positions: Annotated[int, typer.Option(help="Most places of the needle, spread over the document.")] = 40,
+    metrics: Annotated[str, typer.Option(help="Any of nDCG@k, R@k, RR@k; the first is drawn.")] = "nDCG@10,RR@10",
+    seed: Annotated[int, typer.Option(help="Draws the queries and the distractors.")] = 0,
+    bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help="Score BM25 beside the models.")] = True,
+    overflow: Overflow = "window",
+    chunks: Chunks = "none",
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Hide a passage at every place of a long document, and see whether its query still finds the document."""
+    from m2bert.cli.evaluate import split_list
+    from m2bert.metrics import largest_cutoff, load_trec_eval
+    from m2bert.needle import haystack, read_needles, run_needle
+
+    _check_files(json_file, plot, "needle")
+    lengths, measures = _numbers(passages, "--passages"), split_list(metrics)
+    largest_cutoff(measures)
+    load_trec_eval()
+    found = read_needles(needles, distractors or (), dataset=dataset, num_queries=queries, seed=seed)
+    haystack(found, max(lengths), 0)
+    systems = _open(model, overflow, chunks, cache, no_cache, bm25)
+    with staged() as on_progress:
+        report = run_needle(
+            found, systems, passages=lengths, positions=positions, metrics=measures, seed=seed, on_progress=on_progress
+        )
+    stdout_console().print(_needle_table(report))
+    _save(report.to_dict(), json_file, plot, "needle")
+
+
+def _needle_table(report: NeedleReport) -> Table:
+    """One row per system and length: the mean over places with its interval, and the first metric along them."""
+    metric = report.settings["metrics"][0]
+    title = f"{metric}, {report.settings['num_queries']} queries; a place is a quarter of the document"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=title)
+    table.add_column("system", overflow="fold", min_width=6)
+    columns = ("passages", "tokens", "read in part", "mean", "95 % interval", "first", "1/4", "1/2", "3/4", "last")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for system in report.systems:
+        for count, average in system.averages.items():
+            cells = [cell for cell in system.cells if cell.passages == count]
+            tokens = [cell.tokens for cell in cells if cell.tokens is not None]
+            quarters = [cells[round(part * (len(cells) - 1))].metrics[metric] for part in (0, 0.25, 0.5, 0.75, 1)]
+            row = [str(count), f"{sum(tokens) / len(tokens):,.0f}" if tokens else "-", str(cells[0].truncated)]
+            row += [f"{average.mean:.3f}", f"{average.low:.3f} to {average.high:.3f}"]
+            table.add_row(system.name, *row, *(f"{value:.3f}" for value in quarters))
+    return table
+
+
+def _open(
+    model: list[str] | None, overflow: str, chunks: str, cache: Path | None, no_cache: bool, bm25: bool
+) -> list[System]:
+    """The models' systems, and BM25 behind them."""
+    from m2bert.cli.evaluate import open_systems, split_list
+    from m2bert.embedding_cache import default_folder
+    from m2bert.systems import BM25System
+
+    folder = None if no_cache else cache or default_folder()
+    lexical: list[System] = [BM25System()] if bm25 else []
+    return [*open_systems(model or ["m2-bert-mini"], overflow, split_list(chunks), folder), *lexical]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from m2bert.cli.evaluate import split_list
+
+    parts = split_list(text)
+    if not parts or not all(part.isdecimal() and int(part) for part in parts):
+        raise M2BertError(f"{option} must be whole numbers of at least 1 joined by commas, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _check_files(json_file: Path | None, plot: Path | None, who: str) -> None:
+    """What can be wrong with the files to write is told before a model is loaded."""
+    from m2bert.plots import load_matplotlib
+    from m2bert.runs import check_output
+
+    check_output(json_file, who=who)
+    check_output(plot, who=who, option="--plot")
+    if plot is not None:
+        load_matplotlib()
+
+
+def _save(run: dict[str, object], json_file: Path | None, plot: Path | None, kind: str) -> None:
+    """Write the run, and its figure from what a reader of the file would see."""
+    import json
+
+    from m2bert import plots
+    from m2bert.runs import save_run
+
+    if json_file is not None:
+        save_run(json_file, run, who=kind)
+    if plot is not None:
+        plots.save(getattr(plots, kind)(json.loads(json.dumps(run))), plot)

@@ -1,0 +1,73 @@
+"""The studies as seen by a user: a table on stdout, a run file, a figure, one sentence per mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bag_of_words import BagOfWords
+
+import m2bert.cli
+import m2bert.cli.evaluate as command
+
+
+@pytest.fixture()
+def run(capsys: Any, monkeypatch: Any, tmp_path: Path) -> Any:
+    """Run `m2bert evaluate ARGS` with a bag-of-words encoder that reads 30 words: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(command, "load_encoder", lambda model, overflow: BagOfWords(limit=30))
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["m2bert", "evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            m2bert.cli.main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.fixture()
+def pairs(tmp_path: Path) -> Path:
+    rows = [{"query": f"topic{n}", "positive": f"topic{n} " + "filler " * 9} for n in range(30)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "pairs.jsonl"
+
+
+def test_needle_prints_a_row_per_system_and_length(run: Any, pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib to draw")
+    files = ("--json", tmp_path / "needle.json", "--plot", tmp_path / "needle.png")
+    code, out, err = run(
+        "needle", "--needles", pairs, "--queries", 10, "--passages", "2,10", "--metrics", "RR@1", *files
+    )
+    assert code == 0 and "needle: bag-of-words: 100%" in err and "%:" not in out
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["bag-of-words"], ["BM25"])]
+    assert [row[:4] for row in rows] == [
+        ["bag-of-words", "2", "20", "0"], ["bag-of-words", "10", "100", "10"], ["BM25", "2", "-", "0"],
+        ["BM25", "10", "-", "0"],
+    ]  # fmt: skip
+    saved = json.loads((tmp_path / "needle.json").read_text())
+    cells = [cell for cell in saved["systems"][0]["cells"] if cell["passages"] == 10]
+    first, last = (f"{cells[place]['metrics']['RR@1']:.3f}" for place in (0, -1))
+    assert rows[1][-5] == first == "1.000" and rows[1][-1] == last != "1.000"
+    assert (tmp_path / "needle.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--passages", "2,x"), "--passages must be whole numbers of at least 1"),
+        (("--passages", "99"), "99 passages need 98 distractors, got 20"),
+        (("--metrics", "MAP"), "a metric must be one of"),
+        (("--json", "no/such.json"), "no such folder for --json"),
+    ],
+)
+def test_mistakes_of_needle_are_told_before_a_model_is_loaded(
+    run: Any, pairs: Path, monkeypatch: Any, arguments: tuple[Any, ...], message: str
+) -> None:
+    monkeypatch.setattr(command, "load_encoder", None)
+    code, out, err = run("needle", "--needles", pairs, "--queries", 10, *arguments)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
