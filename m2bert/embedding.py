@@ -141,6 +141,18 @@ class Embedder:
         """16 hex digits naming weights, configuration and tokenizer together; computed at every call."""
         return fingerprint(self._model, self._tokenizer)
 
+    @property
+    def device(self) -> str:
+        """Where the model's weights lie: "cpu", "cuda:0"."""
+        return str(next(self._model.parameters()).device)
+
+    @property
+    def padding(self) -> str:
+        """How texts of different lengths are brought to one, in words."""
+        if self._model.config.pad_to_max_length:
+            return f"to {self._model.config.max_position_embeddings} tokens"
+        return "to the longest of a batch"
+
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Embeddings (len(texts), dim) float32 of unit norm.
 

@@ -87,6 +87,16 @@ class SentenceTransformerEncoder:
         self._room = self.max_tokens - taken
         self.fingerprint = self._fingerprint()
 
+    @property
+    def device(self) -> str:
+        """Where sentence-transformers runs the model: "cpu", "cuda:0"."""
+        return str(self._model.device)
+
+    @property
+    def padding(self) -> str:
+        """How texts of different lengths are brought to one, in words."""
+        return "to the longest of a batch"
+
     def _fingerprint(self) -> str:
         """16 hex digits of weights, tokenizer, longest text and prompts."""
         digest = hashlib.sha256()

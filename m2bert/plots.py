@@ -148,6 +148,25 @@ def needle(run: Run) -> Any:
     return figure
 
 
+def encode_time(run: Run) -> Any:
+    """Seconds for one document by its length, both logarithmic; bars from the fastest to the slowest round."""
+    figure, axes = new_figure(3.4)
+    for number, system in enumerate(run["systems"]):
+        rows = system["rows"]
+        medians = [row["median"] for row in rows]
+        spread = [[row["median"] - row["fastest"] for row in rows], [row["slowest"] - row["median"] for row in rows]]
+        name = f"{system['name']} (reads {system['max_tokens']:,})"
+        axes.errorbar([row["tokens"] for row in rows], medians, spread, capsize=2, label=name, **style(number))
+    lengths = run["settings"]["lengths"]
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    label(axes, "tokens in the document; longer than the model: in pieces", "seconds, median of rounds")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=FONT_SIZE - 1)
+    return figure
+
+
 def _excerpt(text: str, length: int = 105) -> str:
     """The beginning of a text on one line; dollar signs do not begin formulas."""
     return textwrap.shorten(" ".join(text.split()), length, placeholder=" …").replace("$", r"\$")

@@ -71,3 +71,19 @@ def test_mistakes_of_needle_are_told_before_a_model_is_loaded(
     monkeypatch.setattr(command, "load_encoder", None)
     code, out, err = run("needle", "--needles", pairs, "--queries", 10, *arguments)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_encode_time_prints_a_row_per_length(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib to draw")
+    files = ("--json", tmp_path / "time.json", "--plot", tmp_path / "time.png")
+    code, out, err = run("encode-time", "--lengths", "40,20", "--repeats", 2, "--threads", 1, *files)
+    assert code == 0 and "encode-time: 20 tokens, 1 of 2: 100%" in err
+    saved = json.loads((tmp_path / "time.json").read_text())
+    (system,) = saved["systems"]
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["20"], ["40"])]
+    expected = [(str(row["tokens"]), f"{row['median']:.4f}", str(row["pieces"])) for row in system["rows"]]
+    assert [tuple(row) for row in rows] == expected and expected[0][2] == "3"
+    assert saved["settings"]["threads"] == 1 and "1 threads" in out
+    assert (tmp_path / "time.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = run("encode-time", "--lengths", "40,0")
+    assert (code, out) == (2, "") and "--lengths must be whole numbers" in err

@@ -51,6 +51,7 @@ STAGES = (
         "m2bert.peers",
         "m2bert.evaluate",
         "m2bert.needle",
+        "m2bert.encode_time",
         "m2bert.pretrain",
         "m2bert.finetune",
         "m2bert.extend",
@@ -80,6 +81,7 @@ MODEL_FREE = (
     "m2bert.peers",
     "m2bert.evaluate",
     "m2bert.needle",
+    "m2bert.encode_time",
     "m2bert.cli",
 )
 MODELS = ("m2bert.modeling", "m2bert.checkpoints", "m2bert.reference", "m2bert.embedding", "m2ops")

@@ -1,4 +1,4 @@
-"""The commands beside `m2bert evaluate loco`: needle in a haystack.
+"""The commands beside `m2bert evaluate loco`: needle in a haystack, encode times.
 
 Heavy imports happen inside the commands. May import everything of m2bert; cli/evaluate.py registers it. Test:
 tests/test_cli_studies.py.
@@ -13,11 +13,12 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from m2bert.cli.progress import staged
+from m2bert.cli.progress import announced, staged
 from m2bert.cli.tables import stdout_console
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
+    from m2bert.encode_time import TimeReport
     from m2bert.needle import NeedleReport
     from m2bert.systems import System
 
@@ -38,6 +39,7 @@ Plot = Annotated[Path | None, typer.Option(help="Also draw the figure into this 
 def register(group: typer.Typer) -> None:
     """Add the studies to the command group `evaluate`."""
     group.command("needle")(needle)
+    group.command("encode-time")(encode_time)
 
 
 def needle(
@@ -100,6 +102,55 @@ def _needle_table(report: NeedleReport) -> Table:
             row = [str(count), f"{sum(tokens) / len(tokens):,.0f}" if tokens else "-", str(cells[0].truncated)]
             row += [f"{average.mean:.3f}", f"{average.low:.3f} to {average.high:.3f}"]
             table.add_row(system.name, *row, *(f"{value:.3f}" for value in quarters))
+    return table
+
+
+def encode_time(
+    model: Models = None,
+    lengths: Annotated[str, typer.Option(help="Tokens of the document, joined by commas.")] = "128,512,2048,8192,32768",
+    repeats: Annotated[int, typer.Option(help="Rounds that are timed, after one that is not.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch. [default: as torch chooses]")] = None,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Time the encoding of one document by its length, for several models in turn."""
+    from m2bert.cli.evaluate import load_encoder
+    from m2bert.encode_time import run_encode_time
+
+    _check_files(json_file, plot, "encode-time")
+    wanted = _numbers(lengths, "--lengths")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(_numbers(str(threads), "--threads")[0])
+    encoders = []
+    for each in model or ["m2-bert-mini"]:
+        with announced(f"loading the model {each}"):
+            encoders.append(load_encoder(each, "window"))
+    with staged() as on_progress:
+        report = run_encode_time(encoders, lengths=wanted, repeats=repeats, on_progress=on_progress)
+    stdout_console().print(_time_table(report))
+    for system in report.systems:
+        print(f"{system.name}: {system.fingerprint}, {system.device}, padded {system.padding}")
+    print(f"{report.settings['time']}; {report.settings['threads']} threads")
+    _save(report.to_dict(), json_file, plot, "encode_time")
+
+
+def _time_table(report: TimeReport) -> Table:
+    """One row per length: the median of every encoder in seconds, and how many times as long as the first it takes."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title="seconds for one document, median")
+    table.add_column("tokens", justify="right")
+    for system in report.systems:
+        table.add_column(f"{system.name}\nreads {system.max_tokens:,}", justify="right", overflow="fold")
+        table.add_column("pieces", justify="right", no_wrap=True)
+    first = report.systems[0]
+    for place, tokens in enumerate(report.settings["lengths"]):
+        cells = [f"{tokens:,}"]
+        for system in report.systems:
+            row = system.rows[place]
+            ratio = f" ({row.median / first.rows[place].median:.2f}×)" if system is not first else ""
+            cells += [f"{row.median:.4f}{ratio}", str(row.pieces)]
+        table.add_row(*cells)
     return table
 
 
