@@ -1,4 +1,4 @@
-"""Files of models: load_model, save_model, fingerprint, and reading tensors without running anybody's code.
+"""Files of models: load_model, load_whole, save_model, fingerprint, and reading tensors without running anybody's code.
 
 May import m2bert.modeling, configuration, reference, tensors, tokenization and errors.
 Test: tests/test_checkpoints.py.
@@ -21,12 +21,17 @@ from transformers import PreTrainedTokenizerBase
 
 from m2bert.configuration import M2BertConfig
 from m2bert.errors import M2BertError
-from m2bert.modeling import M2BertModel, M2BertPreTrainedModel
+from m2bert.modeling import (
+    M2BertForMaskedLM,
+    M2BertForSequenceClassification,
+    M2BertModel,
+    M2BertPreTrainedModel,
+)
 from m2bert.reference import load_reference
 from m2bert.tensors import few, read_tensors
 from m2bert.tokenization import load_tokenizer
 
-__all__ = ["SHIPPED", "fingerprint", "load_model", "load_reference", "save_model"]
+__all__ = ["SHIPPED", "fingerprint", "is_shipped", "load_model", "load_reference", "load_whole", "save_model"]
 
 SHIPPED = Path(__file__).resolve().parent / "models"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -63,6 +68,29 @@ def load_model(
     model.load_state_dict(copies, assign=True)
     model.config.dtype = torch.float32
     return model.eval(), load_tokenizer(folder)
+
+
+def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model in a folder or a shipped one, float32 and in evaluation mode, its head included, and its tokenizer.
+
+    Raises M2BertError when there is no such model or its class is none of ours.
+    """
+    folder = _model_folder(path_or_name)
+    classes = {kind.__name__: kind for kind in (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)}
+    try:
+        (name,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+        kind = classes[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise M2BertError(
+            f"{who}: {folder / 'config.json'} must name one of {', '.join(classes)} in architectures; "
+            f"save the model with save_model"
+        ) from error
+    return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a model of that name comes with this package."""
+    return (SHIPPED / name / "config.json").is_file()
 
 
 def save_model(

@@ -6,7 +6,6 @@ May import the model, its checkpoints and m2bert.settings. Test: tests/test_exte
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2bert.checkpoints import SHIPPED, save_model
+from m2bert.checkpoints import is_shipped, load_whole, save_model
 from m2bert.errors import M2BertError
-from m2bert.modeling import (
-    M2BertForMaskedLM,
-    M2BertForSequenceClassification,
-    M2BertModel,
-    M2BertPreTrainedModel,
-)
+from m2bert.modeling import M2BertPreTrainedModel
 from m2bert.settings import make_output, model_folder
-from m2bert.tokenization import load_tokenizer
 
 METHODS = ("interpolate", "tile")
 # Tables with a row per position: the embeddings of positions, and the features that filters are made from.
@@ -64,24 +57,6 @@ def extend(model: M2BertPreTrainedModel, positions: int, method: str = "interpol
     return longer.to(next(model.parameters()).device).train(model.training)
 
 
-def load_whole(path: str, who: str) -> tuple[Any, Any]:
-    """The model in the folder, run or shipped model `path`, float32, its head included, and its tokenizer.
-
-    Raises M2BertError when it is no such folder or its class is none of ours.
-    """
-    folder = SHIPPED / path if (SHIPPED / path / "config.json").is_file() else model_folder(path, who)
-    classes = {kind.__name__: kind for kind in (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)}
-    try:
-        (name,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-        kind = classes[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise M2BertError(
-            f"{who}: {folder / 'config.json'} must name one of {', '.join(classes)} in architectures; "
-            f"save the model with save_model"
-        ) from error
-    return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
-
-
 def extend_checkpoint(path: str, positions: int, output: str, method: str = "interpolate") -> dict[str, Any]:
     """Extend the checkpoint `path` into the folder `output`, in float32: it is a start for further training.
 
@@ -90,7 +65,7 @@ def extend_checkpoint(path: str, positions: int, output: str, method: str = "int
     """
     if not output or Path(output).resolve() in (Path(path).resolve(), (Path(path) / "model").resolve()):
         raise M2BertError(f"extend: output must be a folder of its own, got {output!r}; name another")
-    model, tokenizer = load_whole(path, "extend")
+    model, tokenizer = load_whole(path if is_shipped(path) else model_folder(path, "extend"), "extend")
     longer = extend(model, positions, method)
     tokenizer.model_max_length = positions
     make_output(output)

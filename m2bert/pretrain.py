@@ -6,15 +6,14 @@ May import m2bert.data, m2bert.training, the model and its checkpoints. Test: te
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from m2bert.data.examples import PretrainBatches, SpecialIds, masked_batch, special_ids
+from m2bert.data.examples import PretrainBatches, continuing_pieces, special_ids
 from m2bert.data.tokens import TokenStore, load_tokens
 from m2bert.errors import M2BertError
 from m2bert.settings import TrainConfig, model_folder
@@ -28,6 +27,7 @@ from m2bert.training import (
     prepare_output,
     run_training,
 )
+from m2bert.validation import HeldOut
 
 if TYPE_CHECKING:
     from m2bert.configuration import M2BertConfig
@@ -58,7 +58,10 @@ class PretrainConfig(TrainConfig):
 
     data: files, folders or globs. preset: named model size; model: M2BertConfig fields over it.
     lengths: tokens per example -> share of the tokens. weights: source -> appearances per epoch (default 1).
-    variable_share: examples of variable length, the others are packed to full length.
+    variable_share: examples of variable length, the others are packed to full length, or, without mix_documents, hold
+    one document, or a full-length part of one, in a row of their own. whole_words: mask all pieces of
+    a word or none. validation_tokens: held-out tokens of all buckets of length together; probes: long-range probes
+    in them at most (m2bert.data.probes).
     """
 
     data: list[str] = field(default_factory=list)
@@ -68,9 +71,12 @@ class PretrainConfig(TrainConfig):
     lengths: dict[int, float] = field(default_factory=lambda: {512: 1.0})
     weights: dict[str, float] = field(default_factory=dict)
     mask_rate: float = 0.3
+    whole_words: bool = False
     variable_share: float = 0.3
+    mix_documents: bool = True
     validation_mask_rate: float = 0.15
     validation_tokens: int = 100_000
+    probes: int = 64
     final_learning_rate: float = 2e-5
 
     def check(self, who: str = "pretrain") -> None:
@@ -83,6 +89,9 @@ class PretrainConfig(TrainConfig):
         for name in ("mask_rate", "validation_mask_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise M2BertError(f"{who}: {name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name, least in (("validation_tokens", 1), ("probes", 0)):
+            if getattr(self, name) < least:
+                raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}; raise it")
         if not 0 <= self.variable_share <= 1:
             raise M2BertError(f"{who}: variable_share must lie in 0..1, got {self.variable_share}")
 
@@ -124,46 +133,6 @@ def build_masked_lm(config: PretrainConfig, vocab_size: int) -> Any:
     return model
 
 
-def validation_batches(store: TokenStore, ids: SpecialIds, config: PretrainConfig) -> list[dict[str, torch.Tensor]]:
-    """Fixed masked batches of natural documents: whole where they fit, else consecutive parts of full length."""
-    rng = np.random.default_rng([config.seed, 2])
-    payload = max(config.lengths) - 2
-    rows: list[np.ndarray] = []
-    left = config.validation_tokens
-    for index in range(len(store)):
-        document = store.document(index)[:left]
-        rows += [document[start : start + payload] for start in range(0, len(document), payload)]
-        left -= len(document)
-        if left <= 0:
-            break
-    rows = sorted((row for row in rows if len(row) >= 10), key=len)
-    size = max(1, config.batch_tokens // max(config.lengths))
-    batches = [
-        masked_batch(rows[i : i + size], ids, rng, config.validation_mask_rate) for i in range(0, len(rows), size)
-    ]
-    return [{name: torch.as_tensor(array) for name, array in batch.items()} for batch in batches]
-
-
-def evaluate_mlm(model: Any, batches: Iterable[dict[str, torch.Tensor]], *, bf16: bool) -> dict[str, float]:
-    """Mean masked-LM loss (nats per masked token) and accuracy over fixed batches."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    total = correct = count = 0.0
-    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        for batch in batches:
-            on_device = {name: array.to(device) for name, array in batch.items()}
-            labels = on_device["labels"][on_device["labels"] != -100]
-            if labels.numel() == 0:
-                continue
-            outputs = model(**on_device)
-            total += float(outputs.loss) * labels.numel()
-            correct += float((outputs.logits.argmax(-1) == labels).sum())
-            count += labels.numel()
-    model.train(was_training)
-    return {"validation_loss": total / max(count, 1.0), "validation_accuracy": correct / max(count, 1.0)}
-
-
 def _masked_lm_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     return model(**inputs).loss
 
@@ -177,11 +146,25 @@ def _load_store(paths: list[str], tokenizer: Any, config: PretrainConfig, on_pro
     return load_tokens(paths, tokenizer, cache, on_progress=report, who="pretrain")
 
 
+def _held_out(config: PretrainConfig, tokenizer: Any, on_progress: OnProgress | None) -> HeldOut:
+    return HeldOut(
+        _load_store(config.validation, tokenizer, config, on_progress),
+        special_ids(tokenizer),
+        continues=continuing_pieces(tokenizer),
+        longest=max(config.lengths),
+        batch_tokens=config.batch_tokens,
+        mask_rate=config.validation_mask_rate,
+        tokens=config.validation_tokens,
+        probes=config.probes,
+        seed=config.seed,
+    )
+
+
 def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
     """Pretrain an M2BertForMaskedLM and save it, with its tokenizer, in the folder `model` of `config.output`.
 
     Continues from the newest complete checkpoint in `config.output` when there is one. Returns steps, tokens,
-    seconds, tokens_per_second and, with validation data, validation_loss and validation_accuracy.
+    seconds, tokens_per_second and, with validation data, what HeldOut.validate of m2bert.validation returns.
     Raises M2BertError for settings or data that cannot be used.
     """
     from m2bert.checkpoints import save_model
@@ -189,6 +172,12 @@ def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> d
     config.check()
     tokenizer = load_tokenizer(config.tokenizer)
     ids = special_ids(tokenizer)
+    continues = continuing_pieces(tokenizer)
+    if config.whole_words and continues is None:
+        raise M2BertError(
+            "pretrain: whole_words needs a WordPiece tokenizer, whose pieces within a word begin with ##, got another; "
+            "set whole_words=false"
+        )
     model = build_masked_lm(config, ids.vocab_size)
     store = _load_store(config.data, tokenizer, config, on_progress)
     batches = PretrainBatches(
@@ -197,20 +186,20 @@ def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> d
         lengths=config.lengths,
         batch_tokens=config.batch_tokens,
         variable_share=config.variable_share,
+        mix_documents=config.mix_documents,
         mask_rate=config.mask_rate,
+        continues=continues if config.whole_words else None,
         weights=config.weights,
         seed=config.seed,
     )
-    held_out = []
-    if config.validation:
-        held_out = validation_batches(_load_store(config.validation, tokenizer, config, on_progress), ids, config)
+    held_out = _held_out(config, tokenizer, on_progress) if config.validation else None
     output = prepare_output(config)
     logger.info("%d documents, %d tokens, %d parameters", len(store), store.num_tokens, model.num_parameters())
     result = run_training(config, model, batches, _masked_lm_loss, stage="pretraining", on_progress=on_progress)
     if not is_main_process():
         return result
-    if held_out:
-        result.update(evaluate_mlm(model, held_out, bf16=config.bf16))
+    if held_out is not None:
+        result.update(held_out.validate(model, bf16=config.bf16))
         append_log(output / LOG_NAME, result)
     # float32: this model is a start for further training, where bfloat16's rounding would cost.
     save_model(model, tokenizer, output / "model", dtype=torch.float32)

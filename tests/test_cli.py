@@ -23,7 +23,7 @@ def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command(tmp_path: Path) -> None:
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    commands = "index search demo evaluate pretrain finetune train-tokenizer extend check-leaks"
+    commands = "index search demo evaluate pretrain finetune train-tokenizer extend validate check-leaks"
     for command in commands.split():
         assert command in result.stdout
 

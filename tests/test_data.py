@@ -12,7 +12,15 @@ import pytest
 from training_data import make_text, small_tokenizer, write_corpus, write_jsonl, write_pairs, write_task
 
 from m2bert.data.contrast import ContrastBatches, ContrastSettings, cloze_sources, labelled_sources
-from m2bert.data.examples import PretrainBatches, SpecialIds, cut_documents, pack_documents, special_ids
+from m2bert.data.examples import (
+    PretrainBatches,
+    SpecialIds,
+    continuing_pieces,
+    cut_documents,
+    pack_documents,
+    part_documents,
+    special_ids,
+)
 from m2bert.data.masking import mask_tokens
 from m2bert.data.pairs import PairData, load_pairs, task_folders
 from m2bert.data.text import Document, expand_sources, read_documents
@@ -133,6 +141,39 @@ def test_masking_statistics() -> None:
     assert len(np.unique(randoms)) > 500
 
 
+def test_whole_words_are_masked_whole() -> None:
+    rng = np.random.default_rng(1)
+    continues = np.zeros(1000, dtype=np.bool_)
+    continues[500:] = True
+    ids = rng.integers(5, 1000, (200, 500))
+    ids[:, 0], ids[:, 250], ids[:, -1] = IDS.cls, IDS.sep, IDS.sep
+    settings = {"rate": 0.3, "mask_id": IDS.mask, "vocab_size": 1000, "special_ids": IDS.unmaskable}
+    _, labels = mask_tokens(ids, rng, **settings, continues=continues)
+    chosen = labels != -100
+    # Row by row in plain Python: a word is a piece and the continuing pieces after it, a special token ends one.
+    for row, picked in zip(ids, chosen, strict=True):
+        words: list[list[int]] = []
+        for place, token in enumerate(row):
+            joins = continues[token] and place > 0 and row[place - 1] > 4
+            words[-1].append(place) if joins else words.append([place])
+        assert all(len({bool(picked[place]) for place in word}) == 1 for word in words)
+    assert not chosen[ids < 5].any()
+    # Each token is still chosen as often; words of two pieces on average triple the variance of their sum.
+    assert abs(chosen[ids > 4].mean() - 0.3) < 5 * (3 * 0.3 * 0.7 / (ids > 4).sum()) ** 0.5
+    apart = mask_tokens(ids, rng, **settings)[1] != -100
+    inner = continues[ids[:, 2:-1]] & (ids[:, 1:-2] > 4)
+    assert (apart[:, 2:-1] != apart[:, 1:-2])[inner].mean() > 0.3  # one by one, neighbours differ
+
+
+def test_which_pieces_continue(tokenizer: Any) -> None:
+    from tiny_models import tiny_tokenizer
+
+    found = continuing_pieces(tokenizer)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    assert found is not None and [piece.startswith("##") for piece in pieces] == found.tolist() and found.any()
+    assert continuing_pieces(tiny_tokenizer()) is None
+
+
 def test_packing_and_cutting_keep_every_token() -> None:
     store = made_store([3, 700, 64, 65, 10, 1, 2000, 40])
     order = np.random.default_rng(1).permutation(len(store))
@@ -172,6 +213,28 @@ def test_an_epoch_holds_every_token_once_at_all_lengths() -> None:
     assert max(widths) == 256
     long = sum(batch["attention_mask"].sum() for batch in made if batch["input_ids"].shape[1] > 32)
     assert 0.35 < long / store.num_tokens < 0.75
+
+
+def test_documents_that_may_not_mix_have_rows_of_their_own() -> None:
+    lengths = [int(n) for n in np.random.default_rng(3).integers(5, 900, 80)]
+    store = made_store(lengths)
+    parts = part_documents(store, np.arange(80), 62)
+    assert np.array_equal(np.concatenate(parts), store.tokens)
+    assert {len(part) for part in parts if len(part) < 10} == {n for n in lengths if n < 10}
+    assert sum(len(part) == 62 for part in parts) > 0.6 * len(parts)
+    document_of = np.repeat(np.arange(80), lengths)
+    settings = {"lengths": {64: 0.5, 256: 0.5}, "batch_tokens": 1024}
+    mixed: dict[bool, int] = {}
+    for mix in (True, False):
+        batches = epoch(PretrainBatches(store, IDS, **settings, mix_documents=mix))
+        rows = [
+            row for batch in batches for row in np.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
+        ]
+        texts = [document_of[row[row > 4] - 5] for row in rows]
+        assert sum(len(text) for text in texts) == store.num_tokens
+        mixed[mix] = sum(len(set(text)) > 1 for text in texts)
+        assert max(batch["input_ids"].size for batch in batches) <= 1024
+    assert mixed[False] == 0 < mixed[True]
 
 
 def test_the_mixture_is_thirty_to_seventy() -> None:

@@ -13,10 +13,12 @@ from tiny_models import tiny_config, tiny_inputs
 from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
 
+from m2bert.checkpoints import load_whole
 from m2bert.errors import M2BertError
-from m2bert.extend import extend, extend_checkpoint, interpolate_rows, load_whole, tile_rows
+from m2bert.extend import extend, extend_checkpoint, interpolate_rows, tile_rows
 from m2bert.filters import decay_window, multiscale_window
 from m2bert.modeling import M2BertForMaskedLM, M2BertModel
+from m2bert.validation import validate_checkpoint
 
 OLD, NEW = 33, 129  # 4 (OLD - 1) = NEW - 1: every fourth new position is an old one
 
@@ -147,6 +149,11 @@ def test_a_longer_run_starts_warm(run: Path) -> None:
         for name in ("short", "longer")
     }
     assert rows["longer"][0] < rows["short"][0] - 0.5  # a fresh model costs 5.3 nats
+    checked = CliRunner().invoke(build_app(), ["validate", str(run / "longer"), "--data", str(run / "text")])
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.stdout)["validation_loss"] == pytest.approx(rows["longer"][-1], abs=0.5)
+    with pytest.raises(M2BertError, match="length must lie in"):
+        validate_checkpoint(str(run / "longer"), [str(run / "text")], length=129)
     short = PretrainConfig(**settings(run, "refused"), init=str(run / "short"), lengths={128: 1.0})
     with pytest.raises(M2BertError, match="lengthen the checkpoint with m2bert extend"):
         pretrain(short)

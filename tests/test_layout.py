@@ -37,8 +37,10 @@ STAGES = (
     {
         "m2bert.embedding",
         "m2bert.losses",
+        "m2bert.mining",
         "m2bert.parameter_groups",
         "m2bert.training",
+        "m2bert.training_setup",
         "m2bert.data",
         "m2bert.stores",
         "m2bert.bulk",
@@ -55,6 +57,7 @@ STAGES = (
         "m2bert.pretrain",
         "m2bert.finetune",
         "m2bert.extend",
+        "m2bert.validation",
     },
     {"m2bert.distill"},
     {"m2bert.cli"},

@@ -1,6 +1,7 @@
-"""Commands on trained models: `m2bert extend`.
+"""Commands on trained models: `m2bert extend`, `m2bert validate`.
 
-Heavy imports happen inside the commands. May import everything of m2bert. Tests: tests/test_extend.py.
+Heavy imports happen inside the commands. May import everything of m2bert. Tests: tests/test_extend.py,
+tests/test_validation.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,26 @@ def extend_command(
     print(json.dumps(extend_checkpoint(checkpoint, to, output, method)))
 
 
+def validate_command(
+    checkpoint: Checkpoint,
+    data: Annotated[list[str], typer.Option("--data", help="Held-out text: files, folders or globs.")],
+    length: Annotated[int, typer.Option(help="Tokens per row at most; by default the model's positions.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Tokens of all buckets of length together.")] = 100_000,
+    probes: Annotated[int, typer.Option(help="Long-range probes at most.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of what is masked.")] = 17,
+) -> None:
+    """Loss of a masked language model on held-out text, by length of the documents, and its long-range probe."""
+    from rich.console import Console
+
+    from m2bert.validation import validate_checkpoint
+
+    _quietly()
+    with Console(stderr=True).status("reading and scoring held-out text"):
+        result = validate_checkpoint(checkpoint, data, length=length, tokens=tokens, probes=probes, seed=seed)
+    print(json.dumps(result))
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("extend")(extend_command)
+    app.command("validate")(validate_command)

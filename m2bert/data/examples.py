@@ -46,6 +46,14 @@ def special_ids(tokenizer: object) -> SpecialIds:
     )
 
 
+def continuing_pieces(tokenizer: object) -> np.ndarray | None:
+    """Which pieces go on with the word before them (`##ing`), (vocab_size,) bool; None where none does."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()  # type: ignore[attr-defined]
+    found = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    found[[number for piece, number in vocabulary.items() if piece.startswith("##")]] = True
+    return found if found.any() else None
+
+
 def cut_documents(
     store: TokenStore, order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator, payload: int
 ) -> list[np.ndarray]:
@@ -83,13 +91,32 @@ def pack_documents(store: TokenStore, order: np.ndarray, payload: int, sep_id: i
     return [stream[start : start + payload] for start in range(0, len(stream), payload)]
 
 
+def part_documents(store: TokenStore, order: np.ndarray, payload: int) -> list[np.ndarray]:
+    """Examples of one document each: whole where it fits, else in consecutive parts of `payload` tokens.
+
+    Every token of every document is in exactly one example; the last part of a document has at least ten tokens.
+    """
+    examples = []
+    for index in order:
+        ids = store.document(int(index))
+        start = 0
+        while start < len(ids):
+            left = len(ids) - start
+            size = left if left <= payload else min(payload, left - MIN_TOKENS)
+            examples.append(ids[start : start + size])
+            start += size
+    return examples
+
+
 class PretrainBatches:
     """Batches of masked examples by index; epoch after epoch, reshuffled, without end.
 
     Each length of `lengths` (tokens per example incl. [CLS] and [SEP] -> share of the tokens) makes its own share
     of the documents into examples, 30 % of them (`variable_share`) of variable length and the rest packed.
     A batch holds examples of about one length and about `batch_tokens` tokens with padding.
-    `weights` (source -> how often its documents appear per epoch; default 1) may be fractions.
+    Without `mix_documents` nothing is packed: every row holds text of one document, whole or in full-length parts.
+    `weights` (source -> how often its documents appear per epoch; default 1) may be fractions. With `continues`
+    (continuing_pieces) words are masked whole.
     """
 
     def __init__(
@@ -100,7 +127,9 @@ class PretrainBatches:
         lengths: Mapping[int, float],
         batch_tokens: int,
         variable_share: float = 0.3,
+        mix_documents: bool = True,
         mask_rate: float = 0.3,
+        continues: np.ndarray | None = None,
         weights: Mapping[str, float] | None = None,
         seed: int = 17,
     ) -> None:
@@ -122,7 +151,8 @@ class PretrainBatches:
             )
         self.store, self.ids, self.seed = store, ids, seed
         self.shares = {length: share / sum(lengths.values()) for length, share in lengths.items() if share > 0}
-        self.batch_tokens, self.variable_share, self.mask_rate = batch_tokens, variable_share, mask_rate
+        self.batch_tokens, self.variable_share = batch_tokens, variable_share
+        self.mix_documents, self.mask_rate, self.continues = mix_documents, mask_rate, continues
         self.weights = np.asarray([(weights or {}).get(name, 1.0) for name in store.sources])
         self._first_of_epoch = [0]
         self._plans: dict[int, list[list[np.ndarray]]] = {}
@@ -134,7 +164,7 @@ class PretrainBatches:
         epoch = int(np.searchsorted(self._first_of_epoch, index, side="right")) - 1
         examples = self._plan(epoch)[index - self._first_of_epoch[epoch]]
         rng = np.random.default_rng([self.seed, 1, index])
-        return masked_batch(examples, self.ids, rng, self.mask_rate)
+        return masked_batch(examples, self.ids, rng, self.mask_rate, self.continues)
 
     def _plan(self, epoch: int) -> list[list[np.ndarray]]:
         if epoch not in self._plans:
@@ -161,7 +191,10 @@ class PretrainBatches:
             is_variable = rng.random(len(documents)) < share
             examples = cut_documents(self.store, documents[is_variable], doc_lengths, rng, payload)
             batches += batches_by_length(examples, self.batch_tokens, len)
-            packed = pack_documents(self.store, documents[~is_variable], payload, self.ids.sep)
+            if self.mix_documents:
+                packed = pack_documents(self.store, documents[~is_variable], payload, self.ids.sep)
+            else:
+                packed = part_documents(self.store, documents[~is_variable], payload)
             batches += batches_by_length([packed[i] for i in rng.permutation(len(packed))], self.batch_tokens, len)
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -219,11 +252,21 @@ def wrap_special(row: np.ndarray, ids: SpecialIds) -> np.ndarray:
 
 
 def masked_batch(
-    examples: list[np.ndarray], ids: SpecialIds, rng: np.random.Generator, mask_rate: float
+    examples: list[np.ndarray],
+    ids: SpecialIds,
+    rng: np.random.Generator,
+    mask_rate: float,
+    continues: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Pad and mask examples: input_ids, attention_mask, labels, each (batch, seqlen) int64."""
     input_ids, attention_mask = pad_rows([wrap_special(example, ids) for example in examples], ids.pad)
     input_ids, labels = mask_tokens(
-        input_ids, rng, rate=mask_rate, mask_id=ids.mask, vocab_size=ids.vocab_size, special_ids=ids.unmaskable
+        input_ids,
+        rng,
+        rate=mask_rate,
+        mask_id=ids.mask,
+        vocab_size=ids.vocab_size,
+        special_ids=ids.unmaskable,
+        continues=continues,
     )
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

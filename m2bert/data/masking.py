@@ -20,18 +20,23 @@ def mask_tokens(
     mask_id: int,
     vocab_size: int,
     special_ids: frozenset[int],
+    continues: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corrupt `ids` for masked LM: each ordinary token is chosen with probability `rate`.
 
     Of the chosen 80 % become [MASK], 10 % a random ordinary token and 10 % stay (BERT's rule). Special tokens are
-    never chosen and never inserted.
+    never chosen and never inserted. With `continues (vocab_size,)` bool, the pieces that go on with the word before
+    them, all pieces of a word are chosen or none.
 
     ids (batch, seqlen) integers -> (corrupted ids, labels), both (batch, seqlen) int64; labels are -100 where
     nothing is to be predicted.
     """
     ids = ids.astype(np.int64)
     ordinary = ~np.isin(ids, list(special_ids))
-    chosen = (rng.random(ids.shape) < rate) & ordinary
+    draws = rng.random(ids.shape)
+    if continues is not None:
+        draws = np.take_along_axis(draws, _word_numbers(ids, ordinary, continues), axis=1)
+    chosen = (draws < rate) & ordinary
     labels = np.where(chosen, ids, IGNORED)
     fate = rng.random(ids.shape)
     corrupted = np.where(chosen & (fate < REPLACED_BY_MASK), mask_id, ids)
@@ -39,3 +44,14 @@ def mask_tokens(
     random_ids = rng.integers(first_ordinary, vocab_size, ids.shape)
     use_random = chosen & (fate >= REPLACED_BY_MASK) & (fate < REPLACED_BY_MASK + REPLACED_BY_RANDOM)
     return np.where(use_random, random_ids, corrupted), labels
+
+
+def _word_numbers(ids: np.ndarray, ordinary: np.ndarray, continues: np.ndarray) -> np.ndarray:
+    """Number of the word of each token within its row, from 0, (batch, seqlen) int64.
+
+    A piece that continues nothing, because the text was cut before it, is a word.
+    """
+    goes_on = continues[ids] & ordinary
+    goes_on[:, 1:] &= ordinary[:, :-1]
+    goes_on[:, :1] = False
+    return np.cumsum(~goes_on, axis=1) - 1
