@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from m2bert.data.text import Document, expand_sources, refuse_test_split
+from m2bert.data.text import Document, expand_sources, has_rows, read_rows, refuse_test_split
 from m2bert.data.tokens import (
     OnTokens,
     TokenStore,
@@ -23,7 +23,7 @@ from m2bert.data.tokens import (
     written_whole,
 )
 from m2bert.errors import M2BertError
-from m2bert.jsonl import is_jsonl, read_jsonl
+from m2bert.jsonl import read_jsonl
 
 PAIR_FIELDS = ("query", "positive")
 
@@ -107,9 +107,9 @@ def _read_task(folder: Path, into: _Collector, who: str) -> None:
 
 
 def _read_pair_file(path: Path, into: _Collector, who: str) -> None:
-    if not is_jsonl(path):
-        raise M2BertError(f"{who}: pairs must be .jsonl or .jsonl.gz files, got {str(path)!r}; convert it")
-    for _, row in read_jsonl(path, who=who):
+    if not has_rows(path):
+        raise M2BertError(f"{who}: pairs must be .jsonl, .jsonl.gz or .parquet files, got {str(path)!r}; convert it")
+    for _, row in read_rows(path, who=who):
         query, positive = _strings(row, PAIR_FIELDS, path, who)
         into.add(str(row.get("dataset") or path.name.split(".")[0]), query, positive, positive)
 

@@ -1,21 +1,25 @@
-"""Documents from files: JSONL (plain or gzip), plain text, folders and globs.
+"""Documents from files (JSONL plain or gzip, Parquet, plain text, folders and globs) and from the hub.
 
-May import m2bert.errors and m2bert.jsonl. Test: tests/test_data.py.
+May import m2bert.errors, m2bert.jsonl and m2bert.data.hub. Tests: tests/test_data.py, tests/test_hub.py.
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from m2bert.data.hub import HubSource, is_hub, iter_rows, parse_hub
 from m2bert.errors import M2BertError
 from m2bert.jsonl import is_jsonl, read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 TEXT_FIELDS = ("text", "passage")
 SOURCE_FIELDS = ("source", "dataset")
+PARQUET_ROWS = 64  # rows in memory at once: a row may be a book
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ def expand_sources(sources: Sequence[str | Path], *, who: str = "data") -> list[
         files = _files_of(Path(source))
         if not files:
             raise M2BertError(
-                f"{who}: {str(source)!r} names no readable file; pass .jsonl, .jsonl.gz, .txt, .md or .rst files, "
-                f"folders of them or globs"
+                f"{who}: {str(source)!r} names no readable file; pass .jsonl, .jsonl.gz, .parquet, .txt, .md or .rst "
+                f"files, folders of them or globs"
             )
         for file in files:
             refuse_test_split(file, who=who)
@@ -57,7 +61,7 @@ def _files_of(path: Path) -> list[Path]:
             file
             for file in path.rglob("*")
             if file.is_file()
-            and (is_jsonl(file) or file.suffix in TEXT_SUFFIXES)
+            and (has_rows(file) or file.suffix in TEXT_SUFFIXES)
             and not file.name.startswith("queries.")
             and "test" not in file.relative_to(path).parts[:-1]
         )
@@ -83,13 +87,37 @@ def _holds_task(folder: Path) -> bool:
     return any(folder.glob("documents.jsonl*")) or any(folder.glob("queries.jsonl*"))
 
 
+def has_rows(path: Path) -> bool:
+    """Whether a file holds rows with named fields: JSON lines or Parquet."""
+    return is_jsonl(path) or path.suffix == ".parquet"
+
+
+def read_rows(path: Path, *, who: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("file:number", row) of JSON lines or Parquet. Raises M2BertError for a file that cannot be read."""
+    if is_jsonl(path):
+        yield from read_jsonl(path, who=who)
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise M2BertError(f"{who}: {path} is not a whole Parquet file ({error}); copy it again") from error
+
+
 def iter_documents(path: Path, *, who: str = "data") -> Iterator[Document]:
     """Documents of one file: rows with a `text` or `passage` field, or the whole of a plain text file.
 
     Rows of pairs (`query`, `positive`) give the positive. A source written `collection/item` counts as its
     collection. Empty texts are skipped. Raises M2BertError for rows without a text.
     """
-    if not is_jsonl(path):
+    if not has_rows(path):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -97,23 +125,40 @@ def iter_documents(path: Path, *, who: str = "data") -> Iterator[Document]:
         if text.strip():
             yield Document(text, path.stem)
         return
-    for _, row in read_jsonl(path, who=who):
+    yield from _documents_of_rows(read_rows(path, who=who), path.name, str(path), who)
+
+
+def _documents_of_rows(
+    rows: Iterator[tuple[str, dict[str, Any]]], default: str, place: str, who: str
+) -> Iterator[Document]:
+    for _, row in rows:
         texts = [row[name] for name in (*TEXT_FIELDS, "positive") if isinstance(row.get(name), str)]
         if not texts:
             raise M2BertError(
-                f"{who}: rows of {path} need a string field called text or passage, got {sorted(row)}; rename the field"
+                f"{who}: rows of {place} need a string field called text or passage, got {sorted(row)}; rename it"
             )
-        source = next((str(row[name]) for name in SOURCE_FIELDS if row.get(name)), path.name).split("/")[0]
+        source = next((str(row[name]) for name in SOURCE_FIELDS if row.get(name)), default).split("/")[0]
         if texts[0].strip():
             yield Document(texts[0], source)
+
+
+def split_sources(sources: Sequence[str | Path], *, who: str = "data") -> tuple[list[Path], list[HubSource]]:
+    """Files, and data sets of the hub, that `sources` name. Raises M2BertError as :func:`expand_sources` does."""
+    hubs = [parse_hub(str(source), who=who) for source in sources if is_hub(source)]
+    local = [source for source in sources if not is_hub(source)]
+    return expand_sources(local, who=who) if local or not hubs else [], hubs
 
 
 def read_documents(sources: Sequence[str | Path], *, who: str = "data") -> Iterator[Document]:
     """All documents of `sources` in a stable order, each distinct text once."""
     seen: set[int] = set()
-    for path in expand_sources(sources, who=who):
-        for document in iter_documents(path, who=who):
-            key = hash(document.text)
-            if key not in seen:
-                seen.add(key)
-                yield document
+    files, hubs = split_sources(sources, who=who)
+    streams = [iter_documents(path, who=who) for path in files]
+    for hub in hubs:
+        name = hub.name.rstrip("/").rpartition("/")[2]
+        streams.append(_documents_of_rows(iter_rows(hub, who=who), name, hub.name, who))
+    for document in itertools.chain.from_iterable(streams):
+        key = hash(document.text)
+        if key not in seen:
+            seen.add(key)
+            yield document

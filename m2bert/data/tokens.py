@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from m2bert.data.text import Document, expand_sources, read_documents
+from m2bert.data.text import Document, read_documents, split_sources
 from m2bert.errors import M2BertError
 from m2bert.tokenization import encode_ids
 
@@ -101,26 +101,30 @@ def load_tokens(
 
     Raises M2BertError when the sources hold no text.
     """
-    files = expand_sources(sources, who=who)
-    folder = Path(cache) / cache_key(files, tokenizer) if cache is not None else None
+    files, hubs = split_sources(sources, who=who)
+    folder = Path(cache) / cache_key(files, tokenizer, hubs) if cache is not None else None
     if folder is not None and folder.is_dir():
         logger.info("tokens read from %s", folder)
         return read_store(folder)
-    store = tokenize_documents(read_documents(files, who=who), tokenizer, on_progress)
+    store = tokenize_documents(read_documents(sources, who=who), tokenizer, on_progress)
     if len(store) == 0:
-        raise M2BertError(f"{who}: the files hold no text, got {len(files)} files; pass files with documents")
+        raise M2BertError(
+            f"{who}: the sources hold no text, got {len(files) + len(hubs)} of them; pass files with documents"
+        )
     if folder is not None:
         with written_whole(folder) as aside:
             write_store(store, aside)
     return store
 
 
-def cache_key(files: Sequence[Path], tokenizer: Any) -> str:
-    """Name of a cache folder: changes with the tokenizer and with the files' names, sizes and times."""
+def cache_key(files: Sequence[Path], tokenizer: Any, hubs: Sequence[object] = ()) -> str:
+    """Name of a cache folder: changes with the tokenizer, the files' names, sizes and times, and names on the hub."""
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     for file in files:
         facts = file.stat()
         digest.update(f"{file.resolve()}:{facts.st_size}:{facts.st_mtime_ns}\n".encode())
+    for hub in hubs:
+        digest.update(f"{hub}\n".encode())
     return f"tokens-{digest.hexdigest()[:16]}"
 
 
