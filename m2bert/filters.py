@@ -155,7 +155,7 @@ class FilterBank:
     """Filters of all long convolutions of one model: generated for training, kept as spectra at inference.
 
     Spectra are kept per convolution and transform length, so that one serves every sequence up to that
-    length. An entry is used only while the parameters it was made from are unchanged.
+    length. An entry is used only while the parameters it was made from are unchanged and nothing is trained.
     """
 
     def __init__(self, config: M2BertConfig) -> None:
@@ -197,6 +197,8 @@ class FilterBank:
     def filters(self, conv: LongConv, seqlen: int) -> tuple[Tensor | m2ops.FilterSpectrum, Tensor | None]:
         """Filters (k, k_rev) of `conv` for `seqlen` positions, or (spectrum, None) where spectra are kept."""
         if torch.is_grad_enabled() or (conv.training and not self.pinned):
+            # A step may follow, and fused optimizers change parameters without a mark to tell it by.
+            self._entries.clear()
             k, k_rev = conv(self.window(seqlen, conv.skip.device))
             return k, k_rev
         return self._spectrum(conv, seqlen), None

@@ -138,6 +138,20 @@ def test_filter_bank_gives_way_to_training() -> None:
     assert conv.frequency.grad is not None and conv.frequency.grad.abs().max() > 0
 
 
+def test_filter_bank_notices_steps_of_a_fused_optimizer() -> None:
+    model, _ = model_and_conv()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)  # leaves the version of parameters as it was
+    with torch.no_grad():
+        before = model(tiny_inputs()).last_hidden_state
+    model.train()(tiny_inputs()).last_hidden_state.square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model.eval()(tiny_inputs()).last_hidden_state
+        fresh = copy.deepcopy(model)(tiny_inputs()).last_hidden_state
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, fresh, rtol=0, atol=0)
+
+
 def test_filter_bank_works_in_inference_mode_then_in_training() -> None:
     model, conv = model_and_conv()
     with torch.inference_mode():
