@@ -42,6 +42,8 @@ class TrainConfig:
     bf16: autocast to bfloat16; by default where the machine computes in it.
     filter_rate, feature_rate: learning rates of filter networks and of the features they are computed from, as
     multiples of learning_rate. filter_weight_decay: that of the filter networks' matrices.
+    report_to: trackers that the losses go to besides the log, by transformers' names (tensorboard, wandb, mlflow, ...).
+    gradient_checkpointing: keep each block's input alone and compute the block again for its gradient.
     """
 
     output: str = ""
@@ -66,6 +68,8 @@ class TrainConfig:
     max_seconds: float = 0.0
     seed: int = 17
     bf16: bool = field(default_factory=has_bf16)
+    gradient_checkpointing: bool = False
+    report_to: list[str] = field(default_factory=list)
     threads: int = 0
     log_steps: int = 20
     save_steps: int = 0

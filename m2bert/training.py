@@ -1,18 +1,18 @@
 """What pretraining and fine-tuning share: budget, schedule, run log, progress, resuming, on transformers' Trainer.
 
-May import m2bert.errors, settings, parameter_groups and transformers. Tests: tests/test_pretrain.py, test_finetune.py.
+May import m2bert.errors, settings, parameter_groups, training_setup, transformers.
+Tests: tests/test_pretrain.py, test_finetune.py.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import logging
 import math
-import sys
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from transformers.trainer_callback import ExportableState, PrinterCallback
 from m2bert.errors import M2BertError
 from m2bert.parameter_groups import parameter_groups
 from m2bert.settings import TrainConfig, make_output, schedule_factor
+from m2bert.training_setup import checkpoint_blocks, keep_freed_memory, reporters, warn_of_slow_bfloat16
 
 logger = logging.getLogger(__name__)
 LOG_NAME = "log.jsonl"
@@ -53,9 +54,16 @@ def _in_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def process_group() -> tuple[int, int]:
+    """(rank, number of processes) of this training; before they have met, as torchrun tells them."""
+    if not _in_group():
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
 def is_main_process() -> bool:
     """Whether this process writes the log and the model: the only one, or the first of a group."""
-    return not _in_group() or torch.distributed.get_rank() == 0
+    return process_group()[0] == 0
 
 
 class Budget:
@@ -266,21 +274,6 @@ class BudgetTrainer(Trainer):
         return (loss, None) if return_outputs else loss
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks instead of returning them to the system, for the rest of the process.
-
-    A training step frees and takes the same large buffers again and again; fresh pages for each cost a fifth of
-    the step. Does nothing with another C library.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mmap_max, trim_threshold, top_pad = -4, -1, -2
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
-            libc.mallopt(option, value)
-
-
 def last_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run (its trainer_state.json is written last), None without one."""
     found = []
@@ -328,6 +321,7 @@ def run_training(
     *,
     stage: str,
     on_progress: OnProgress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train `model` in place until the budget is used up, resuming from config.output when it has checkpoints.
 
@@ -336,7 +330,11 @@ def run_training(
     output = Path(config.output)
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    _keep_freed_memory()
+    keep_freed_memory()
+    if config.bf16:
+        warn_of_slow_bfloat16()
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model)
     arguments = _arguments(config)
     # Every process takes each world_size-th batch.
     size = arguments.max_steps * config.accumulate * arguments.world_size
@@ -345,7 +343,8 @@ def run_training(
     trainer.budget, trainer.settings, trainer.loss_of = Budget(config), config, loss_of
     trainer.remove_callback(PrinterCallback)
     callback = _RunCallback(config, trainer.budget, stage, on_progress)
-    trainer.add_callback(callback)
+    for each in (callback, *callbacks, *reporters(config.report_to)):
+        trainer.add_callback(each)
     checkpoint = last_checkpoint(output) if config.resume else None
     step, used = 0, {"seconds": 0.0, "tokens": 0}
     if checkpoint is not None:

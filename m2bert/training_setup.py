@@ -1,0 +1,59 @@
+"""What a process and a model are prepared with before training: memory, trackers, gradient checkpointing.
+
+May import m2bert.errors and transformers. Test: tests/test_training_setup.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
+
+from m2bert.errors import M2BertError
+
+logger = logging.getLogger(__name__)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks instead of returning them to the system, for the rest of the process.
+
+    A training step frees and takes the same large buffers again and again; fresh pages for each cost a fifth of
+    the step. Does nothing with another C library.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
+            libc.mallopt(option, value)
+
+
+def warn_of_slow_bfloat16() -> None:
+    """Log a warning where torch has no fast bfloat16 products: on x86 without AVX-512."""
+    if not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning("torch multiplies bfloat16 slowly on a CPU without AVX-512: set bf16=false to train faster here")
+
+
+def checkpoint_blocks(model: Any) -> None:
+    """Keep the input of each block alone and compute the block again for its gradient."""
+    # Named anew in transformers 5; the old name warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def reporters(names: Sequence[str]) -> list[TrainerCallback]:
+    """Trackers by transformers' names. Raises M2BertError for one that it does not know or that is not installed."""
+    try:
+        return [kind() for kind in get_reporting_integration_callbacks(list(names))]
+    except (ImportError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise M2BertError(
+            f"train: report_to must name trackers that are installed ({reason}); install or drop it"
+        ) from error
