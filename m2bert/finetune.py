@@ -16,15 +16,33 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from m2bert.data.contrast import ContrastBatches, ContrastSettings, PairSource, cloze_sources, labelled_sources
+from m2bert.data.contrast import (
+    ContrastBatches,
+    ContrastSettings,
+    LabelledSource,
+    PairSource,
+    cloze_sources,
+    labelled_sources,
+)
 from m2bert.data.examples import special_ids
+from m2bert.data.mining import bm25_scorer
 from m2bert.data.pairs import load_pairs
 from m2bert.data.tokens import load_tokens
 from m2bert.errors import M2BertError
 from m2bert.losses import LOSSES
+from m2bert.mining import KINDS, Mining, MiningSettings, model_scorer
 from m2bert.settings import TrainConfig, model_folder
 from m2bert.tokenization import load_tokenizer
-from m2bert.training import LossFn, OnProgress, Progress, is_main_process, prepare_output, run_training
+from m2bert.training import (
+    LossFn,
+    OnProgress,
+    Progress,
+    is_main_process,
+    last_checkpoint,
+    prepare_output,
+    process_group,
+    run_training,
+)
 
 logger = logging.getLogger(__name__)
 SENTENCE_ENDS = (".", "!", "?")
@@ -38,7 +56,9 @@ class FinetuneConfig(TrainConfig):
     lengths: longest document in tokens -> share of the batches. Other names as in ContrastSettings.
     chunk_tokens: documents are encoded in groups of about so many tokens, which stay in the processor's cache.
     cached: groups are encoded again for their gradients, one at a time (GradCache): the gradient of the whole batch in
-    the memory of one group. tokenizer: by default the one of `init`.
+    the memory of one group. negatives_from: which documents `negatives` are: random, bm25 or self (the model's own);
+    mining_depth: how many are mined for each query, among mining_pool documents of its data set at most;
+    refresh_steps: steps after which the model mines anew. tokenizer: by default the one of `init`.
     bf16_weights: store the result in bfloat16 (half the size).
     """
 
@@ -59,6 +79,10 @@ class FinetuneConfig(TrainConfig):
     keyword_share: float = 0.3
     chunk_tokens: int = 8192
     cached: bool = False
+    negatives_from: str = "random"
+    refresh_steps: int = 200
+    mining_depth: int = 20
+    mining_pool: int = 2000
     learning_rate: float = 3e-4
     bf16_weights: bool = True
 
@@ -73,10 +97,16 @@ class FinetuneConfig(TrainConfig):
             raise M2BertError(f"{who}: loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.crop not in ("head", "random", "mixed"):
             raise M2BertError(f"{who}: crop must be head, random or mixed, got {self.crop!r}")
+        if self.negatives_from not in KINDS:
+            raise M2BertError(f"{who}: negatives_from must be one of {', '.join(KINDS)}, got {self.negatives_from!r}")
+        if self.negatives_from != "random" and not (self.negatives > 0 and (self.pairs or self.loco)):
+            raise M2BertError(f"{who}: mined negatives need negatives above 0 and pairs or tasks, got none; pass them")
         for name in ("cloze_share", "keep_share", "keyword_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise M2BertError(f"{who}: {name} must lie in 0..1, got {getattr(self, name)}")
-        for name, least in (("batch_size", 1), ("negatives", 0), ("max_query_tokens", 3), ("chunk_tokens", 1)):
+        counts = {"batch_size": 1, "negatives": 0, "max_query_tokens": 3, "chunk_tokens": 1}
+        counts |= {"refresh_steps": 0, "mining_depth": 1, "mining_pool": 2}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}")
         if self.batch_size + self.negatives < 2:
@@ -126,7 +156,7 @@ def retrieval_loss(
 
 def load_sources(
     config: FinetuneConfig, tokenizer: Any, on_progress: OnProgress | None = None
-) -> tuple[list[PairSource], list[PairSource]]:
+) -> tuple[list[LabelledSource], list[PairSource]]:
     """Labelled and plain-text sources of the settings, tokenised once and kept in the cache."""
 
     def report(documents: int, tokens: int) -> None:
@@ -134,7 +164,7 @@ def load_sources(
             on_progress(Progress("tokenising", step=documents, tokens=tokens))
 
     cache = config.cache or str(Path(config.output) / "cache")
-    labelled: list[PairSource] = []
+    labelled: list[LabelledSource] = []
     cloze: list[PairSource] = []
     if config.pairs or config.loco:
         labelled = labelled_sources(load_pairs(config.pairs, config.loco, tokenizer, cache, on_progress=report))
@@ -143,6 +173,38 @@ def load_sources(
         ends = frozenset(tokenizer.convert_tokens_to_ids(list(SENTENCE_ENDS)))
         cloze = cloze_sources(store, ends)
     return labelled, cloze
+
+
+def mined_negatives(
+    config: FinetuneConfig, labelled: list[LabelledSource], model: Any, tokenizer: Any
+) -> Mining | None:
+    """What mines the negatives that the settings ask for, with its first lists made; None for random ones."""
+    if config.negatives_from == "random":
+        return None
+    if config.negatives_from == "bm25":
+        scorer, refresh_steps = bm25_scorer(tokenizer), 0
+    else:
+        refresh_steps = config.refresh_steps
+        scorer = model_scorer(
+            lambda ids, mask: encode(model, ids, mask, config.chunk_tokens),
+            model,
+            special_ids(tokenizer),
+            longest=max(config.lengths),
+            bf16=config.bf16,
+        )
+    rank, world = process_group()
+    output = Path(config.output)
+    settings = MiningSettings(
+        depth=config.mining_depth,
+        pool=config.mining_pool,
+        refresh_steps=refresh_steps,
+        batches_per_step=config.accumulate * world,
+        folder=output / (f"mined-{rank}" if world > 1 else "mined"),
+        seed=config.seed,
+    )
+    mining = Mining(labelled, scorer, settings)
+    mining.begin(resumed=config.resume and last_checkpoint(output) is not None)
+    return mining
 
 
 def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
@@ -170,9 +232,20 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     for source, chance in zip(batches.sources, batches.chances, strict=True):
         logger.info("%-28s %5.1f %% of the batches", source.name, 100 * chance)
     output = prepare_output(config)
+    mining = mined_negatives(config, labelled, model, tokenizer)
+    if mining is not None:
+        batches.negatives_of = mining.negatives_of
     model.train()
     loss_of = retrieval_loss(LOSSES[config.loss], config.chunk_tokens, config.cached)
-    result = run_training(config, model, batches, loss_of, stage=f"finetuning ({config.loss})", on_progress=on_progress)
+    result = run_training(
+        config,
+        model,
+        batches,
+        loss_of,
+        stage=f"finetuning ({config.loss})",
+        on_progress=on_progress,
+        callbacks=[] if mining is None else [mining],
+    )
     if is_main_process():
         save_model(model, tokenizer, output / "model", dtype=torch.bfloat16 if config.bf16_weights else torch.float32)
     return result

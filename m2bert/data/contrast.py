@@ -6,7 +6,7 @@ May import m2bert.data.tokens, pairs and examples. Test: tests/test_data.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,9 +50,12 @@ class PairSource(Protocol):
     name: str
     size: float
 
-    def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
+    def draw(
+        self, rng: np.random.Generator, settings: ContrastSettings, payload: int, mined: np.ndarray | None = None
+    ) -> Rows:
         """Queries and documents (ids without special tokens), documents beyond the queries being negatives; and
-        which documents answer a query besides its own positive."""
+        which documents answer a query besides its own positive. `mined` (num_queries, depth), documents or -1: where
+        extra negatives are taken from first."""
 
 
 def batch_rows(settings: ContrastSettings, longest: int, available: int) -> tuple[int, int]:
@@ -84,13 +87,16 @@ class LabelledSource:
             by_document.setdefault(int(document), []).append(int(number))
             # A query with several answers is stored once for each: its text is what tells.
             answers.setdefault(data.queries.document(int(number)).tobytes(), set()).add(int(document))
+        self.answers = answers
         self.several = {text: documents for text, documents in answers.items() if len(documents) > 1}
         lengths = data.documents.lengths
         self.documents = sorted(by_document, key=lambda document: int(lengths[document]))
         self.queries = by_document
         self.size = float(len(pairs)) ** 0.5
 
-    def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
+    def draw(
+        self, rng: np.random.Generator, settings: ContrastSettings, payload: int, mined: np.ndarray | None = None
+    ) -> Rows:
         """See PairSource. A window of neighbours in length is drawn first, then documents within it."""
         total = len(self.documents)
         lengths = self.data.documents.lengths
@@ -103,6 +109,7 @@ class LabelledSource:
         queries: list[np.ndarray] = []
         positives: list[np.ndarray] = []
         negatives: list[np.ndarray] = []
+        numbers: list[int] = []
         places: list[int] = []
         spare: list[int] = []
         texts: list[bytes] = []
@@ -115,16 +122,29 @@ class LabelledSource:
                 negatives.append(text)
                 spare.append(int(document))
                 continue
-            whole = self.data.queries.document(int(rng.choice(self.queries[int(document)])))
+            number = int(rng.choice(self.queries[int(document)]))
+            whole = self.data.queries.document(number)
             query = crop_tokens(whole, settings.max_query_tokens - 2, settings.crop, rng)
             # Two equal queries with different documents would each make the other's positive a negative.
             if query.tobytes() not in seen:
                 seen.add(query.tobytes())
                 queries.append(query)
                 positives.append(text)
+                numbers.append(number)
                 places.append(int(document))
                 texts.append(whole.tobytes())
+        if mined is not None:
+            hard = self._hard(mined[numbers], places, num_documents - len(positives), rng)
+            rest = [(text, place) for text, place in zip(negatives, spare, strict=True) if place not in hard]
+            rest = rest[: num_documents - len(positives) - len(hard)]
+            cropped = [crop_tokens(self.data.documents.document(i), longest, settings.crop, rng) for i in hard]
+            negatives, spare = cropped + [text for text, _ in rest], hard + [place for _, place in rest]
         return queries, positives + negatives, self._also_answers(texts, places + spare)
+
+    def _hard(self, mined: np.ndarray, taken: list[int], count: int, rng: np.random.Generator) -> list[int]:
+        """At most `count` of the mined documents that are not in the batch yet, with equal chances."""
+        candidates = [int(place) for place in np.unique(mined) if place >= 0 and int(place) not in taken]
+        return [candidates[i] for i in rng.permutation(len(candidates))[:count]]
 
     def _also_answers(self, texts: list[bytes], documents: list[int]) -> np.ndarray:
         also = np.zeros((len(texts), len(documents)), dtype=np.bool_)
@@ -145,7 +165,9 @@ class ClozeSource:
         self.ends = np.asarray(sorted(ends))
         self.common = np.asarray([], dtype=np.int64)
 
-    def draw(self, rng: np.random.Generator, settings: ContrastSettings, payload: int) -> Rows:
+    def draw(
+        self, rng: np.random.Generator, settings: ContrastSettings, payload: int, mined: np.ndarray | None = None
+    ) -> Rows:
         """See PairSource. Half of the batches take several disjoint crops of the same document (hard negatives)."""
         # Lengths vary from batch to batch, not within, so that little is padded.
         shortest = min(MIN_CLOZE_DOCUMENT, payload)
@@ -194,7 +216,7 @@ class ClozeSource:
         return query, positive
 
 
-def labelled_sources(data: PairData) -> list[PairSource]:
+def labelled_sources(data: PairData) -> list[LabelledSource]:
     """One source per data set of `data`."""
     names = data.documents.sources
     of_pair = data.documents.source_ids[data.pairs[:, 1]]
@@ -219,13 +241,14 @@ class ContrastBatches:
     ignored (queries, documents) bool, pairs that are no negatives because the document answers the query too.
 
     A data set is drawn with probability proportional to the square root of its size times its entry in `weights`
-    (default 1); `settings.cloze_share` of the batches come from plain text when there is any.
+    (default 1); `settings.cloze_share` of the batches come from plain text when there is any. `negatives_of` may be set
+    to what gives the mined negatives for a batch by its index.
     """
 
     def __init__(
         self,
-        labelled: list[PairSource],
-        cloze: list[PairSource],
+        labelled: Sequence[PairSource],
+        cloze: Sequence[PairSource],
         ids: SpecialIds,
         settings: ContrastSettings,
         *,
@@ -233,6 +256,7 @@ class ContrastBatches:
         seed: int = 17,
     ) -> None:
         self.ids, self.settings, self.seed = ids, settings, seed
+        self.negatives_of: Callable[[int], np.ndarray | None] = lambda index: None
         self.sources = [*labelled, *cloze]
         if not self.sources:
             raise M2BertError("finetune: needs pairs, tasks or plain text, got none; pass --pairs, --loco or --cloze")
@@ -259,7 +283,7 @@ class ContrastBatches:
         rng = np.random.default_rng([self.seed, 3, index])
         length = int(rng.choice(self.lengths, p=self.length_chances))
         source = self.sources[int(rng.choice(len(self.sources), p=self.chances))]
-        queries, documents, ignored = source.draw(rng, self.settings, length - 2)
+        queries, documents, ignored = source.draw(rng, self.settings, length - 2, self.negatives_of(index))
         batch = {"ignored": ignored}
         for name, rows in (("query", queries), ("document", documents)):
             ids, mask = pad_rows([wrap_special(row, self.ids) for row in rows], self.ids.pad)
