@@ -48,7 +48,7 @@ def load_model(
     the name of a model shipped with this package. Weights of a head are left out. Raises M2BertError naming
     what is missing, superfluous or of the wrong shape.
     """
-    folder = _model_folder(path_or_name)
+    folder = model_folder(path_or_name)
     config = _read_config(folder)
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
@@ -133,7 +133,7 @@ def fingerprint(model: M2BertPreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return digest.hexdigest()[:16]
 
 
-def _model_folder(path_or_name: str | os.PathLike[str]) -> Path:
+def model_folder(path_or_name: str | os.PathLike[str]) -> Path:
     folder = Path(path_or_name)
     if folder.is_dir():
         return folder

@@ -32,7 +32,10 @@ REPORT_VERSION = 2
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One system on one task: means over queries (0..1), the values per query, seconds to rank."""
+    """One system on one task: means over queries (0..1), the values per query, seconds to rank.
+
+    max_tokens: the longest text that it reads at once; None without such a limit.
+    """
 
     name: str
     fingerprint: str
@@ -40,6 +43,7 @@ class SystemResult:
     per_query: dict[str, dict[str, float]]
     seconds: float
     lengths: DocumentLengths | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,15 @@ def _evaluate_task(
         values = score_run(task.qrels, ranking.run, metrics)
         means = mean_over_queries(values)
         results.append(
-            SystemResult(system.name, ranking.fingerprint, means, values, round(seconds, 3), ranking.lengths)
+            SystemResult(
+                system.name,
+                ranking.fingerprint,
+                means,
+                values,
+                round(seconds, 3),
+                ranking.lengths,
+                ranking.max_tokens,
+            )
         )
     return TaskResult(
         task=task.name,

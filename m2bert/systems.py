@@ -88,13 +88,15 @@ class DocumentLengths:
 class Ranking:
     """A run, what made it (enough to know it again), and for encoders the documents' lengths.
 
-    tokens: document id -> its tokens, whether read or not; None where nothing counts tokens.
+    tokens: document id -> its tokens, whether read or not; None where nothing counts tokens. max_tokens: the longest
+    text that is read at once; None where there is no such limit.
     """
 
     run: Run
     fingerprint: str
     lengths: DocumentLengths | None = None
     tokens: Mapping[str, int] | None = None
+    max_tokens: int | None = None
 
 
 class System(Protocol):
@@ -183,7 +185,7 @@ class EncoderSystem:
             scores = np.maximum.reduceat(scores, starts, axis=1)
         run = run_from_scores(scores, query_ids, doc_ids, depth)
         tokens = {doc_id: int(read + lost) for doc_id, (read, _, lost) in zip(doc_ids, counts, strict=True)}
-        return Ranking(run, self.encoder.fingerprint, _lengths(counts), tokens)
+        return Ranking(run, self.encoder.fingerprint, _lengths(counts), tokens, self.encoder.max_tokens)
 
     def _encode_documents(
         self, task: RetrievalTask, on_progress: Progress

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from bag_of_words import BagOfWords
+from tiny import tiny_model_folder
 
 import m2bert.cli
 import m2bert.cli.evaluate as command
@@ -87,3 +88,35 @@ def test_encode_time_prints_a_row_per_length(run: Any, tmp_path: Path) -> None:
     assert (tmp_path / "time.png").read_bytes().startswith(b"\x89PNG")
     code, out, err = run("encode-time", "--lengths", "40,0")
     assert (code, out) == (2, "") and "--lengths must be whole numbers" in err
+
+
+def test_lengths_prints_characters_and_tokens(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib to draw")
+    folder = tmp_path / "data/animals/test"
+    folder.mkdir(parents=True)
+    rows = [{"pid": f"d{n}", "passage": "river stone " * (n + 1)} for n in range(3)]
+    (folder / "documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "queries.jsonl").write_text(json.dumps({"qid": "q", "query": "river", "answer_pids": ["d1"]}))
+    model = tiny_model_folder(tmp_path / "tiny")
+    files = ["--json", str(tmp_path / "l.json"), "--plot", str(tmp_path / "l.png")]
+    arguments = ["m2bert", "tasks", "lengths", "--data", str(tmp_path / "data"), "--tokenizer", str(model), *files]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        m2bert.cli.main()
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    cells = next(line.split() for line in out.splitlines() if line.split()[:2] == ["animals", "documents"])
+    assert cells == ["animals", "documents", "3", "24", "24", "36", "4", "4", "6"]
+    assert json.loads((tmp_path / "l.json").read_text())["kind"] == "lengths"
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_clusters_prints_both_measures(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    rows = [{"text": f"{kind} {n}", "source": kind} for kind in ("cats", "dogs") for n in range(8)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = run("clusters", tmp_path / "texts.jsonl", "--json", tmp_path / "c.json")
+    (system,) = json.loads((tmp_path / "c.json").read_text())["systems"]
+    row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["bag-of-words"])
+    assert code == 0 and row[1:] == [f"{system['silhouette']:.3f}", f"{system['v_measure']:.3f}"]
+    assert "clusters: bag-of-words: 100%" in err and len(system["points"]) == 16

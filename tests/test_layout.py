@@ -54,6 +54,10 @@ STAGES = (
         "m2bert.evaluate",
         "m2bert.needle",
         "m2bert.encode_time",
+        "m2bert.lengths",
+        "m2bert.clusters",
+        "m2bert.report_sections",
+        "m2bert.report",
         "m2bert.pretrain",
         "m2bert.finetune",
         "m2bert.extend",
@@ -85,6 +89,10 @@ MODEL_FREE = (
     "m2bert.evaluate",
     "m2bert.needle",
     "m2bert.encode_time",
+    "m2bert.lengths",
+    "m2bert.clusters",
+    "m2bert.report_sections",
+    "m2bert.report",
     "m2bert.cli",
 )
 MODELS = ("m2bert.modeling", "m2bert.checkpoints", "m2bert.reference", "m2bert.embedding", "m2ops")

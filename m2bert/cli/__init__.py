@@ -13,7 +13,7 @@ import typer
 from m2bert.errors import M2BertError
 
 INTERRUPTED = 130
-PARTS = ("search", "explain", "demo", "train", "checkpoints", "leaks", "evaluate")
+PARTS = ("search", "explain", "demo", "train", "checkpoints", "leaks", "tasks", "evaluate", "report")
 
 
 def build_app() -> typer.Typer:

@@ -1,4 +1,4 @@
-"""The commands beside `m2bert evaluate loco`: needle in a haystack, encode times.
+"""The commands beside `m2bert evaluate loco`: needle in a haystack, encode times, clusters.
 
 Heavy imports happen inside the commands. May import everything of m2bert; cli/evaluate.py registers it. Test:
 tests/test_cli_studies.py.
@@ -40,6 +40,7 @@ def register(group: typer.Typer) -> None:
     """Add the studies to the command group `evaluate`."""
     group.command("needle")(needle)
     group.command("encode-time")(encode_time)
+    group.command("clusters")(clusters)
 
 
 def needle(
@@ -152,6 +153,36 @@ def _time_table(report: TimeReport) -> Table:
             cells += [f"{row.median:.4f}{ratio}", str(row.pieces)]
         table.add_row(*cells)
     return table
+
+
+def clusters(
+    texts: Annotated[list[Path], typer.Argument(help="JSON lines of texts; the kind is `source` or `dataset`.")],
+    model: Models = None,
+    per_kind: Annotated[int, typer.Option(help="Most texts to draw of each kind.")] = 100,
+    seed: Annotated[int, typer.Option(help="Draws the texts, and begins k-means and t-SNE.")] = 0,
+    overflow: Overflow = "window",
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Measure and map whether texts of one kind lie together."""
+    from m2bert.clusters import load_sklearn, read_kinds, run_clusters
+
+    _check_files(json_file, plot, "clusters")
+    load_sklearn()
+    kinds = read_kinds(texts, per_kind, seed)
+    systems = _open(model, overflow, "none", cache, no_cache, bm25=False)
+    with staged() as on_progress:
+        encoders = [system.encoder for system in systems if hasattr(system, "encoder")]
+        run = run_clusters(kinds, encoders, seed=seed, on_progress=on_progress)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=f"{sum(map(len, kinds.values()))} texts of {len(kinds)} kinds")
+    for column in ("system", "silhouette", "V-measure"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for each in run["systems"]:
+        table.add_row(each["name"], f"{each['silhouette']:.3f}", f"{each['v_measure']:.3f}")
+    stdout_console().print(table)
+    _save(run, json_file, plot, "clusters")
 
 
 def _open(
