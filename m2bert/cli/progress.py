@@ -27,7 +27,7 @@ SECONDS_BEFORE_NOTICE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
 
 Report = Callable[[int, int], None]
-"""Called with the units done and the units in all."""
+"""Called with the units done and the units in all; 0 in all while that is not known."""
 Stages = Callable[[str, float], None]
 """Called with the label of a stage ("qmsum: documents") and the fraction of it that is done, 0 to 1."""
 
@@ -57,7 +57,7 @@ def counted(label: str, unit: str) -> Iterator[Report]:
         task = bars.add_task(label, total=None)
 
         def report(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
+            bars.update(task, completed=done, total=total or None)
 
         yield report
 
@@ -120,7 +120,7 @@ def _lines(console: Console, label: str, unit: str) -> Report:
             return
         last = now
         speed = done / (now - begun)
-        left = f", {(total - done) / speed:.0f} s left" if speed else ""
+        left = f", {(total - done) / speed:.0f} s left" if speed and total else ""
         _print(console, f"{label}: {_amounts(done, total, speed, unit)}{left}")
 
     return report
@@ -128,7 +128,8 @@ def _lines(console: Console, label: str, unit: str) -> Report:
 
 def _amounts(done: int, total: int, speed: float | None, unit: str) -> str:
     rate = f", {speed:,.0f}/s" if speed else ""
-    return f"{done:,} of {total:,} {unit}{rate}"
+    of = f" of {total:,}" if total else ""
+    return f"{done:,}{of} {unit}{rate}"
 
 
 def _print(console: Console, message: str) -> None:

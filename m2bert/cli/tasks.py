@@ -1,6 +1,6 @@
-"""The command `m2bert tasks lengths`: what retrieval tasks hold.
+"""The commands `m2bert tasks lengths` and `m2bert tasks build`: what retrieval tasks hold, and making them.
 
-May import everything of m2bert; nothing imports it. Test: tests/test_cli_studies.py.
+May import everything of m2bert; nothing imports it. Tests: tests/test_cli_studies.py, tests/test_original_files.py.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from m2bert.cli.progress import announced, staged
+from m2bert.cli.progress import announced, counted, staged
 from m2bert.cli.tables import stdout_console
 
 
 def register(app: typer.Typer) -> None:
     """Add the command group `tasks`."""
-    group = typer.Typer(no_args_is_help=True, help="Look at retrieval tasks.")
+    group = typer.Typer(no_args_is_help=True, help="Look at retrieval tasks, and build them.")
     group.callback()(_group)
     group.command("lengths")(lengths)
+    group.command("build")(build)
     app.add_typer(group, name="tasks")
 
 
 def _group() -> None:
-    """Look at retrieval tasks."""
+    """Look at retrieval tasks, and build them."""
 
 
 def lengths(
@@ -60,6 +61,37 @@ def lengths(
         save_run(json_file, run, who="tasks")
     if plot is not None:
         plots.save(plots.lengths(run), plot)
+
+
+def build(
+    task: Annotated[str, typer.Argument(help="One of LoCoV1's tasks, such as qmsum or stackoverflow.")],
+    original: Annotated[Path, typer.Argument(help="Its original file, zip or folder (docs/retrieval.md).")],
+    output: Annotated[Path, typer.Option(help="Folder of tasks; the task's own folder is made in it.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A model's name or folder, to count tokens with. [default: m2-bert-mini]")
+    ] = None,
+) -> None:
+    """Make a LoCoV1 task, train and test, from its original files, and show the lengths of its texts."""
+    from m2bert.evaluate import load_tasks
+    from m2bert.lengths import measure_lengths
+    from m2bert.task_building import SPLITS, build_task_files
+    from m2bert.tasks import LOCO_TASKS
+
+    with counted(f"{task}: reading", "pairs") as progress:
+        report = build_task_files(task, original, output, lambda pairs: progress(pairs, 0))
+    name, count_tokens = token_counter(tokenizer)
+    paper = {"train": LOCO_TASKS[task].train_size, "test": LOCO_TASKS[task].test_size}
+    console = stdout_console()
+    for split in SPLITS:
+        queries, documents = report.sizes[split]
+        theirs = "{} and {}".format(*paper[split])
+        print(f"{task}, {split}: {queries} queries, {documents} documents (the paper: {theirs})")
+        with staged() as on_progress:
+            loaded = load_tasks(output, [task], split, on_progress)
+            run = measure_lengths(loaded, count_tokens, name, on_progress)
+        console.print(lengths_table(run))
+    for reason, count in report.dropped.items():
+        print(f"left out {count} {reason}")
 
 
 def token_counter(model: str | None) -> tuple[str, Callable[[Sequence[str]], list[int]]]:
