@@ -113,25 +113,10 @@ def run_encode_time(
         raise M2BertError(f"encode-time: lengths must be at least 3 and repeats 1, got {list(lengths)} and {repeats}")
     rows: dict[str, list[EncodeTime]] = {name: [] for name in names}
     wanted = sorted(set(lengths))
-    for place, tokens in enumerate(wanted):
-        text = sample_text(tokens)
-        done, of = 0, (repeats + 1) * len(encoders)
-        read = {}
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(repeats + 1):
-            for encoder in encoders:
-                _wait_for_device()
-                began = clock()
-                documents = _encode_whole(encoder, text)
-                _wait_for_device()
-                if number:
-                    seconds[encoder.name].append(clock() - began)
-                read[encoder.name] = documents
-                done += 1
-                if on_progress is not None:
-                    on_progress(f"encode-time: {tokens:,} tokens, {place + 1} of {len(wanted)}", done / of)
-        for name in names:
-            rows[name].append(_row(tokens, read[name], seconds[name]))
+    for place, tokens in enumerate(wanted, 1):
+        label = f"encode-time: {tokens:,} tokens, {place} of {len(wanted)}"
+        for name, row in _time_in_turns(encoders, tokens, repeats, clock, label, on_progress).items():
+            rows[name].append(row)
     systems = [
         EncoderTimes(
             encoder.name, encoder.fingerprint, encoder.max_tokens, getattr(encoder, "device", "unknown"),
@@ -144,6 +129,31 @@ def run_encode_time(
         "time": "text to embedding, tokenising included, device waited for; rounds interleaved after one warm-up",
     }  # fmt: skip
     return TimeReport(systems, settings)
+
+
+def _time_in_turns(
+    encoders: Sequence[Encoder],
+    tokens: int,
+    repeats: int,
+    clock: Callable[[], float],
+    label: str,
+    on_progress: Progress | None,
+) -> dict[str, EncodeTime]:
+    """{encoder's name: its times for a text of `tokens`}: a round that is not timed, then `repeats` that are."""
+    text = sample_text(tokens)
+    seconds: dict[str, list[float]] = {encoder.name: [] for encoder in encoders}
+    read: dict[str, Sequence[EncodedDocument]] = {}
+    for number in range(repeats + 1):
+        for place, encoder in enumerate(encoders, 1):
+            _wait_for_device()
+            began = clock()
+            read[encoder.name] = _encode_whole(encoder, text)
+            _wait_for_device()
+            if number:
+                seconds[encoder.name].append(clock() - began)
+            if on_progress is not None:
+                on_progress(label, (number * len(encoders) + place) / ((repeats + 1) * len(encoders)))
+    return {name: _row(tokens, documents, seconds[name]) for name, documents in read.items()}
 
 
 def _encode_whole(encoder: Encoder, text: str) -> Sequence[EncodedDocument]:
