@@ -60,6 +60,7 @@ STAGES = (
         "m2bert.clusters",
         "m2bert.report_sections",
         "m2bert.report",
+        "m2bert.mteb_adapter",
         "m2bert.pretrain",
         "m2bert.finetune",
         "m2bert.extend",
@@ -97,6 +98,7 @@ MODEL_FREE = (
     "m2bert.clusters",
     "m2bert.report_sections",
     "m2bert.report",
+    "m2bert.mteb_adapter",
     "m2bert.cli",
 )
 MODELS = ("m2bert.modeling", "m2bert.checkpoints", "m2bert.reference", "m2bert.embedding", "m2ops")
