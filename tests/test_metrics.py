@@ -194,3 +194,39 @@ def test_bad_scores_are_refused():
         run_from_scores(np.zeros((2, 1)), ["q"], ["a", "b"], 10)
     with pytest.raises(M2BertError, match="at least one metric"):
         largest_cutoff([])
+
+
+def test_ndcg_agrees_with_scikit_learn():
+    """A second library with code of its own. No equal scores: it averages over ties where trec_eval goes by id."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    rng = np.random.default_rng(3)
+    ids = [f"d{number:02d}" for number in range(40)]
+    relevance = rng.choice([0, 0, 0, 0, 1, 2], size=(25, 40))
+    relevance[:, 0] = 1
+    scores = np.stack([rng.permutation(40) for _ in range(25)]).astype(np.float64)
+    qrels = {f"q{number}": dict(zip(ids, row.tolist(), strict=True)) for number, row in enumerate(relevance)}
+    run = {f"q{number}": dict(zip(ids, row.tolist(), strict=True)) for number, row in enumerate(scores)}
+    values = score_run(qrels, run, ["nDCG@1", "nDCG@10", "nDCG@100"])
+    for number in range(25):
+        for k in (1, 10, 100):
+            theirs = metrics.ndcg_score(relevance[[number]], scores[[number]], k=k)
+            assert values[f"q{number}"][f"nDCG@{k}"] == pytest.approx(theirs, abs=1e-9)
+            # Negative control: the ranking turned round has another value.
+            other = metrics.ndcg_score(relevance[[number]], -scores[[number]], k=100)
+        assert values[f"q{number}"]["nDCG@100"] != pytest.approx(other, abs=1e-6)
+
+
+def test_metrics_agree_with_ir_measures():
+    """Its RR is MS MARCO's code. R@k comes to the same trec_eval by another way of asking."""
+    measures = pytest.importorskip("ir_measures", reason="needs ir_measures")
+    generator = random.Random(5)
+    ids = [f"d{number}" for number in range(60)]
+    qrels = {f"q{n}": dict.fromkeys(generator.sample(ids, 3), 1) for n in range(30)}
+    run = {query: {doc: generator.random() for doc in generator.sample(ids, 50)} for query in qrels}
+    values = score_run(qrels, run, ["RR@10", "R@10", "nDCG@10"])
+    for provider, names in ((measures.providers.MsMarcoProvider(), ["RR@10"]), (measures, ["R@10", "nDCG@10"])):
+        wanted = [measures.parse_measure(name) for name in names]
+        theirs = {(each.query_id, str(each.measure)): each.value for each in provider.iter_calc(wanted, qrels, run)}
+        assert len(theirs) == 30 * len(names)
+        for (query, name), value in theirs.items():
+            assert values[query][name] == pytest.approx(value, abs=1e-9)
