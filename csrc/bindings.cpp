@@ -24,6 +24,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &m2::available_isas);
   m.def("current_isa", [] { return m2::kernels().name; });
   m.def("select_isa", [](const std::string& name) { m2::select_isa(name.c_str()); }, py::arg("name"));
+  m.def("has_products", [](const std::string& dtype) {
+    return m2::has_products(dtype == "bfloat16" ? m2::Dtype::bf16 : dtype == "float16" ? m2::Dtype::f16 : m2::Dtype::f32);
+  }, py::arg("dtype"), "Whether this CPU has instructions that multiply numbers of a dtype ('float16', 'bfloat16').");
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = M2_COMPILER;

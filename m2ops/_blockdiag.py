@@ -1,9 +1,9 @@
 """Block-diagonal and Monarch matrix products: blockdiag_matmul, blockdiag_glu, monarch_matmul.
 
 The schemas are in csrc/ops.cpp; these implementations call torch's batched GEMM (already at the limit of the
-machine for one product) and serve every device; blockdiag_glu in 16 bits on CUDA is one kernel where it fits
-(csrc/cuda/blockdiag_glu.cu). May import m2ops._library and _layout.
-Test: tests/test_blockdiag.py.
+machine for one product) and serve every device. blockdiag_glu is one kernel on CPUs (csrc/cpu/blockdiag_glu.inl
+behind csrc/blockdiag_glu.cpp) and in 16 bits on CUDA (csrc/cuda/blockdiag_glu.cu), each where it is the faster way.
+May import m2ops._library and _layout. Test: tests/test_blockdiag.py. Benchmark: benchmarks/bench_blockdiag.py.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2ops._layout import check_like, check_tensor, check_vector
-from m2ops._library import autocast, cuda_loaded, implement, refuse_second_gradient, to
+from m2ops._library import autocast, binding, cuda_loaded, implement, refuse_second_gradient, to
 
 # Tokens worked on at a time by blockdiag_glu: the hidden channels of a chunk stay near the cache, and below the size
 # from which the C library maps fresh pages for every allocation (measured 3 to 5 times faster than all at once).
 CHUNK = 1024
 # On a GPU a chunk has to fill it; 16,384 tokens do, and bound the hidden channels (200 MB in 16 bits for inter 3072).
 CUDA_CHUNK = 16384
+# Widest block, in channels, that the CPU kernel takes: it keeps the channels of a block of 192 tokens in cache.
+MAX_KERNEL_WIDTH = 1024
 
 
 def blockdiag_matmul_ref(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -220,6 +222,26 @@ def _blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None)
                 out_chunk[:, j] = F.linear(part, w_out[j])
     flat = out.view(*x.shape[:-1], nblocks * size)
     return flat if b_out is None else flat.add_(b_out)
+
+
+def cpu_kernel_serves(x: Tensor, w_in: Tensor, w_out: Tensor) -> bool:
+    """Whether the fused CPU kernel is the faster way: it has vectors, and the CPU no products in the dtype of x.
+
+    It computes 16-bit tensors in float32; a CPU that multiplies 16-bit numbers is faster with torch's products.
+    """
+    if binding.current_isa() == "scalar" or max(w_in.shape[2], w_out.shape[1]) > MAX_KERNEL_WIDTH:
+        return False
+    narrow = x.dtype in (torch.float16, torch.bfloat16)
+    return not (narrow and binding.has_products(str(x.dtype).removeprefix("torch.")))
+
+
+@implement("blockdiag_glu", "CPU")
+def _blockdiag_glu_cpu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None) -> Tensor:
+    if not cpu_kernel_serves(x, w_in, w_out):
+        return _blockdiag_glu(x, w_in, w_out, b_out)
+    bias = b_out if b_out is None else b_out.to(x.dtype)
+    out = torch.ops.m2ops.blockdiag_glu_tiles(x.reshape(-1, x.shape[-1]), w_in, w_out, bias)
+    return out.view(*x.shape[:-1], out.shape[1])
 
 
 def glu_with_kernel(kernels: Any, x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None) -> Tensor:

@@ -46,6 +46,7 @@ def glu_exact(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor) -> Tensor:
     return (F.gelu(gate) * value) @ dense(w_out).t() + b_out.double()
 
 
+ISAS = m2ops.available_isas()
 BLOCKS = [(4, 4), (1, 1), (2, 4), (3, 3), (4, 2), (6, 1)]
 
 
@@ -54,6 +55,94 @@ BLOCKS = [(4, 4), (1, 1), (2, 4), (3, 3), (4, 2), (6, 1)]
 def test_blockdiag_glu_matches_dense_matrices(nblocks: int, nblocks_out: int, dtype: torch.dtype) -> None:
     args = glu_inputs(nblocks, nblocks_out, dtype)
     assert_matches(m2ops.blockdiag_glu(*args), glu_exact(*args), bound=GLU_BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("nblocks", "nblocks_out"), BLOCKS)
+def test_the_fused_mlp_matches_dense_matrices(nblocks: int, nblocks_out: int, isa: str, dtype: torch.dtype) -> None:
+    """Every way the blocks can lie, whatever path this machine prefers."""
+    x, *weights = glu_inputs(nblocks, nblocks_out, dtype, tokens=17)
+    with m2ops.use_isa(isa):
+        out = torch.ops.m2ops.blockdiag_glu_tiles(x.flatten(0, 1), *weights)
+    assert_matches(out, glu_exact(x, *weights).flatten(0, 1), bound=GLU_BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("tokens", [1, 7, 31, 193, 401])
+def test_the_fused_mlp_takes_awkward_sizes(tokens: int, isa: str, dtype: torch.dtype) -> None:
+    """Tiles, panels, registers and chunks of hidden channels that end early; rows and weights with strides."""
+    in_size, inter, out_size = 13, 101, 19
+    x = torch.randn(tokens, 2 * 2 * in_size)[:, ::2].to(dtype)
+    w_in = (torch.randn(2, in_size, inter) / in_size**0.5).to(dtype).transpose(1, 2)
+    w_out = (torch.randn(1, out_size, inter) / inter**0.5).to(dtype)
+    exact = m2ops.blockdiag_glu_ref(x.double(), w_in.double(), w_out.double())
+    wide = torch.zeros(tokens, 2 * in_size + 3, dtype=dtype)
+    wide[:, : 2 * in_size] = x
+    with m2ops.use_isa(isa):
+        for rows in (x, wide[:, : 2 * in_size]):
+            out = torch.ops.m2ops.blockdiag_glu_tiles(rows, w_in, w_out, None)
+            assert_matches(out, exact, bound=GLU_BOUNDS[dtype])
+
+
+def gelu_by_kernel(gate: Tensor) -> Tensor:
+    """The gate of the fused MLP alone: the value channel is 1, all weights are 1."""
+    x = torch.stack([gate, torch.ones_like(gate)], dim=1)
+    weights = torch.ones(2, 1, 1, dtype=gate.dtype), torch.ones(1, 1, 1, dtype=gate.dtype)
+    return torch.ops.m2ops.blockdiag_glu_tiles(x, *weights, None)[:, 0]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_gate_of_the_fused_mlp_is_the_exact_gelu(isa: str) -> None:
+    gate = torch.cat([torch.linspace(-12, 12, 240_001), torch.logspace(-30, 30, 1001), -torch.logspace(-30, 30, 1001)])
+    wide = gate.double()
+    exact = wide * torch.special.ndtr(wide)
+    with m2ops.use_isa(isa):
+        out = gelu_by_kernel(gate).double()
+        # The distribution function within 1e-7, then one rounding of the product.
+        assert ((out - exact).abs() <= 1e-7 * wide.abs() + 2**-24 * exact.abs()).all()
+        torch.testing.assert_close(gelu_by_kernel(wide), exact, rtol=1e-14, atol=1e-15)
+        odd = gelu_by_kernel(torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0]))
+    assert odd[0].isnan() and odd[1] == float("inf") and odd[2].isnan() and odd[3] == 0
+    assert ((F.gelu(gate, approximate="tanh") - exact).abs() > 1e-7 * wide.abs() + 2**-24 * exact.abs()).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_fused_mlp_gives_the_same_bits_on_any_number_of_threads_and_tokens(dtype: torch.dtype) -> None:
+    x, *weights = glu_inputs(4, 4, dtype, tokens=300)
+    rows = x.flatten(0, 1)
+    once = torch.ops.m2ops.blockdiag_glu_tiles(rows, *weights)
+    torch.set_num_threads(3)
+    assert torch.equal(torch.ops.m2ops.blockdiag_glu_tiles(rows, *weights), once)
+    assert torch.equal(torch.ops.m2ops.blockdiag_glu_tiles(rows[5:9], *weights), once[5:9])
+    damaged = rows.clone()
+    damaged[3] = float("nan")
+    out = torch.ops.m2ops.blockdiag_glu_tiles(damaged, *weights)
+    assert out[3].isnan().all() and torch.equal(out[4:], once[4:])
+
+
+def test_the_fused_mlp_refuses_what_it_cannot_read() -> None:
+    x, w_in, w_out, bias = glu_inputs(4, 4, torch.float32)
+    fused, rows = torch.ops.m2ops.blockdiag_glu_tiles, x.flatten(0, 1)
+    for args in ((x, w_in, w_out, bias), (rows, w_in.double(), w_out, bias), (rows, w_in[:2], w_out, bias),
+                 (rows, w_in, w_out[:, :, :3], bias), (rows, w_in, w_out, bias[:3])):  # fmt: skip
+        with pytest.raises(RuntimeError, match="blockdiag_glu: "):
+            fused(*args)
+
+
+@pytest.mark.skipif(ISAS == ["scalar"], reason="needs a CPU with vectors")
+def test_the_fused_mlp_is_used_where_it_is_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w_in, w_out, _ = glu_inputs(4, 4, torch.float32)
+    serves = _blockdiag.cpu_kernel_serves
+    assert serves(x, w_in, w_out) and serves(x.double(), w_in, w_out)
+    assert serves(x.bfloat16(), w_in, w_out) != _blockdiag.binding.has_products("bfloat16")
+    assert not serves(x, torch.zeros(1, 2, 4096), w_out)
+    with m2ops.use_isa("scalar"):
+        assert not serves(x, w_in, w_out)
+    products = m2ops.blockdiag_glu(x, w_in, w_out)
+    monkeypatch.setattr(_blockdiag, "cpu_kernel_serves", lambda *_: False)
+    assert_matches(m2ops.blockdiag_glu(x, w_in, w_out), products.double())
 
 
 @pytest.mark.parametrize(("nblocks", "nblocks_out"), BLOCKS)

@@ -65,11 +65,22 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
+bool has_products(Dtype dtype) {
+  if (dtype == Dtype::f32 || dtype == Dtype::f64) return true;
+#if defined(__x86_64__)
+  return dtype == Dtype::bf16 ? __builtin_cpu_supports("avx512bf16") : __builtin_cpu_supports("avx512fp16");
+#else
+  return true;  // not known; torch's products are then taken to be the better ones
+#endif
+}
+
 template <> const FftKernels<float>& fft_kernels<float>() { return kernels().fft_f32; }
 template <> const FftKernels<double>& fft_kernels<double>() { return kernels().fft_f64; }
 template <> const ShortConvKernels<float>& short_conv_kernels<float>() { return kernels().short_conv_f32; }
 template <> const ShortConvKernels<double>& short_conv_kernels<double>() { return kernels().short_conv_f64; }
 template <> const MixerKernels<float>& mixer_kernels<float>() { return kernels().mixer_f32; }
 template <> const MixerKernels<double>& mixer_kernels<double>() { return kernels().mixer_f64; }
+template <> const GluKernels<float>& glu_kernels<float>() { return kernels().glu_f32; }
+template <> const GluKernels<double>& glu_kernels<double>() { return kernels().glu_f64; }
 
 }  // namespace m2

@@ -15,8 +15,13 @@ template <class T, int W>
 constexpr MixerKernels<T> mixer_row() {
   return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum, Mixer<T, W>::gates_bwd};
 }
+template <class T, int W>
+constexpr GluKernels<T> glu_row() {
+  return {Glu<T, W>::forward};
+}
 constexpr KernelTable table(const char* name) {
   return {name, fft_row<float, lanes_of<float>()>(), fft_row<double, lanes_of<double>()>(),
           short_conv_row<float, lanes_of<float>()>(), short_conv_row<double, lanes_of<double>()>(),
-          mixer_row<float, lanes_of<float>()>(), mixer_row<double, lanes_of<double>()>()};
+          mixer_row<float, lanes_of<float>()>(), mixer_row<double, lanes_of<double>()>(),
+          glu_row<float, lanes_of<float>()>(), glu_row<double, lanes_of<double>()>()};
 }

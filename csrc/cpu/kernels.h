@@ -112,6 +112,30 @@ struct MixerKernels {
   void (*gates_bwd)(const MixerTile<T>&, Block dout, const T* y, const T* dg, const MixerGradients<T>&);
 };
 
+// The gated MLP out = w_out (gelu(w_in x, first half) * (w_in x, second half)) + bias with block-diagonal matrices, one
+// block of w_out at a time. w_in has blocks_in blocks of width x in, w_out any number of out x hidden, both contiguous.
+struct GluShape {
+  int64_t blocks_in, in, width, out, hidden;
+};
+constexpr int64_t kGluTokens = 192;  // at most so many tokens at a time: their channels fit into L2 beside the weights
+constexpr int64_t kGluHidden = 48;   // hidden channels that exist at a time
+struct GluTile {
+  const void* x;  // [tokens], x_stride apart
+  int64_t x_stride, tokens;
+  const void *w_in, *w_out, *bias;  // bias may be null
+  void* out;
+  int64_t out_stride;
+};
+template <class T>
+struct GluKernels {
+  // The channels of `block` of out. Tensors of one dtype, computed in T; gelu is exact to 1e-7 in float32. `work` holds
+  // glu_work_elements().
+  void (*forward)(const GluShape&, Dtype, const GluTile&, int64_t block, T* work);
+};
+inline int64_t glu_work_elements(const GluShape& s) {
+  return (2 * s.in + s.out) * (kGluTokens + kGluHidden) + 2 * kLanes * kGluHidden;
+}
+
 struct KernelTable {
   const char* name;
   FftKernels<float> fft_f32;
@@ -120,6 +144,8 @@ struct KernelTable {
   ShortConvKernels<double> short_conv_f64;
   MixerKernels<float> mixer_f32;
   MixerKernels<double> mixer_f64;
+  GluKernels<float> glu_f32;
+  GluKernels<double> glu_f64;
 };
 
 extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels;
@@ -131,5 +157,7 @@ template <class T>
 const ShortConvKernels<T>& short_conv_kernels();
 template <class T>
 const MixerKernels<T>& mixer_kernels();
+template <class T>
+const GluKernels<T>& glu_kernels();
 
 }  // namespace m2

@@ -14,6 +14,7 @@ namespace {
 #include "fft_conv.inl"
 #include "short_conv.inl"
 #include "monarch_mixer.inl"
+#include "blockdiag_glu.inl"
 #include "kernel_row.inl"
 }  // namespace
 }  // namespace m2::scalar
