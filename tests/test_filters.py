@@ -129,6 +129,22 @@ def test_filter_bank_notices_changed_parameters() -> None:
     assert (model(ids).last_hidden_state - after).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("megabytes", "made"), [("1024", 8), ("0", 24)])
+@torch.no_grad()
+def test_filter_bank_makes_each_filter_once_per_transform_length(
+    megabytes: str, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six texts of two transform lengths, four convolutions; with no room for spectra, once per text."""
+    model, _ = model_and_conv()
+    monkeypatch.setenv("M2OPS_SPECTRUM_CACHE_MB", megabytes)
+    calls, generate = [], LongConv.forward
+    monkeypatch.setattr(LongConv, "forward", lambda conv, window: calls.append(conv.index) or generate(conv, window))
+    with model.cached_filters():
+        for seqlen in (5, 40, 33, 7, 60, 40):
+            model(tiny_inputs(seqlen=seqlen))
+    assert len(calls) == made and set(calls) == {0, 1, 2, 3}
+
+
 def test_filter_bank_gives_way_to_training() -> None:
     model, conv = model_and_conv()
     with torch.no_grad():
