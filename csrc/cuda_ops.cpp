@@ -1,10 +1,9 @@
 // CUDA boundary of the operators: check, allocate, current device and stream, launch, raise the launch's error.
 // A library of its own (libm2ops_cuda.so): it needs a torch built with CUDA for the stream. Kernels: cuda/.
 //
-// Here so far: filter_spectrum and fft_conv, forward, float32; short_conv, forward and backward, in 32 and 16 bits. The
-// gradients of the first two have no CUDA implementation yet; the dispatcher says so when one is called. The products
-// and monarch_mixer are compositions registered in Python; blockdiag_glu and monarch_mixer, forward, go through the
-// kernels here where those fit.
+// Here: filter_spectrum, fft_conv and short_conv, forward and backward, tensors of 32 and 16 bits. The products and
+// monarch_mixer are compositions registered in Python; blockdiag_glu and monarch_mixer, forward, go through the kernels
+// here where those fit.
 //
 // With M2_CUDA_EMULATED the same code serves CPU tensors under torch.ops.m2ops_emulated, which tests the boundary and
 // the kernels together on a machine without a GPU. Test: tests/test_cuda_emulated.py.
@@ -91,7 +90,7 @@ void check_device(const char* op, const char* name, const Tensor& x, const Tenso
 
 void check_tensor(const char* op, const char* name, const Tensor& x, const Tensor& first) {
   check_device(op, name, x, first);
-  require(x.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 on CUDA so far, got ",
+  require(x.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 on CUDA, got ",
           torch::headeronly::toString(x.scalar_type()), "; convert it with .float()");
 }
 
@@ -115,59 +114,127 @@ void check_launch(const char* op, const char* kernel, int64_t fft_size, cudaErro
                                 " bytes of shared memory, fft_size ", fft_size, ", ", device_of(first), ")"));
 }
 
-template <class T>
-Strided<T> strided(T* data, const Tensor& x, bool channels_last) {
-  return {data, x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
+// The element type of a tensor of activations.
+Element element_of(const char* op, const char* name, const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Element::f32;
+    case ScalarType::Half: return Element::f16;
+    case ScalarType::BFloat16: return Element::bf16;
+    default: break;
+  }
+  throw std::invalid_argument(text(op, ": ", name, " must be float32, float16 or bfloat16 on CUDA, got ",
+                                   torch::headeronly::toString(x.scalar_type()), "; convert it with .float()"));
 }
 
-Strided<const float> gate_like(const char* name, const OptTensor& gate, const Tensor& u, bool channels_last) {
-  if (!gate) return {};
-  check_tensor("fft_conv", name, *gate, u);
-  bool same = gate->dim() == 3;
-  for (int64_t i = 0; same && i < 3; ++i) same = gate->size(i) == u.size(i);
-  require(same, "fft_conv: ", name, " must have the shape of u, ", shape_of(u), ", got ", shape_of(*gate));
-  return strided(static_cast<const float*>(gate->const_data_ptr()), *gate, channels_last);
+AnyStrided<const void> input(const Tensor& x, bool channels_last) {
+  return {x.const_data_ptr(), x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
 }
 
-// u, pregate, postgate (batch, dim, seqlen), or (batch, seqlen, dim) with channels_last, float32, any strides;
-// spectrum (dim, 2 * fft_size) from filter_spectrum; skip (dim,). Returns a new contiguous tensor of the shape of u.
-Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& skip, const OptTensor& pregate,
-                     const OptTensor& postgate, bool channels_last) {
-  check_tensor("fft_conv", "u", u, u);
-  require(u.dim() == 3, "fft_conv: u must have 3 dimensions, got ", shape_of(u));
-  FftConvArgs args;
+AnyStrided<void> output(const Tensor& x, bool channels_last) {
+  return {x.mutable_data_ptr(), x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
+}
+
+void require_same_shape(const char* op, const char* name, const Tensor& x, const char* like_name, const Tensor& like) {
+  bool same = x.dim() == like.dim();
+  for (int64_t i = 0; same && i < x.dim(); ++i) same = x.size(i) == like.size(i);
+  require(same && x.scalar_type() == like.scalar_type(), op, ": ", name, " must have the shape and dtype of ", like_name,
+          ", ", shape_of(like), " ", torch::headeronly::toString(like.scalar_type()), ", got ", shape_of(x), " ",
+          torch::headeronly::toString(x.scalar_type()));
+}
+
+// A tensor like u, or none.
+AnyStrided<const void> like_u(const char* op, const char* name, const OptTensor& x, const Tensor& u, bool channels_last) {
+  if (!x) return {};
+  check_device(op, name, *x, u);
+  require_same_shape(op, name, *x, "u", u);
+  return input(*x, channels_last);
+}
+
+void require_aligned(const char* op, const char* name, const void* data) {
+  require(reinterpret_cast<uintptr_t>(data) % 8 == 0, op, ": ", name, " must start at an 8-byte boundary; pass a copy, ",
+          name, ".clone()");
+}
+
+// What the two directions of fft_conv share: sizes, u, gates, spectrum, skip; returns the spectrum, contiguous.
+template <class Args>
+Tensor fft_conv_inputs(const char* op, const Tensor& u, const Tensor& spectrum, const OptTensor& skip,
+                       const OptTensor& pregate, const OptTensor& postgate, bool channels_last, Args& args) {
+  check_device(op, "u", u, u);
+  args.element = element_of(op, "u", u);
+  require(u.dim() == 3, op, ": u must have 3 dimensions, got ", shape_of(u));
   args.batch = u.size(0);
   args.dim = u.size(channels_last ? 2 : 1);
   args.seqlen = u.size(channels_last ? 1 : 2);
-  check_tensor("fft_conv", "spectrum", spectrum, u);
-  require(spectrum.dim() == 2 && spectrum.size(0) == args.dim && spectrum.size(1) % 2 == 0,
-          "fft_conv: spectrum must have shape (dim, 2 * fft_size) with dim ", args.dim, ", got ", shape_of(spectrum));
+  check_tensor(op, "spectrum", spectrum, u);
+  require(spectrum.dim() == 2 && spectrum.size(0) == args.dim && spectrum.size(1) % 2 == 0, op,
+          ": spectrum must have shape (dim, 2 * fft_size) with dim ", args.dim, ", got ", shape_of(spectrum));
   args.fft_size = spectrum.size(1) / 2;
-  require(args.seqlen <= args.fft_size, "fft_conv: the spectrum serves at most ", args.fft_size,
+  require(args.seqlen <= args.fft_size, op, ": the spectrum serves at most ", args.fft_size,
           " positions, got seqlen ", args.seqlen, "; make it with filter_spectrum(k, k_rev, seqlen)");
   if (skip) {
-    check_tensor("fft_conv", "skip", *skip, u);
-    require(skip->dim() == 1 && skip->size(0) == args.dim, "fft_conv: skip must have shape (dim,) = (", args.dim,
+    check_tensor(op, "skip", *skip, u);
+    require(skip->dim() == 1 && skip->size(0) == args.dim, op, ": skip must have shape (dim,) = (", args.dim,
             ",), got ", shape_of(*skip));
     args.skip = static_cast<const float*>(skip->const_data_ptr());
     args.stride_skip = skip->stride(0);
   }
-  args.u = strided(static_cast<const float*>(u.const_data_ptr()), u, channels_last);
-  args.pregate = gate_like("pregate", pregate, u, channels_last);
-  args.postgate = gate_like("postgate", postgate, u, channels_last);
-  const CurrentDevice device(u);
-  check_fft_size("fft_conv", args.fft_size);
+  args.u = input(u, channels_last);
+  args.pregate = like_u(op, "pregate", pregate, u, channels_last);
+  args.postgate = like_u(op, "postgate", postgate, u, channels_last);
   const Tensor filter = torch::stable::contiguous(spectrum);
   args.spectrum = static_cast<const float*>(filter.const_data_ptr());
-  require(reinterpret_cast<uintptr_t>(args.spectrum) % 8 == 0,
-          "fft_conv: spectrum must start at an 8-byte boundary; pass a copy, spectrum.clone()");
+  require_aligned(op, "spectrum", args.spectrum);
+  return filter;
+}
+
+// u, pregate, postgate (batch, dim, seqlen), or (batch, seqlen, dim) with channels_last, any strides; spectrum (dim,
+// 2 * fft_size) from filter_spectrum, skip (dim,), float32. Returns a new contiguous tensor of the shape and dtype of u.
+Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& skip, const OptTensor& pregate,
+                     const OptTensor& postgate, bool channels_last) {
+  FftConvArgs args;
+  const Tensor filter = fft_conv_inputs("fft_conv", u, spectrum, skip, pregate, postgate, channels_last, args);
+  const CurrentDevice device(u);
+  check_fft_size("fft_conv", args.fft_size);
   Tensor out = torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)});
   if (out.numel() == 0) return out;
-  args.out = strided(static_cast<float*>(out.mutable_data_ptr()), out, channels_last);
+  args.out = output(out, channels_last);
   LaunchShape shape;
   const cudaError_t error = fft_conv_fwd(args, device.stream(), &shape);
   check_launch("fft_conv", "fft_conv_fwd_kernel", args.fft_size, error, shape, u);
   return out;
+}
+
+// Gradients of u, spectrum, skip, pregate and postgate; those of absent gates have no elements. Deterministic.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tensor& dout, const Tensor& u,
+                                                                     const Tensor& spectrum, const OptTensor& skip,
+                                                                     const OptTensor& pregate, const OptTensor& postgate,
+                                                                     bool channels_last) {
+  const char* op = "fft_conv_bwd";
+  FftConvBwdArgs args;
+  const Tensor filter = fft_conv_inputs(op, u, spectrum, skip, pregate, postgate, channels_last, args);
+  args.dout = like_u(op, "dout", dout, u, channels_last);
+  const CurrentDevice device(u);
+  check_fft_size(op, args.fft_size);
+  const auto gradient = [&](bool wanted) {
+    return wanted ? torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0});
+  };
+  Tensor du = gradient(true), dpre = gradient(pregate.has_value()), dpost = gradient(postgate.has_value());
+  if (u.numel() == 0)
+    return {du, torch::stable::new_zeros(filter, {args.dim, 2 * args.fft_size}),
+            torch::stable::new_zeros(filter, {args.dim}), dpre, dpost};
+  Tensor dspectrum = torch::stable::new_empty(filter, {args.dim, 2 * args.fft_size});
+  Tensor dskip = torch::stable::new_empty(filter, {args.dim});
+  args.du = output(du, channels_last);
+  if (pregate) args.dpregate = output(dpre, channels_last);
+  if (postgate) args.dpostgate = output(dpost, channels_last);
+  args.dspectrum = static_cast<float*>(dspectrum.mutable_data_ptr());
+  args.dskip = static_cast<float*>(dskip.mutable_data_ptr());
+  LaunchShape shape;
+  const Tensor scratch = torch::stable::new_empty(filter, {fft_conv_bwd_scratch(args)});
+  args.scratch = static_cast<float*>(scratch.mutable_data_ptr());
+  const cudaError_t error = fft_conv_bwd(args, device.stream(), &shape);
+  check_launch(op, "fft_conv_bwd_kernel", args.fft_size, error, shape, u);
+  return {du, dspectrum, dskip, dpre, dpost};
 }
 
 // k (dim, taps), k_rev (dim, taps_rev) float32, any strides. Returns (dim, 2 * fft_size) float32, order private to
@@ -202,30 +269,31 @@ Tensor filter_spectrum_cuda(const Tensor& k, const OptTensor& k_rev, int64_t fft
   return spectrum;
 }
 
-// The element type of x, (batch, dim, seqlen) or (batch, seqlen, dim) in float32, float16 or bfloat16.
-Element element_of(const char* op, const char* name, const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Element::f32;
-    case ScalarType::Half: return Element::f16;
-    case ScalarType::BFloat16: return Element::bf16;
-    default: break;
-  }
-  throw std::invalid_argument(text(op, ": ", name, " must be float32, float16 or bfloat16 on CUDA, got ",
-                                   torch::headeronly::toString(x.scalar_type()), "; convert it with .float()"));
-}
-
-AnyStrided<const void> input(const Tensor& x, bool channels_last) {
-  return {x.const_data_ptr(), x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
-}
-
-AnyStrided<void> output(const Tensor& x, bool channels_last) {
-  return {x.mutable_data_ptr(), x.stride(0), x.stride(channels_last ? 2 : 1), x.stride(channels_last ? 1 : 2)};
-}
-
-void require_same_shape(const char* op, const char* name, const Tensor& x, const Tensor& like) {
-  bool same = x.dim() == like.dim() && x.scalar_type() == like.scalar_type();
-  for (int64_t i = 0; same && i < x.dim(); ++i) same = x.size(i) == like.size(i);
-  require(same, op, ": ", name, " must have the shape and dtype of x, ", shape_of(like), ", got ", shape_of(x));
+// dspectrum (dim, 2 * fft_size) float32. Returns the gradients of k (dim, taps) and k_rev (dim, taps_rev).
+std::tuple<Tensor, Tensor> filter_spectrum_bwd_cuda(const Tensor& dspectrum, int64_t taps, int64_t taps_rev) {
+  const char* op = "filter_spectrum_bwd";
+  check_tensor(op, "dspectrum", dspectrum, dspectrum);
+  require(dspectrum.dim() == 2 && dspectrum.size(1) % 2 == 0, op,
+          ": dspectrum must have shape (dim, 2 * fft_size), got ", shape_of(dspectrum));
+  require(taps >= 0 && taps_rev >= 0, op, ": taps and taps_rev must not be negative, got ", taps, " and ", taps_rev);
+  FilterSpectrumBwdArgs args;
+  args.dim = dspectrum.size(0);
+  args.fft_size = dspectrum.size(1) / 2;
+  args.taps = taps;
+  args.taps_rev = taps_rev;
+  const CurrentDevice device(dspectrum);
+  check_fft_size(op, args.fft_size);
+  const Tensor source = torch::stable::contiguous(dspectrum);
+  args.dspectrum = static_cast<const float*>(source.const_data_ptr());
+  require_aligned(op, "dspectrum", args.dspectrum);
+  Tensor dk = torch::stable::new_empty(source, {args.dim, taps});
+  Tensor dk_rev = torch::stable::new_empty(source, {args.dim, taps_rev});
+  args.dk = static_cast<float*>(dk.mutable_data_ptr());
+  args.dk_rev = static_cast<float*>(dk_rev.mutable_data_ptr());
+  LaunchShape shape;
+  const cudaError_t error = filter_spectrum_bwd(args, device.stream(), &shape);
+  check_launch(op, "filter_spectrum_bwd_kernel", args.fft_size, error, shape, dspectrum);
+  return {dk, dk_rev};
 }
 
 // What the two directions share: element, sizes, width; returns the weight as a contiguous tensor.
@@ -285,7 +353,7 @@ std::tuple<Tensor, Tensor, Tensor> short_conv_bwd_cuda(const Tensor& dout, const
   ShortConvBwdArgs args;
   const Tensor taps = short_conv_sizes("short_conv_bwd", x, weight, channels_last, args);
   check_device("short_conv_bwd", "dout", dout, x);
-  require_same_shape("short_conv_bwd", "dout", dout, x);
+  require_same_shape("short_conv_bwd", "dout", dout, "x", x);
   args.weight = static_cast<const float*>(taps.const_data_ptr());
   const CurrentDevice device(x);
   Tensor dx = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2)});
@@ -467,6 +535,9 @@ STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
   m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");
   m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last)"
         " -> Tensor");
+  m.def("filter_spectrum_bwd(Tensor dspectrum, int taps, int taps_rev) -> (Tensor, Tensor)");
+  m.def("fft_conv_bwd(Tensor dout, Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate,"
+        " bool channels_last) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("short_conv(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor");
   m.def("short_conv_bwd(Tensor dout, Tensor x, Tensor weight, bool channels_last) -> (Tensor, Tensor, Tensor)");
 }
@@ -475,7 +546,9 @@ STABLE_TORCH_LIBRARY_IMPL(m2ops_emulated, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(m2ops, CUDA, m) {
 #endif
   m.impl("filter_spectrum", TORCH_BOX(&m2::cuda::filter_spectrum_cuda));
+  m.impl("filter_spectrum_bwd", TORCH_BOX(&m2::cuda::filter_spectrum_bwd_cuda));
   m.impl("fft_conv", TORCH_BOX(&m2::cuda::fft_conv_cuda));
+  m.impl("fft_conv_bwd", TORCH_BOX(&m2::cuda::fft_conv_bwd_cuda));
   m.impl("short_conv", TORCH_BOX(&m2::cuda::short_conv_cuda));
   m.impl("short_conv_bwd", TORCH_BOX(&m2::cuda::short_conv_bwd_cuda));
   m.impl("blockdiag_glu_fits", TORCH_BOX(&m2::cuda::blockdiag_glu_fits_cuda));

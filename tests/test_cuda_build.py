@@ -22,7 +22,13 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     # Two element types, 64 .. 256 outputs: their sums alone are 32 .. 128 registers; one block of 256 threads an SM.
     "blockdiag_glu.cu": {"blockdiag_glu_fwd_kernel": (8, 255)},
     "device_table.cu": {},
-    "fft_conv.cu": {"fft_conv_fwd_kernel": (7, 80), "filter_spectrum_fwd_kernel": (7, 80)},  # 256 .. 16384 points
+    "fft_conv.cu": {  # 256 .. 16384 points; two widths of elements
+        "fft_conv_fwd_kernel": (14, 80),
+        "filter_spectrum_fwd_kernel": (7, 80),
+        "filter_spectrum_bwd_kernel": (7, 80),
+    },
+    # Shared memory allows at most 512 threads an SM from 1024 points on: 128 registers for each.
+    "fft_conv_bwd.cu": {"fft_conv_bwd_kernel": (14, 128), "fft_conv_bwd_sum_kernel": (1, 64)},
     # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
     "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
     "short_conv.cu": {  # three element types, aligned rows or not
@@ -34,7 +40,12 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
 
 # Where a compiler takes more. 16384 points fill the shared memory: one block of 512 threads an SM, which
 # has 128 registers for each.
-CEILINGS = {("fft_conv_fwd_kernel", "sm_100"): 96, ("filter_spectrum_fwd_kernel", "sm_100"): 96}
+CEILINGS = {
+    ("fft_conv_fwd_kernel", "sm_100"): 96,
+    ("filter_spectrum_fwd_kernel", "sm_100"): 96,
+    ("filter_spectrum_bwd_kernel", "sm_100"): 96,
+    ("fft_conv_bwd_sum_kernel", "sm_100"): 128,  # loads many partial sums at a time; 256 threads
+}
 
 # Compiling takes as long as there is machine code to make; its size, unlike the time, is the same on every machine.
 # 0.7 MB take about 6 s on one core; the library, of 2 architectures and PTX, has to be built within 5 minutes on two.

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from m2ops._monarch_mixer import mixer_with_kernel
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 FFT_CONV = CSRC / "cuda/fft_conv.cu"
+FFT_CONV_BWD = CSRC / "cuda/fft_conv_bwd.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
 MIXER = CSRC / "cuda/monarch_mixer.cu"
 PASSES = CSRC / "cuda/fft_passes.cuh"
-TRANSFORM = [CSRC / "cuda/fft_plan.cpp", "-x", "c++", CSRC / "cuda/device_table.cu", FFT_CONV]
-KERNELS: list[str | Path] = [*TRANSFORM, SHORT_CONV, GLU, MIXER]
+TRANSFORM = [CSRC / "cuda/fft_plan.cpp", CSRC / "cuda/device_table.cu", FFT_CONV]
+KERNELS = [*TRANSFORM, FFT_CONV_BWD, SHORT_CONV, GLU, MIXER]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 pytestmark = [
@@ -47,6 +49,32 @@ def compile_cpp(out: Path, *args: str | Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
+
+
+class Objects:
+    """Object files of sources, each compiled once for the flags it is asked for; two compilers at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: dict[tuple[str, ...], Path] = {}
+
+    def __call__(self, flags: list[str], sources: list[Path]) -> list[Path]:
+        missing = [source for source in sources if (str(source), *flags) not in self.made]
+
+        def build(source: Path) -> Path:
+            out = self.folder / f"{source.stem}-{source.suffix[1:]}-{len(self.made)}-{sources.index(source)}.o"
+            return compile_cpp(out, *flags, "-c", "-x", "c++", source)
+
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            self.made |= {
+                (str(source), *flags): out for source, out in zip(missing, pool.map(build, missing), strict=True)
+            }
+        return [self.made[(str(source), *flags)] for source in sources]
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return Objects(tmp_path_factory.mktemp("objects"))
 
 
 def run_program(program: Path) -> str:
@@ -70,24 +98,20 @@ def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[s
     assert "all checks passed" in run_program(program)
 
 
-def test_fft_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
-    test = CSRC / "testing/test_fft_conv_cuda.cpp"
-    assert "all checks passed" in run_program(compile_cpp(tmp_path / "fft_conv", *sanitizers, test, *TRANSFORM))
+PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
+    "fft_conv": TRANSFORM,
+    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD],
+    "short_conv": [SHORT_CONV],
+    "blockdiag_glu": [GLU],
+    "monarch_mixer": [*TRANSFORM, MIXER],
+}
 
 
-def test_short_conv_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
-    test = [CSRC / "testing/test_short_conv_cuda.cpp", "-x", "c++", SHORT_CONV]
-    assert "all checks passed" in run_program(compile_cpp(tmp_path / "short_conv", *sanitizers, *test))
-
-
-def test_blockdiag_glu_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
-    test = [CSRC / "testing/test_blockdiag_glu_cuda.cpp", "-x", "c++", GLU]
-    assert "all checks passed" in run_program(compile_cpp(tmp_path / "glu", *sanitizers, *test))
-
-
-def test_monarch_mixer_emulated_matches_float64(tmp_path: Path, sanitizers: list[str]) -> None:
-    test = CSRC / "testing/test_monarch_mixer_cuda.cpp"
-    assert "all checks passed" in run_program(compile_cpp(tmp_path / "mixer", *sanitizers, test, *TRANSFORM, MIXER))
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_kernels_emulated_match_float64(name: str, tmp_path: Path, sanitizers: list[str], objects: Objects) -> None:
+    test = CSRC / f"testing/test_{name}_cuda.cpp"
+    program = compile_cpp(tmp_path / name, *sanitizers, *objects(sanitizers, [test, *PROGRAMS[name]]))
+    assert "all checks passed" in run_program(program)
 
 
 def with_full_paths(source: str) -> str:
@@ -95,15 +119,16 @@ def with_full_paths(source: str) -> str:
     return re.sub(r'#include "(\w+\.\w+)"', rf'#include "{CSRC}/cuda/\1"', source)
 
 
-def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path) -> None:
+def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path, objects: Objects) -> None:
     """Negative control: without the barrier after the first pass the kernel is rejected."""
     passes = PASSES.read_text()
     assert passes.count("__syncthreads();") == 4
     (tmp_path / "fft_passes.cuh").write_text(with_full_paths(passes.replace("__syncthreads();", "", 1)))
     source = FFT_CONV.read_text().replace('"fft_passes.cuh"', f'"{tmp_path}/fft_passes.cuh"')
     (tmp_path / "fft_conv.cu").write_text(with_full_paths(source))
-    kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in TRANSFORM]
-    program = compile_cpp(tmp_path / "fft_conv", CSRC / "testing/test_fft_conv_cuda.cpp", *kernels)
+    parts = [CSRC / "testing/test_fft_conv_cuda.cpp", *TRANSFORM]
+    kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in parts]
+    program = compile_cpp(tmp_path / "fft_conv", *objects([], kernels))
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "emulator: block (0, 0, 0)" in done.stdout
@@ -121,14 +146,14 @@ def test_blockdiag_glu_emulated_needs_its_barriers(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ops(tmp_path_factory: pytest.TempPathFactory, objects: Objects) -> Any:
     """torch.ops.m2ops_emulated: the CUDA boundary and kernels on CPU tensors."""
     torch_folder = Path(torch.__file__).parent
     library = tmp_path_factory.mktemp("emulated") / "libm2ops_emulated.so"
-    flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-    include = ["-isystem", str(torch_folder / "include")]
-    link = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
-    compile_cpp(library, *flags, *include, CSRC / "cuda_ops.cpp", *KERNELS, "-x", "none", *link)
+    flags = ["-fPIC", "-fvisibility=hidden"]
+    torch_flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(torch_folder / "include")]
+    parts = [*objects([*flags, *torch_flags], [CSRC / "cuda_ops.cpp"]), *objects(flags, KERNELS)]
+    compile_cpp(library, "-shared", *parts, f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
     torch.ops.load_library(str(library))
     return torch.ops.m2ops_emulated
 
@@ -137,34 +162,58 @@ def exact_conv(u: Tensor, k: Tensor, k_rev: Tensor, skip: Tensor, pre: Tensor, p
     """float64 convolution by FFT of twice the length; (batch, dim, seqlen)."""
     seqlen = u.shape[-1]
     gated = u.double() * pre.double()
-    kernel = torch.zeros(k.shape[0], 2 * seqlen, dtype=torch.float64)
-    kernel[:, : k.shape[1]] = k.double()
-    kernel[:, 2 * seqlen - k_rev.shape[1] :] = k_rev.double().flip(-1)
+    gap = torch.zeros(k.shape[0], 2 * seqlen - k.shape[1] - k_rev.shape[1], dtype=torch.float64)
+    kernel = torch.cat([k.double(), gap, k_rev.double().flip(-1)], dim=1)
     spectrum = torch.fft.rfft(gated, n=2 * seqlen) * torch.fft.rfft(kernel)
     y = torch.fft.irfft(spectrum, n=2 * seqlen)[..., :seqlen] + skip.double()[:, None] * gated
     return y * post.double()
 
 
+BOUNDS = [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 2.5e-3)]
+
+
+def conv_inputs(dtype: torch.dtype, batch: int, dim: int, seqlen: int, channels_last: bool) -> list[Tensor]:
+    """u, k, k_rev, skip, pregate, postgate, dout; every one a view with gaps."""
+    wide = torch.randn(batch, 2 * dim, seqlen + 5, 4).to(dtype)
+    u, pre, post, dout = (
+        wide[:, ::2, 5:, i].transpose(1, 2) if channels_last else wide[:, ::2, 5:, i] for i in range(4)
+    )
+    k, k_rev = torch.randn(seqlen, dim).T / seqlen**0.5, torch.randn(dim, seqlen)[:, 1:] / seqlen**0.5
+    return [u, k, k_rev, torch.randn(dim, 2)[:, 1], pre, post, dout]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_emulated_boundary_matches_float64(ops: Any, channels_last: bool) -> None:
-    batch, dim, seqlen = 2, 3, 300
-    wide = torch.randn(batch, 2 * dim, seqlen + 5, 3)  # every tensor below is a view with gaps
-    u, pre, post = (wide[:, ::2, 5:, i] for i in range(3))
-    k, k_rev = torch.randn(seqlen, dim).T, torch.randn(dim, seqlen)[:, 1:]
-    skip = torch.randn(dim, 2)[:, 1]
+def test_emulated_fft_conv_and_its_gradients_match_float64(
+    ops: Any, channels_last: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    *inputs, dout = conv_inputs(dtype, 2, 3, 300, channels_last)
+    u, k, k_rev, skip, pre, post = inputs
+    leaves = [x.double().requires_grad_() for x in inputs]
     rows = (lambda x: x.transpose(1, 2)) if channels_last else (lambda x: x)
+    exact = rows(exact_conv(*(rows(x) if x.dim() == 3 else x for x in leaves)))
+    exact.backward(dout.double())
     spectrum = ops.filter_spectrum(k, k_rev, 512)
-    out = ops.fft_conv(rows(u), spectrum, skip, rows(pre), rows(post), channels_last)
-    exact = rows(exact_conv(u, k, k_rev, skip, pre, post))
-    assert out.shape == exact.shape and out.is_contiguous()
-    assert float((out - exact).norm() / exact.norm()) <= 1e-6
-    assert float((torch.zeros_like(out) - exact).norm() / exact.norm()) > 0.9
+    out = ops.fft_conv(u, spectrum, skip, pre, post, channels_last)
+    assert out.shape == exact.shape and out.is_contiguous() and out.dtype == dtype
+    assert not far(out, exact, tolerance) and far(0.99 * out.double(), exact, tolerance)
+    du, dspectrum, *rest = ops.fft_conv_bwd(dout, u, spectrum, skip, pre, post, channels_last)
+    grads = [du, *ops.filter_spectrum_bwd(dspectrum, k.shape[1], k_rev.shape[1]), *rest]
+    for grad, leaf in zip(grads, leaves, strict=True):
+        bound = tolerance if grad.dtype == dtype else 1e-6  # the filter's gradients are float32 whatever u is
+        assert leaf.grad is not None and grad.shape == leaf.shape
+        assert not far(grad, leaf.grad, bound) and far(0.99 * grad.double(), leaf.grad, bound)
 
 
 def test_emulated_boundary_handles_empty_tensors(ops: Any) -> None:
     spectrum = ops.filter_spectrum(torch.randn(3, 7), None, 256)
     for shape in ((0, 3, 9), (2, 3, 0)):
         assert ops.fft_conv(torch.randn(shape), spectrum, None, None, None, False).shape == shape
+        du, dspectrum, dskip, *_ = ops.fft_conv_bwd(
+            torch.randn(shape), torch.randn(shape), spectrum, *[None] * 3, False
+        )
+        assert du.shape == shape and torch.equal(dspectrum, torch.zeros(3, 512)) and torch.equal(dskip, torch.zeros(3))
+    assert [t.shape for t in ops.filter_spectrum_bwd(torch.zeros(0, 512), 7, 0)] == [(0, 7), (0, 0)]
     assert ops.filter_spectrum(torch.randn(0, 7), None, 256).shape == (0, 512)
     assert torch.equal(ops.filter_spectrum(torch.randn(3, 0), None, 256), torch.zeros(3, 512))
 
@@ -173,6 +222,8 @@ def test_emulated_boundary_passes_opcheck(ops: Any) -> None:
     spectrum = ops.filter_spectrum(torch.randn(3, 7), torch.randn(3, 5), 256)
     args = (torch.randn(2, 3, 9), spectrum, torch.randn(3), None, torch.randn(2, 3, 9), False)
     torch.library.opcheck(ops.fft_conv.default, args, test_utils="test_schema")
+    torch.library.opcheck(ops.fft_conv_bwd.default, (args[0], *args), test_utils="test_schema")
+    torch.library.opcheck(ops.filter_spectrum_bwd.default, (spectrum, 3, 2), test_utils="test_schema")
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -186,9 +237,7 @@ def far(got: Tensor, exact: Tensor, tolerance: float) -> bool:
     return float((got.double() - exact.detach()).norm() / exact.detach().norm()) > tolerance
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 2.5e-3)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_emulated_short_conv_matches_conv1d(
     ops: Any, channels_last: bool, dtype: torch.dtype, tolerance: float
@@ -252,9 +301,7 @@ def test_emulated_short_conv_passes_opcheck(ops: Any) -> None:
     torch.library.opcheck(ops.short_conv_bwd.default, (x, x, weight, False), test_utils="test_schema")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 2.5e-3)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
 @pytest.mark.parametrize("seqlen", [1, 200, 700])
 def test_emulated_monarch_mixer_matches_float64(ops: Any, seqlen: int, dtype: torch.dtype, tolerance: float) -> None:
     batch, dim, width, size = 2, 3, 3, max(256, 1 << (seqlen - 1).bit_length())
@@ -293,9 +340,22 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its m
     "k shape": (lambda ops: ops.filter_spectrum(K[0], None, 512), r"shape \(dim, taps\), got \(300,\)"),
     "k_rev shape": (lambda ops: ops.filter_spectrum(K, K[:2], 512), r"with dim 3, got \(2, 300\)"),
     "u dtype": (
-        lambda ops: ops.fft_conv(U.bfloat16(), SPECTRUM, None, None, None, False),
-        r"u must be float32 on CUDA so far, got BFloat16; convert it with \.float\(\)",
+        lambda ops: ops.fft_conv(U.double(), SPECTRUM, None, None, None, False),
+        r"u must be float32, float16 or bfloat16 on CUDA, got Double; convert it with \.float\(\)",
     ),
+    "gate dtype": (
+        lambda ops: ops.fft_conv(U, SPECTRUM, None, None, U.half(), False),
+        r"postgate must have the shape and dtype of u, \(2, 3, 300\) Float, got \(2, 3, 300\) Half",
+    ),
+    "spectrum dtype": (
+        lambda ops: ops.fft_conv(U, SPECTRUM.double(), None, None, None, False),
+        r"spectrum must be float32 on CUDA, got Double",
+    ),
+    "dout": (
+        lambda ops: ops.fft_conv_bwd(U.half(), U, SPECTRUM, None, None, None, False),
+        r"dout must have the shape and dtype of u",
+    ),
+    "dspectrum": (lambda ops: ops.filter_spectrum_bwd(SPECTRUM[0], 3, 2), r"shape \(dim, 2 \* fft_size\), got"),
     "u shape": (
         lambda ops: ops.fft_conv(U[0], SPECTRUM, None, None, None, False),
         r"u must have 3 dimensions, got \(3, 300\)",
@@ -306,7 +366,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its m
     ),
     "gate shape": (
         lambda ops: ops.fft_conv(U, SPECTRUM, None, U[:1], None, False),
-        r"pregate must have the shape of u, \(2, 3, 300\), got \(1, 3, 300\)",
+        r"pregate must have the shape and dtype of u, \(2, 3, 300\) Float, got \(1, 3, 300\) Float",
     ),
     "skip shape": (
         lambda ops: ops.fft_conv(U, SPECTRUM, K[0], None, None, False),

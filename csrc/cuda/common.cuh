@@ -38,6 +38,14 @@ __device__ __forceinline__ float load_readonly(const float* p) {
 #endif
 }
 
+__device__ __forceinline__ uint16_t load_readonly(const uint16_t* p) {
+#ifdef __CUDACC__
+  return __ldg(p);
+#else
+  return *p;
+#endif
+}
+
 __device__ __forceinline__ Complex load_readonly(const Complex* p) {
 #ifdef __CUDACC__
   const float2 v = __ldg(reinterpret_cast<const float2*>(p));
@@ -45,6 +53,16 @@ __device__ __forceinline__ Complex load_readonly(const Complex* p) {
 #else
   return *p;
 #endif
+}
+
+// threadIdx.x, of which the compiler does not know that it is the same in every iteration of an outer loop: it would keep
+// the addresses that follow from it, of every element of every tensor, in registers, and spill.
+__device__ __forceinline__ int thread_index_again() {
+  int index = int(threadIdx.x);
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(index));
+#endif
+  return index;
 }
 
 // The block's dynamic shared memory as an array. Emulated, every access is checked for bounds, initialisation and

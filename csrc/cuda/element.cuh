@@ -25,10 +25,31 @@ __device__ __forceinline__ T from_float(float x) {
   else return x;
 }
 
+// Element i of a tensor of 32 bits, or of 16 bits whose kind is told apart after loading: machine code for two widths
+// instead of three types, and loads that do not wait for a branch. Read through the read-only cache.
+template <bool kNarrow>
+__device__ __forceinline__ float read_element(Element element, const void* data, int64_t i) {
+  if constexpr (!kNarrow) return load_readonly(static_cast<const float*>(data) + i);
+  const uint16_t bits = load_readonly(static_cast<const uint16_t*>(data) + i);
+  return element == Element::f16 ? half_to_float(bits) : bfloat_to_float(bits);
+}
+
+template <bool kNarrow>
+__device__ __forceinline__ void write_element(Element element, void* data, int64_t i, float x) {
+  if constexpr (!kNarrow) static_cast<float*>(data)[i] = x;
+  else static_cast<uint16_t*>(data)[i] = element == Element::f16 ? float_to_half(x) : float_to_bfloat(x);
+}
+
 // Calls run(T{}) for the type of `element`.
 template <class Run>
 auto with_element(Element element, const Run& run) {
   return element == Element::f32 ? run(float{}) : element == Element::f16 ? run(Half{}) : run(Bfloat{});
+}
+
+// Calls run(std::bool_constant<16 bits?>) for `element`.
+template <class Run>
+auto with_width(Element element, const Run& run) {
+  return element == Element::f32 ? run(std::false_type{}) : run(std::true_type{});
 }
 
 }  // namespace m2::cuda

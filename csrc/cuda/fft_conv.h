@@ -1,6 +1,8 @@
-// fft_conv and filter_spectrum on CUDA: raw pointers, sizes, strides in elements, a stream. No torch.
-// float32 in and out, float32 arithmetic: relative L2 error about 2e-7, bound 1e-6.
-// Kernels: fft_conv.cu. Boundary: ../cuda_ops.cpp. Test: ../testing/test_fft_conv_cuda.cpp, tests/test_cuda_*.py.
+// fft_conv and filter_spectrum on CUDA, with their gradients: raw pointers, sizes, strides in elements, a stream. No
+// torch. float32, float16 or bfloat16 in and out, float32 arithmetic: relative L2 error of float32 about 2e-7, bound 1e-6;
+// of 16 bits, the rounding of the output. The same bits in every run.
+// Kernels: fft_conv.cu, fft_conv_bwd.cu. Boundary: ../cuda_ops.cpp.
+// Test: ../testing/test_fft_conv_cuda.cpp, ../testing/test_fft_conv_bwd_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #ifdef M2_CUDA_EMULATED
 #include "../testing/cuda_emulator.h"
@@ -11,27 +13,37 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "element.h"
+
 namespace m2::cuda {
 
 constexpr int64_t kMinFftSize = 256;
 constexpr int64_t kMaxFftSize = 16384;
 
-// A float32 tensor over batch, dim and seqlen in any order, on the current device; null data: there is none.
-template <class T>
-struct Strided {
-  T* data = nullptr;
-  int64_t stride_batch = 0, stride_dim = 0, stride_seq = 0;
-};
-
 // out = postgate * y with y[t] = sum_{s<=t} k[t-s] g[s] + sum_{s>t} k_rev[s-t-1] g[s] + skip g[t], g = u * pregate.
 struct FftConvArgs {
   int64_t batch = 0, dim = 0, seqlen = 0;  // seqlen <= fft_size
   int64_t fft_size = 0;                    // a power of two, kMinFftSize .. max_fft_size
-  Strided<const float> u, pregate, postgate;  // the gates may be absent
+  Element element = Element::f32;          // of u, the gates and out
+  AnyStrided<const void> u, pregate, postgate;  // the gates may be absent
   const float* spectrum = nullptr;  // [dim][2 * fft_size], made by filter_spectrum, 8-byte aligned
   const float* skip = nullptr;      // [dim], may be null
   int64_t stride_skip = 1;
-  Strided<float> out;  // overlaps none of the inputs
+  AnyStrided<void> out;  // overlaps none of the inputs
+};
+
+// Gradients of the above. `scratch` is memory of fft_conv_bwd_scratch(args) floats, 8-byte aligned.
+struct FftConvBwdArgs {
+  int64_t batch = 0, dim = 0, seqlen = 0, fft_size = 0;
+  Element element = Element::f32;  // of all tensors but the float32 ones below
+  AnyStrided<const void> dout, u, pregate, postgate;
+  const float* spectrum = nullptr;
+  const float* skip = nullptr;
+  int64_t stride_skip = 1;
+  AnyStrided<void> du, dpregate, dpostgate;  // those of absent gates are absent; overlap none of the inputs
+  float* dspectrum = nullptr;                // [dim][2 * fft_size], 8-byte aligned
+  float* dskip = nullptr;                    // [dim]
+  float* scratch = nullptr;
 };
 
 // spectrum = F(b) / N of b[m] = k[m] - i k_rev[N - 1 - m], N = fft_size: k_rev[j] sits at lag -(j + 1).
@@ -44,6 +56,17 @@ struct FilterSpectrumArgs {
   const float* k_rev = nullptr;  // [dim][taps_rev], may be null
   int64_t taps_rev = 0, stride_k_rev_dim = 0, stride_k_rev_tap = 1;
   float* spectrum = nullptr;  // [dim][2 * fft_size], 8-byte aligned
+};
+
+// dk[m] = Re g[m] / N and dk_rev[j] = -Im g[N - 1 - j] / N with g = theta^-n F^-1(dspectrum); 0 for taps of lags that no
+// sequence of at most N positions has.
+struct FilterSpectrumBwdArgs {
+  int64_t dim = 0, fft_size = 0;
+  const float* dspectrum = nullptr;  // [dim][2 * fft_size], 8-byte aligned
+  float* dk = nullptr;               // [dim][taps]
+  int64_t taps = 0;
+  float* dk_rev = nullptr;           // [dim][taps_rev]
+  int64_t taps_rev = 0;
 };
 
 // How a kernel is launched: one block a row. Also what error messages report.
@@ -60,11 +83,15 @@ size_t shared_bytes_needed(int64_t fft_size);
 // 136 KB (A100, H100, B200), 8192 where it may have 68 KB (99 KB on RTX 30/40/50, L4, L40).
 cudaError_t max_fft_size(int64_t* size);
 
-// Both put their work on `stream` of the current device and return the launch's error; cudaErrorInvalidValue if sizes
+int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args);
+
+// All put their work on `stream` of the current device and return the launch's error; cudaErrorInvalidValue if sizes
 // contradict each other. No blocks (batch or dim 0) is no work. The first call for a transform size on a device
 // also copies its twiddles there (at most 140 KB, kept for the life of the process); graph capture may be under way.
 // `shape`, if not null, receives the configuration, also on failure.
 cudaError_t fft_conv_fwd(const FftConvArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
+cudaError_t fft_conv_bwd(const FftConvBwdArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
 cudaError_t filter_spectrum_fwd(const FilterSpectrumArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
+cudaError_t filter_spectrum_bwd(const FilterSpectrumBwdArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
 
 }  // namespace m2::cuda

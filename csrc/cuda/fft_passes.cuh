@@ -1,5 +1,5 @@
 // The passes of the right-angle transform of one row by one block, in shared memory, for the kernels that build on them
-// (fft_conv.cu, monarch_mixer.cu). The transform and its tables: fft_plan.h.
+// (fft_conv.cu, fft_conv_bwd.cu, monarch_mixer.cu). The transform and its tables: fft_plan.h.
 //
 // Of one row, the first forward pass takes its values from a function and the last inverse pass gives them to one; the
 // last forward pass, the product with the spectrum and the first inverse pass happen in registers.
@@ -65,7 +65,7 @@ template <int kPlan, class Source>
 __device__ __forceinline__ void forward_first(const SharedArray<Complex>& row, const Complex* table, Source source) {
   using P = FirstPass<kPlan>;
   M2_NO_UNROLL
-  for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+  for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
     Complex x[P::kRadix];
     M2_UNROLL
     for (int i = 0; i < P::kRadix; ++i) x[i] = source(b + i * P::kStep, twist<P::kRadix>(i));
@@ -82,7 +82,7 @@ __device__ __forceinline__ void forward_middle(const SharedArray<Complex>& row, 
   if constexpr (kPass + 1 < kFftPlans[kPlan].passes) {
     using P = Pass<kPlan, kPass>;
     M2_NO_UNROLL
-    for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+    for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
       Complex x[P::kRadix];
       load<P>(row, P::slot(b), x);
       Dft<P::kRadix, false>::run(x);
@@ -100,7 +100,7 @@ __device__ __forceinline__ void inverse_middle(const SharedArray<Complex>& row, 
   if constexpr (kPass >= 1) {
     using P = Pass<kPlan, kPass>;
     M2_NO_UNROLL
-    for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+    for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
       Complex x[P::kRadix];
       load<P>(row, P::slot(b), x);
       apply_twiddles<P, true>(table, b, x);
@@ -118,7 +118,7 @@ __device__ __forceinline__ void multiply_spectrum(const SharedArray<Complex>& ro
                                                   float skip) {
   using P = LastPass<kPlan>;
   M2_NO_UNROLL
-  for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+  for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
     Complex x[P::kRadix];
     load<P>(row, P::slot(b), x);
     Dft<P::kRadix, false>::run(x);
@@ -133,21 +133,18 @@ __device__ __forceinline__ void multiply_spectrum(const SharedArray<Complex>& ro
   __syncthreads();
 }
 
-// Last inverse pass: sink(n, Re(conj(theta)^n x[n])) for 0 <= n < size.
+// Last inverse pass: sink(n, conj(theta)^n x[n]) for 0 <= n < size; of a convolution, the real part is the result.
 template <int kPlan, class Sink>
 __device__ __forceinline__ void inverse_first(const SharedArray<Complex>& row, const Complex* table, Sink sink) {
   using P = FirstPass<kPlan>;
   M2_NO_UNROLL
-  for (int b = threadIdx.x; b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+  for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
     Complex x[P::kRadix];
     load<P>(row, P::slot(b), x);
     apply_twiddles<P, true>(table, b, x);
     Dft<P::kRadix, true>::run(x);
     M2_UNROLL
-    for (int i = 0; i < P::kRadix; ++i) {
-      const Complex w = twist<P::kRadix>(i);
-      sink(b + i * P::kStep, x[i].re * w.re + x[i].im * w.im);
-    }
+    for (int i = 0; i < P::kRadix; ++i) sink(b + i * P::kStep, x[i] * conj(twist<P::kRadix>(i)));
   }
 }
 
@@ -160,6 +157,20 @@ cudaError_t with_plan(int64_t size, const Run& run) {
   } else {
     return cudaErrorInvalidValue;
   }
+}
+
+// Launches one block a row after fetching the table.
+template <class Args, class... Rest>
+cudaError_t launch_rows(void (*kernel)(Args, const Complex*, Rest...), const FftPlan& plan, const Args& args,
+                        int64_t rows, size_t shared_bytes, cudaStream_t stream, LaunchShape* shape, Rest... rest) {
+  const LaunchShape wanted = {rows, plan.threads, shared_bytes};
+  if (shape) *shape = wanted;
+  if (rows < 0 || rows > INT32_MAX) return cudaErrorInvalidValue;
+  if (rows == 0) return cudaSuccess;
+  const Complex* table = nullptr;
+  const cudaError_t error = device_table(plan, &table);
+  if (error != cudaSuccess) return error;
+  return launch(kernel, unsigned(rows), unsigned(plan.threads), wanted.shared_bytes, stream, args, table, rest...);
 }
 
 }  // namespace m2::cuda

@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     forward_middle<kPlan, 1>(row, table);
     multiply_spectrum<kPlan>(row, reinterpret_cast<const Complex*>(spectrum) + d * kSize, skip);
     inverse_middle<kPlan, kFftPlans[kPlan].passes - 2>(row, table);
-    inverse_first<kPlan>(row, table, [&](int n, float y) {
-      if (n < seqlen) sums.store(kSums + n, which ? sums.load(kSums + n) + y : y);
+    inverse_first<kPlan>(row, table, [&](int n, Complex y) {
+      if (n < seqlen) sums.store(kSums + n, which ? sums.load(kSums + n) + y.re : y.re);
     });
     __syncthreads();
     if (which) continue;

@@ -19,7 +19,7 @@ namespace {
 
 using m2::cuda::FftConvArgs;
 using m2::cuda::FilterSpectrumArgs;
-using m2::cuda::Strided;
+using m2::cuda::AnyStrided;
 
 constexpr double kTolerance = 1e-6;  // float32 bound of docs/architecture.md: relative L2 of every row
 
@@ -62,7 +62,7 @@ struct Tensor {
   float& at(int64_t b, int64_t d, int64_t t) { return data[size_t(offset(b, d, t))]; }
   float at(int64_t b, int64_t d, int64_t t) const { return data[size_t(offset(b, d, t))]; }
   template <class T>
-  Strided<T> view(T* pointer) const {
+  AnyStrided<T> view(T* pointer) const {
     return {pointer, stride_batch, stride_dim, stride_seq};
   }
   template <class F>
@@ -109,14 +109,14 @@ struct Problem {
     args.dim = shape.dim;
     args.seqlen = shape.seqlen;
     args.fft_size = shape.fft_size;
-    args.u = u.view<const float>(u.data.data());
+    args.u = u.view<const void>(u.data.data());
     if (shape.gated) {
-      args.pregate = pregate.view<const float>(pregate.data.data());
-      args.postgate = postgate.view<const float>(postgate.data.data());
+      args.pregate = pregate.view<const void>(pregate.data.data());
+      args.postgate = postgate.view<const void>(postgate.data.data());
     }
     args.spectrum = spectrum.data();
     if (shape.skip) args.skip = skip.data();
-    args.out = out.view<float>(out.data.data());
+    args.out = out.view<void>(out.data.data());
     return args;
   }
 

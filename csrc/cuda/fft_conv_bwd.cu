@@ -1,0 +1,125 @@
+// Gradients of the right-angle FFT convolution in float32 on CUDA cores: one block owns one channel of a part of the
+// batch. Interface: fft_conv.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_bwd_cuda.cpp.
+//
+// A block walks over its part of the batch in order. Each row is transformed, and so is the gradient of its result; the
+// product of the two joins the block's sum of the gradient of the spectrum, and the way back from each gives the
+// gradients of the gates and of the input. The forward result is computed again rather than kept. Up to 4096 points the
+// row's frequencies and the sums are in shared memory beside the row; above, in global memory. Only their own thread
+// touches them.
+//
+// The batch is split only where the channels alone would leave a GPU idle, by the shapes alone; a second kernel adds the
+// parts in order, and the real parts of all frequencies in a tree for the gradient of the skip, which by Parseval is their
+// mean. No atomics: the same bits come out of every run on every device.
+#include <algorithm>
+#include <cstdint>
+
+#include "fft_bwd_passes.cuh"
+#include "fft_conv.h"
+#include "fft_signals.cuh"
+
+namespace m2::cuda {
+namespace {
+
+constexpr int64_t kWantedThreads = int64_t{1} << 17;  // as many as run at a time on a large GPU
+constexpr int64_t kLeastRows = 4;                     // of a part: fewer do not pay for its sums
+constexpr int kSumThreads = 256;
+
+constexpr int64_t kMaxShared = 4096;                  // 98 KB: fits into a block of every GPU since 2020
+
+// Into how many parts the batch is split.
+int64_t parts_for(const FftConvBwdArgs& args, const FftPlan& plan) {
+  const int64_t threads = std::max<int64_t>(1, args.dim * plan.threads);
+  return std::clamp<int64_t>(kWantedThreads / threads, 1, std::max<int64_t>(1, args.batch / kLeastRows));
+}
+
+size_t shared_bytes_for(int64_t fft_size) {
+  return shared_bytes_needed(fft_size) + (fft_size <= kMaxShared ? 2 * size_t(fft_size) * sizeof(Complex) : 0);
+}
+
+// Scratch: the sums of the parts if there are several, then the frequencies of each block if they are in memory.
+template <int kPlan, bool kNarrow>
+__global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
+    fft_conv_bwd_kernel(FftConvBwdArgs args, const Complex* table, int64_t parts) {
+  constexpr int kSize = kFftPlans[kPlan].size;
+  const int64_t d = blockIdx.x % unsigned(args.dim), part = blockIdx.x / unsigned(args.dim), rows = parts * args.dim;
+  const Complex* spectrum = reinterpret_cast<const Complex*>(args.spectrum) + d * kSize;
+  const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / kSize : 0.0f;
+  Complex* scratch = reinterpret_cast<Complex*>(args.scratch);
+  Complex* target = (parts > 1 ? scratch : reinterpret_cast<Complex*>(args.dspectrum)) + int64_t(blockIdx.x) * kSize;
+  constexpr bool kShared = kSize <= kMaxShared;
+  Frequencies<kPlan, kShared> sums(0, target);
+  Frequencies<kPlan, kShared> kept(1, scratch + ((parts > 1 ? rows : 0) + int64_t(blockIdx.x)) * kSize);
+  const SharedArray<Complex> row;
+
+  each_frequency<kPlan>([&](int i) { sums.set(i, {0.0f, 0.0f}); });
+  const int64_t first = part * args.batch / parts, last = (part + 1) * args.batch / parts;
+  M2_NO_UNROLL
+  for (int64_t b = first; b < last; ++b) {
+    const int seqlen = int(args.seqlen);
+    const auto row_at = [&](const auto& x) { return row_of<kNarrow>(x, b, d); };
+    const auto u = row_at(args.u), pregate = row_at(args.pregate), dout = row_at(args.dout);
+    const auto postgate = row_at(args.postgate);
+    const Product<kNarrow> du = {args.element, seqlen, row_at(args.du), pregate};
+    const Product<kNarrow> dpregate = {args.element, seqlen, row_at(args.dpregate), u};
+    const Product<kNarrow> dpostgate = {args.element, seqlen, row_at(args.dpostgate), dout};
+    backward_row<kPlan>(
+        row, table, spectrum, skip, args.dpostgate.data != nullptr, kept, sums,
+        [&](int which, int n) {
+          return Signal<kNarrow>{args.element, seqlen, which ? dout : u, which ? postgate : pregate}(n);
+        },
+        [&](int which, int n, Complex y) {
+          if (which == 0) return dpostgate(n, y.re);
+          du(n, y.re);
+          dpregate(n, y.re);
+        });
+  }
+  if (kShared) each_frequency<kPlan>([&](int i) { target[i] = sums.get(i); });
+}
+
+// dspectrum = the parts' sum, dskip = the mean of its real parts.
+__global__ void __launch_bounds__(kSumThreads) fft_conv_bwd_sum_kernel(FftConvBwdArgs args, int64_t parts) {
+  const int64_t d = blockIdx.x;
+  const int thread = int(threadIdx.x);
+  Complex* dspectrum = reinterpret_cast<Complex*>(args.dspectrum) + d * args.fft_size;
+  const Complex* partials = reinterpret_cast<const Complex*>(args.scratch) + d * args.fft_size;
+  const SharedArray<double> tree;
+  double total = 0.0;
+  for (int64_t i = thread; i < args.fft_size; i += kSumThreads) {
+    Complex sum = parts > 1 ? partials[i] : dspectrum[i];
+    for (int64_t part = 1; part < parts; ++part) sum = sum + partials[part * args.dim * args.fft_size + i];
+    if (parts > 1) dspectrum[i] = sum;
+    total += double(sum.re);
+  }
+  tree.store(thread, total);
+  for (int half = kSumThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (thread < half) tree.store(thread, tree.load(thread) + tree.load(thread + half));
+  }
+  if (thread == 0) args.dskip[d] = float(tree.load(0) / double(args.fft_size));
+}
+
+}  // namespace
+
+int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args) {
+  const FftPlan* plan = find_fft_plan(args.fft_size);
+  if (!plan) return 0;
+  const int64_t parts = parts_for(args, *plan), rows = parts * args.dim;
+  return 2 * args.fft_size * ((parts > 1 ? rows : 0) + (args.fft_size <= kMaxShared ? 0 : rows));
+}
+
+cudaError_t fft_conv_bwd(const FftConvBwdArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  if (args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size) return cudaErrorInvalidValue;
+  if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
+  return with_plan(args.fft_size, [&](auto plan) {
+    const int64_t parts = parts_for(args, kFftPlans[plan.value]);
+    const cudaError_t error = with_width(args.element, [&](auto narrow) {
+      return launch_rows(&fft_conv_bwd_kernel<plan.value, narrow.value>, kFftPlans[plan.value], args, args.dim * parts,
+                         shared_bytes_for(args.fft_size), stream, shape, parts);
+    });
+    if (error != cudaSuccess || args.dim == 0) return error;
+    return launch(&fft_conv_bwd_sum_kernel, unsigned(args.dim), kSumThreads, kSumThreads * sizeof(double), stream, args,
+                  parts);
+  });
+}
+
+}  // namespace m2::cuda

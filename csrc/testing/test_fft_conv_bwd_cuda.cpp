@@ -1,0 +1,260 @@
+// fft_conv and filter_spectrum of csrc/cuda with their gradients under the emulator against float64 sums, term by term, of the same
+// rounded inputs; memory ends where tensors end. Prints a line per case and a summary; exits with 1 if anything fails.
+// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_emulated.py.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cuda/dft.cuh"
+#include "../cuda/element.cuh"
+#include "../cuda/fft_conv.h"
+
+namespace {
+
+using namespace m2::cuda;
+
+struct Case {
+  int64_t batch, dim, seqlen, fft_size, taps, taps_rev;
+  Element element = Element::f32;
+  bool gated = true, channels_last = false;
+};
+
+std::mt19937 random_engine(11);
+
+double bound_of(Element element) {  // docs/architecture.md, numerics
+  return element == Element::f32 ? 1e-6 : element == Element::f16 ? 1e-3 : 2.5e-3;
+}
+
+// A tensor over batch, dim and seqlen of some element type; untouched elements are NaN.
+struct Tensor {
+  Case shape;
+  std::vector<unsigned char> bytes;
+
+  explicit Tensor(const Case& c, bool random = true)
+      : shape(c), bytes(size_t(c.batch * c.dim * c.seqlen) * element_bytes(c.element), 0xff) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; random && i < c.batch * c.dim * c.seqlen; ++i) write(i, normal(random_engine));
+  }
+  bool narrow() const { return shape.element != Element::f32; }
+  void write(int64_t i, float x) {
+    if (narrow()) write_element<true>(shape.element, bytes.data(), i, x);
+    else write_element<false>(shape.element, bytes.data(), i, x);
+  }
+  double at(int64_t b, int64_t d, int64_t t) const {
+    const int64_t i = b * stride_batch() + d * stride_dim() + t * stride_seq();
+    return narrow() ? read_element<true>(shape.element, bytes.data(), i)
+                    : read_element<false>(shape.element, bytes.data(), i);
+  }
+  int64_t stride_batch() const { return shape.dim * shape.seqlen; }
+  int64_t stride_dim() const { return shape.channels_last ? 1 : shape.seqlen; }
+  int64_t stride_seq() const { return shape.channels_last ? shape.dim : 1; }
+  AnyStrided<const void> input() const { return {bytes.data(), stride_batch(), stride_dim(), stride_seq()}; }
+  AnyStrided<void> output() { return {bytes.data(), stride_batch(), stride_dim(), stride_seq()}; }
+};
+
+std::vector<float> random_values(int64_t count, float scale) {
+  std::normal_distribution<float> normal(0.0f, scale);
+  std::vector<float> out(size_t(std::max<int64_t>(count, 0)));
+  for (float& x : out) x = normal(random_engine);
+  return out;
+}
+
+struct Problem {
+  Case shape;
+  Tensor u, pre, post, dout, out, du, dpre, dpost;
+  std::vector<float> k, k_rev, skip, spectrum, dspectrum, dk, dk_rev, dskip;
+
+  explicit Problem(const Case& c)
+      : shape(c), u(c), pre(c), post(c), dout(c), out(c, false), du(c, false), dpre(c, false), dpost(c, false),
+        k(random_values(c.dim * c.taps, scale(c))), k_rev(random_values(c.dim * c.taps_rev, scale(c))),
+        skip(random_values(c.dim, 1.0f)), spectrum(size_t(c.dim * 2 * c.fft_size), NAN), dspectrum(spectrum),
+        dk(k.size(), NAN), dk_rev(k_rev.size(), NAN), dskip(size_t(c.dim), NAN) {}
+  static float scale(const Case& c) { return 1.0f / std::sqrt(float(std::min(c.taps, c.seqlen))); }
+
+  FftConvBwdArgs args() {
+    FftConvBwdArgs args;
+    args.batch = shape.batch, args.dim = shape.dim, args.seqlen = shape.seqlen, args.fft_size = shape.fft_size;
+    args.element = shape.element;
+    args.dout = dout.input(), args.u = u.input(), args.du = du.output();
+    if (shape.gated) {
+      args.pregate = pre.input(), args.postgate = post.input();
+      args.dpregate = dpre.output(), args.dpostgate = dpost.output();
+    }
+    args.spectrum = spectrum.data(), args.skip = skip.data();
+    args.dspectrum = dspectrum.data(), args.dskip = dskip.data();
+    return args;
+  }
+
+  FftConvArgs forward_args() {
+    FftConvArgs args;
+    args.batch = shape.batch, args.dim = shape.dim, args.seqlen = shape.seqlen, args.fft_size = shape.fft_size;
+    args.element = shape.element;
+    args.u = u.input(), args.out = out.output();
+    if (shape.gated) args.pregate = pre.input(), args.postgate = post.input();
+    args.spectrum = spectrum.data(), args.skip = skip.data();
+    return args;
+  }
+  FilterSpectrumArgs filter_args() {
+    FilterSpectrumArgs filter;
+    filter.dim = shape.dim, filter.fft_size = shape.fft_size, filter.spectrum = spectrum.data();
+    filter.k = k.data(), filter.taps = filter.stride_k_dim = shape.taps;
+    filter.k_rev = shape.taps_rev ? k_rev.data() : nullptr, filter.taps_rev = filter.stride_k_rev_dim = shape.taps_rev;
+    return filter;
+  }
+  FilterSpectrumBwdArgs filter_bwd_args() {
+    FilterSpectrumBwdArgs back;
+    back.dim = shape.dim, back.fft_size = shape.fft_size, back.dspectrum = dspectrum.data();
+    back.dk = dk.data(), back.taps = shape.taps, back.dk_rev = dk_rev.data(), back.taps_rev = shape.taps_rev;
+    return back;
+  }
+
+  void run() {
+    const auto memory = [](int64_t floats) { return std::vector<float>(size_t(floats), NAN); };
+    const auto must = [](cudaError_t error, const char* what) {
+      if (error != cudaSuccess) throw std::runtime_error(what);
+    };
+    FftConvBwdArgs conv = args();
+    must(filter_spectrum_fwd(filter_args(), nullptr), "filter_spectrum_fwd");
+    must(fft_conv_fwd(forward_args(), nullptr), "fft_conv_fwd");
+    auto scratch = memory(fft_conv_bwd_scratch(conv));
+    conv.scratch = scratch.data();
+    must(fft_conv_bwd(conv, nullptr), "fft_conv_bwd");
+    must(filter_spectrum_bwd(filter_bwd_args(), nullptr), "filter_spectrum_bwd");
+  }
+};
+
+// Sums of squares of differences, of a copy one percent off, and of the exact values.
+struct Judge {
+  double error = 0, off = 0, norm = 0;
+  void see(double got, double exact) {
+    error += (got - exact) * (got - exact);
+    off += (1.01 * got - exact) * (1.01 * got - exact);
+    norm += exact * exact;
+  }
+  bool good(double bound) const { return std::sqrt(error / norm) <= bound && std::sqrt(off / norm) > bound; }
+};
+
+struct Judges {
+  Judge out, du, dpre, dpost, dk, dk_rev, dskip;
+};
+
+// One row: its exact gradients of input and gates; its share of the filter's is added to the sums.
+void judge_row(const Problem& p, int64_t b, int64_t d, std::vector<double>& dk, std::vector<double>& dk_rev, double& dskip,
+               Judges& judges) {
+  const int64_t n = p.shape.seqlen;
+  std::vector<double> g(static_cast<size_t>(n)), gy(g);
+  for (int64_t t = 0; t < n; ++t) {
+    g[size_t(t)] = p.u.at(b, d, t) * (p.shape.gated ? p.pre.at(b, d, t) : 1.0);
+    gy[size_t(t)] = p.dout.at(b, d, t) * (p.shape.gated ? p.post.at(b, d, t) : 1.0);
+    dskip += g[size_t(t)] * gy[size_t(t)];
+  }
+  std::vector<double> y(g), v(gy);
+  for (double& x : y) x *= p.skip[size_t(d)];
+  for (double& x : v) x *= p.skip[size_t(d)];
+  const auto tap = [&](int64_t t, int64_t s, double h, double& dh) {
+    y[size_t(t)] += h * g[size_t(s)];
+    v[size_t(s)] += h * gy[size_t(t)];
+    dh += gy[size_t(t)] * g[size_t(s)];
+  };
+  for (int64_t m = 0; m < std::min(n, p.shape.taps); ++m)
+    for (int64_t t = m; t < n; ++t) tap(t, t - m, p.k[size_t(d * p.shape.taps + m)], dk[size_t(m)]);
+  for (int64_t j = 0; j < std::min(n - 1, p.shape.taps_rev); ++j)
+    for (int64_t t = 0; t + j + 1 < n; ++t)
+      tap(t, t + j + 1, p.k_rev[size_t(d * p.shape.taps_rev + j)], dk_rev[size_t(j)]);
+  for (int64_t t = 0; t < n; ++t) {
+    judges.du.see(p.du.at(b, d, t), v[size_t(t)] * (p.shape.gated ? p.pre.at(b, d, t) : 1.0));
+    judges.out.see(p.out.at(b, d, t), y[size_t(t)] * (p.shape.gated ? p.post.at(b, d, t) : 1.0));
+    if (!p.shape.gated) continue;
+    judges.dpre.see(p.dpre.at(b, d, t), v[size_t(t)] * p.u.at(b, d, t));
+    judges.dpost.see(p.dpost.at(b, d, t), y[size_t(t)] * p.dout.at(b, d, t));
+  }
+}
+
+bool check(const Case& c) {
+  Problem p(c);
+  p.run();
+  Judges judges;
+  for (int64_t d = 0; d < c.dim; ++d) {
+    std::vector<double> dk(size_t(c.taps)), dk_rev(size_t(c.taps_rev));
+    double dskip = 0;
+    for (int64_t b = 0; b < c.batch; ++b) judge_row(p, b, d, dk, dk_rev, dskip, judges);
+    for (int64_t m = 0; m < c.taps; ++m) judges.dk.see(p.dk[size_t(d * c.taps + m)], dk[size_t(m)]);
+    for (int64_t j = 0; j < c.taps_rev; ++j) judges.dk_rev.see(p.dk_rev[size_t(d * c.taps_rev + j)], dk_rev[size_t(j)]);
+    judges.dskip.see(p.dskip[size_t(d)], dskip);
+  }
+  const double bound = bound_of(c.element), sums = 1e-6;  // sums over batch and positions stay in float32
+  bool good = judges.out.good(bound) && judges.du.good(bound) && judges.dk.good(sums) && judges.dskip.good(sums);
+  if (c.gated) good = good && judges.dpre.good(bound) && judges.dpost.good(bound);
+  if (c.taps_rev && c.seqlen > 1) good = good && judges.dk_rev.good(sums);
+  const auto error = [](const Judge& j) { return j.norm > 0 ? std::sqrt(j.error / j.norm) : 0.0; };
+  std::printf("%s  batch %d dim %d seqlen %d fft_size %d taps %d + %d%s%s element %d: out %.1e du %.1e dpre %.1e dpost %.1e dk %.1e "
+              "dk_rev %.1e dskip %.1e\n",
+              good ? "ok  " : "FAIL", int(c.batch), int(c.dim), int(c.seqlen), int(c.fft_size), int(c.taps),
+              int(c.taps_rev), c.gated ? " gated" : "", c.channels_last ? " channels-last" : "", int(c.element),
+              error(judges.out), error(judges.du), error(judges.dpre), error(judges.dpost), error(judges.dk), error(judges.dk_rev),
+              error(judges.dskip));
+  return good;
+}
+
+bool report(bool good, const char* what) {
+  std::printf("%s  %s\n", good ? "ok  " : "FAIL", what);
+  return good;
+}
+
+bool check_determinism() {
+  Problem p({9, 2, 300, 512, 300, 299});
+  p.run();
+  const Problem first = p;
+  m2::emulator::options().seed = 99;
+  p.run();
+  m2::emulator::options() = {};
+  const bool same = first.du.bytes == p.du.bytes && first.dpre.bytes == p.dpre.bytes &&
+                    first.dpost.bytes == p.dpost.bytes && first.dk == p.dk && first.dk_rev == p.dk_rev &&
+                    first.dskip == p.dskip && first.dspectrum == p.dspectrum;
+  return report(same, "same bits whatever the order of the threads");
+}
+
+bool check_limits() {
+  Problem p({1, 1, 300, 512, 300, 0});
+  FftConvBwdArgs args = p.args();
+  args.fft_size = 256;
+  bool good = report(fft_conv_bwd(args, nullptr) == cudaErrorInvalidValue, "a sequence longer than the transform is refused");
+  args.fft_size = 600;
+  good = report(fft_conv_bwd(args, nullptr) == cudaErrorInvalidValue, "a size that is no power of two is refused") && good;
+  args.fft_size = 512;
+  args.batch = int64_t(1) << 40;
+  good = report(fft_conv_bwd(args, nullptr) == cudaErrorInvalidValue, "more rows than a grid has blocks are refused") && good;
+  return good;
+}
+
+}  // namespace
+
+int main() {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // lines reach a pipe before a crash
+  bool good = true;
+  try {
+    for (const Case& c : {
+             Case{1, 1, 1, 256, 1, 1}, Case{2, 3, 2, 256, 2, 2}, Case{2, 2, 63, 256, 63, 62, Element::f32, false},
+             Case{9, 3, 129, 256, 129, 128}, Case{2, 2, 256, 256, 256, 255}, Case{8, 1, 257, 512, 257, 256},
+             Case{3, 2, 1000, 1024, 1000, 999}, Case{2, 1, 2048, 2048, 2048, 2047}, Case{2, 1, 4096, 4096, 700, 300},
+             Case{9, 1, 4097, 8192, 100, 99}, Case{1, 1, 16384, 16384, 100, 50}, Case{2, 2, 300, 512, 7, 2},
+             Case{2, 2, 200, 256, 500, 600},  // more taps than lags
+             Case{2, 3, 129, 256, 129, 128, Element::f32, true, true},
+             Case{8, 2, 129, 256, 129, 128, Element::f16}, Case{2, 3, 129, 256, 129, 128, Element::bf16, true, true},
+             Case{2, 2, 1000, 1024, 1000, 999, Element::bf16, false}, Case{1, 2, 1025, 2048, 1025, 9, Element::f16}})
+      good = check(c) && good;
+    good = check_determinism() && good;
+    good = check_limits() && good;
+  } catch (const std::exception& error) {
+    good = report(false, error.what());
+  }
+  std::puts(good ? "all checks passed" : "some checks FAILED");
+  return !good;
+}
