@@ -75,7 +75,7 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
 
     Raises M2BertError when there is no such model or its class is none of ours.
     """
-    folder = _model_folder(path_or_name)
+    folder = model_folder(path_or_name)
     classes = {kind.__name__: kind for kind in (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)}
     try:
         (name,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from killed import run_until_killed
 from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
