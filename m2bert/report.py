@@ -25,7 +25,7 @@ caption { text-align: left; font-weight: 600; padding-bottom: .3rem }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top }
 th { border-bottom: 2px solid #333 } th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto } figure { margin: 1.5rem 0 } figure svg { max-width: 100%; height: auto }
-figcaption { font-size: .9rem; color: #333 } .foot { font-size: .85rem }
+figcaption { font-size: .9rem; color: #333 } .foot { font-size: .85rem } .foot td, .foot th { text-align: left }
 @media print { body { max-width: none; margin: 0; font-size: 10pt } figure, table { break-inside: avoid } }
 """
 

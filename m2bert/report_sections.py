@@ -92,6 +92,7 @@ def evaluation(run: Run, paper: Mapping[str, Any]) -> Section:
         header = ["system", *(f"{each['name']} ({each['num_queries']} queries)" for each in run["buckets"])]
         rows = [[name, *(f"{each['means'][name][metrics[0]]:.3f}" for each in run["buckets"])] for name in names]
         section.tables.append(Table(f"{metrics[0]} by tokens of the longest relevant document", header, rows))
+        section.tables.append(_paper_buckets(paper["buckets"]))
     section.text.append(_against_paper(run, section, paper["loco"], metrics))
     caption = (
         "Figure 1 of the paper, redrawn: mean score against the longest text read at once. The panels have other tasks."
@@ -102,6 +103,12 @@ def evaluation(run: Run, paper: Mapping[str, Any]) -> Section:
         caption = f"{metrics[0]} of every task against the mean length of its documents."
         section.figures.append(Figure("length", plots.score_by_length(run), caption))
     return section
+
+
+def _paper_buckets(paper: Mapping[str, Any]) -> Table:
+    rows = [[name, *(f"{value:.1f}" for value in values)] for name, values in paper["systems"].items()]
+    caption = f"the paper's {paper['table']}: {paper['metric']} × 100 over the twelve tasks of its own, not comparable"
+    return Table(caption, ["system", *paper["names"]], rows)
 
 
 def _verdicts(run: Run, names: Sequence[str], metric: str) -> list[str]:
@@ -202,7 +209,9 @@ def needle(run: Run, paper: Mapping[str, Any]) -> Section:
     section.tables.append(Table(f"{metric} by place of the needle", header, rows))
     means = ", ".join(f"{name} {value}" for name, value in paper["needle"]["means"].items())
     section.text.append(f"The paper's means ({paper['needle']['table']}): {means}. {paper['needle']['note']}")
-    caption = "Figure 2 of the paper, redrawn; its own curves in grey are of other data and are here for their shape."
+    caption = "Figure 2 of the paper, redrawn."
+    if lengths[-1] == paper["needle"]["passages"]:
+        caption += " Its own curves, in grey, are of other data and are here for their shape."
     section.figures.append(Figure("curve", plots.needle(run, paper["needle"]), caption))
     return section
 

@@ -147,6 +147,8 @@ def test_the_paper_stands_beside_pools_of_its_size_only(runs: Any) -> None:
     assert [row[0] for row in beside.rows] == ["multifieldqa"]
     assert dict(zip(beside.header, beside.rows[0], strict=True))["paper: M2-BERT-32k"] == "98.5"
     assert "qmsum (12 queries, 12 documents; the paper has 272 and 272)" in section.text[-1]
+    (lengths,) = (table for table in section.tables if "table 22" in table.caption)
+    assert "not comparable" in lengths.caption and lengths.rows[-1] == ["M2-BERT-32k", "90.4", "93.1", "94.4", "86.1"]
 
 
 def test_the_paper_s_numbers_are_those_of_its_tables() -> None:
