@@ -24,6 +24,7 @@
 
 #include "cuda/blockdiag_glu.h"
 #include "cuda/fft_conv.h"
+#include "cuda/fft_conv_long.h"
 #include "cuda/monarch_mixer.h"
 #include "cuda/short_conv.h"
 
@@ -94,17 +95,26 @@ void check_tensor(const char* op, const char* name, const Tensor& x, const Tenso
           torch::headeronly::toString(x.scalar_type()), "; convert it with .float()");
 }
 
-void check_fft_size(const char* op, int64_t fft_size) {
-  require(shared_bytes_needed(fft_size) > 0, op, ": on CUDA fft_size must be a power of two from ", kMinFftSize,
-          " to ", kMaxFftSize, ", got ", fft_size, "; round it up to one");
+// Whether a transform of this size takes the kernels for long ones on the current device.
+bool needs_long_kernels(const char* op, int64_t fft_size) {
+  const bool power_of_two = fft_size > 0 && (fft_size & (fft_size - 1)) == 0;
+  require(power_of_two && fft_size >= kMinFftSize && fft_size <= kMaxLongFftSize, op,
+          ": on CUDA fft_size must be a power of two from ", kMinFftSize, " to ", kMaxLongFftSize, ", got ", fft_size,
+          "; round it up to one");
   int64_t largest = 0;
   const cudaError_t error = max_fft_size(&largest);
   if (error != cudaSuccess)
     throw std::runtime_error(text(op, ": cannot ask the GPU for its shared memory: ", cudaGetErrorString(error)));
-  require(fft_size <= largest, op, ": a transform of ", fft_size, " points needs ",
-          shared_bytes_needed(fft_size) / 1024, " KB of shared memory a block, and this GPU has room for at most ",
-          largest, " points; use sequences of at most ", largest, " positions, or another device");
+  if (fft_size <= largest) return false;
+  LongFftPlan plan;
+  require(find_long_plan(fft_size, &plan) == cudaSuccess, op, ": no kernel for a transform of ", fft_size,
+          " points on this GPU, whose shared memory has room for ", largest, "; use another device");
+  return true;
 }
+
+// Memory for the kernels of long transforms.
+Tensor new_work(const Tensor& like, int64_t floats) { return torch::stable::new_empty(like, {floats}); }
+float* floats_of(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
 
 void check_launch(const char* op, const char* kernel, int64_t fft_size, cudaError_t error, const LaunchShape& shape,
                   const Tensor& first) {
@@ -194,13 +204,19 @@ Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& s
   FftConvArgs args;
   const Tensor filter = fft_conv_inputs("fft_conv", u, spectrum, skip, pregate, postgate, channels_last, args);
   const CurrentDevice device(u);
-  check_fft_size("fft_conv", args.fft_size);
+  const bool is_long = needs_long_kernels("fft_conv", args.fft_size);
   Tensor out = torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)});
   if (out.numel() == 0) return out;
   args.out = output(out, channels_last);
   LaunchShape shape;
-  const cudaError_t error = fft_conv_fwd(args, device.stream(), &shape);
-  check_launch("fft_conv", "fft_conv_fwd_kernel", args.fft_size, error, shape, u);
+  if (is_long) {
+    const Tensor work = new_work(filter, fft_conv_long_work(args));
+    const cudaError_t error = fft_conv_long_fwd(args, floats_of(work), device.stream(), &shape);
+    check_launch("fft_conv", "fft_rows_kernel or a pass around it", args.fft_size, error, shape, u);
+  } else {
+    const cudaError_t error = fft_conv_fwd(args, device.stream(), &shape);
+    check_launch("fft_conv", "fft_conv_fwd_kernel", args.fft_size, error, shape, u);
+  }
   return out;
 }
 
@@ -214,7 +230,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tenso
   const Tensor filter = fft_conv_inputs(op, u, spectrum, skip, pregate, postgate, channels_last, args);
   args.dout = like_u(op, "dout", dout, u, channels_last);
   const CurrentDevice device(u);
-  check_fft_size(op, args.fft_size);
+  const bool is_long = needs_long_kernels(op, args.fft_size);
   const auto gradient = [&](bool wanted) {
     return wanted ? torch::stable::new_empty(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0});
   };
@@ -230,10 +246,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tenso
   args.dspectrum = static_cast<float*>(dspectrum.mutable_data_ptr());
   args.dskip = static_cast<float*>(dskip.mutable_data_ptr());
   LaunchShape shape;
-  const Tensor scratch = torch::stable::new_empty(filter, {fft_conv_bwd_scratch(args)});
-  args.scratch = static_cast<float*>(scratch.mutable_data_ptr());
-  const cudaError_t error = fft_conv_bwd(args, device.stream(), &shape);
-  check_launch(op, "fft_conv_bwd_kernel", args.fft_size, error, shape, u);
+  if (is_long) {
+    const Tensor work = new_work(filter, fft_conv_long_bwd_work(args));
+    const cudaError_t error = fft_conv_long_bwd(args, floats_of(work), device.stream(), &shape);
+    check_launch(op, "fft_rows_bwd_kernel or a pass around it", args.fft_size, error, shape, u);
+  } else {
+    const Tensor scratch = new_work(filter, fft_conv_bwd_scratch(args));
+    args.scratch = floats_of(scratch);
+    const cudaError_t error = fft_conv_bwd(args, device.stream(), &shape);
+    check_launch(op, "fft_conv_bwd_kernel", args.fft_size, error, shape, u);
+  }
   return {du, dspectrum, dskip, dpre, dpost};
 }
 
@@ -259,13 +281,19 @@ Tensor filter_spectrum_cuda(const Tensor& k, const OptTensor& k_rev, int64_t fft
     args.stride_k_rev_tap = k_rev->stride(1);
   }
   const CurrentDevice device(k);
-  check_fft_size("filter_spectrum", fft_size);
+  const bool is_long = needs_long_kernels("filter_spectrum", fft_size);
   Tensor spectrum = torch::stable::new_empty(k, {args.dim, 2 * fft_size});
   if (spectrum.numel() == 0) return spectrum;
   args.spectrum = static_cast<float*>(spectrum.mutable_data_ptr());
   LaunchShape shape;
-  const cudaError_t error = filter_spectrum_fwd(args, device.stream(), &shape);
-  check_launch("filter_spectrum", "filter_spectrum_fwd_kernel", fft_size, error, shape, k);
+  if (is_long) {
+    const Tensor work = new_work(k, filter_spectrum_long_work(args.dim, fft_size));
+    const cudaError_t error = filter_spectrum_long_fwd(args, floats_of(work), device.stream(), &shape);
+    check_launch("filter_spectrum", "fft_rows_kernel or a pass around it", fft_size, error, shape, k);
+  } else {
+    const cudaError_t error = filter_spectrum_fwd(args, device.stream(), &shape);
+    check_launch("filter_spectrum", "filter_spectrum_fwd_kernel", fft_size, error, shape, k);
+  }
   return spectrum;
 }
 
@@ -282,7 +310,7 @@ std::tuple<Tensor, Tensor> filter_spectrum_bwd_cuda(const Tensor& dspectrum, int
   args.taps = taps;
   args.taps_rev = taps_rev;
   const CurrentDevice device(dspectrum);
-  check_fft_size(op, args.fft_size);
+  const bool is_long = needs_long_kernels(op, args.fft_size);
   const Tensor source = torch::stable::contiguous(dspectrum);
   args.dspectrum = static_cast<const float*>(source.const_data_ptr());
   require_aligned(op, "dspectrum", args.dspectrum);
@@ -291,8 +319,14 @@ std::tuple<Tensor, Tensor> filter_spectrum_bwd_cuda(const Tensor& dspectrum, int
   args.dk = static_cast<float*>(dk.mutable_data_ptr());
   args.dk_rev = static_cast<float*>(dk_rev.mutable_data_ptr());
   LaunchShape shape;
-  const cudaError_t error = filter_spectrum_bwd(args, device.stream(), &shape);
-  check_launch(op, "filter_spectrum_bwd_kernel", args.fft_size, error, shape, dspectrum);
+  if (is_long) {
+    const Tensor work = new_work(source, filter_spectrum_long_work(args.dim, args.fft_size));
+    const cudaError_t error = filter_spectrum_long_bwd(args, floats_of(work), device.stream(), &shape);
+    check_launch(op, "fft_rows_kernel or a pass around it", args.fft_size, error, shape, dspectrum);
+  } else {
+    const cudaError_t error = filter_spectrum_bwd(args, device.stream(), &shape);
+    check_launch(op, "filter_spectrum_bwd_kernel", args.fft_size, error, shape, dspectrum);
+  }
   return {dk, dk_rev};
 }
 

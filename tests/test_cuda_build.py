@@ -29,6 +29,13 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     },
     # Shared memory allows at most 512 threads an SM from 1024 points on: 128 registers for each.
     "fft_conv_bwd.cu": {"fft_conv_bwd_kernel": (14, 128), "fft_conv_bwd_sum_kernel": (1, 64)},
+    "fft_conv_long.cu": {
+        # Sources and results: in place, a filter, tensors of two widths; blocks of 256 threads.
+        "fft_pass_fwd_kernel": (4, 128),
+        "fft_pass_bwd_kernel": (4, 128),
+        "fft_rows_kernel": (7, 128),
+        "fft_rows_bwd_kernel": (7, 128),
+    },
     # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
     "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
     "short_conv.cu": {  # three element types, aligned rows or not

@@ -28,12 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 FFT_CONV = CSRC / "cuda/fft_conv.cu"
 FFT_CONV_BWD = CSRC / "cuda/fft_conv_bwd.cu"
+FFT_CONV_LONG = CSRC / "cuda/fft_conv_long.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
 MIXER = CSRC / "cuda/monarch_mixer.cu"
 PASSES = CSRC / "cuda/fft_passes.cuh"
 TRANSFORM = [CSRC / "cuda/fft_plan.cpp", CSRC / "cuda/device_table.cu", FFT_CONV]
-KERNELS = [*TRANSFORM, FFT_CONV_BWD, SHORT_CONV, GLU, MIXER]
+KERNELS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, SHORT_CONV, GLU, MIXER]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 pytestmark = [
@@ -100,7 +101,7 @@ def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[s
 
 PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv": TRANSFORM,
-    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD],
+    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
     "monarch_mixer": [*TRANSFORM, MIXER],
@@ -183,17 +184,18 @@ def conv_inputs(dtype: torch.dtype, batch: int, dim: int, seqlen: int, channels_
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
+@pytest.mark.parametrize(("shape", "size"), [((2, 3, 300), 512), ((1, 1, 20001), 32768)], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_emulated_fft_conv_and_its_gradients_match_float64(
-    ops: Any, channels_last: bool, dtype: torch.dtype, tolerance: float
+    ops: Any, channels_last: bool, shape: tuple[int, int, int], size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    *inputs, dout = conv_inputs(dtype, 2, 3, 300, channels_last)
+    *inputs, dout = conv_inputs(dtype, *shape, channels_last)
     u, k, k_rev, skip, pre, post = inputs
     leaves = [x.double().requires_grad_() for x in inputs]
     rows = (lambda x: x.transpose(1, 2)) if channels_last else (lambda x: x)
     exact = rows(exact_conv(*(rows(x) if x.dim() == 3 else x for x in leaves)))
     exact.backward(dout.double())
-    spectrum = ops.filter_spectrum(k, k_rev, 512)
+    spectrum = ops.filter_spectrum(k, k_rev, size)
     out = ops.fft_conv(u, spectrum, skip, pre, post, channels_last)
     assert out.shape == exact.shape and out.is_contiguous() and out.dtype == dtype
     assert not far(out, exact, tolerance) and far(0.99 * out.double(), exact, tolerance)
@@ -335,7 +337,7 @@ def test_monarch_mixer_goes_without_the_kernel_where_it_does_not_fit(ops: Any) -
 
 U, K, SPECTRUM = torch.zeros(2, 3, 300), torch.zeros(3, 300), torch.zeros(3, 1024)
 BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its message
-    "fft_size": (lambda ops: ops.filter_spectrum(K, None, 768), "a power of two from 256 to 16384, got 768"),
+    "fft_size": (lambda ops: ops.filter_spectrum(K, None, 768), "a power of two from 256 to 4194304, got 768"),
     "k dtype": (lambda ops: ops.filter_spectrum(K.double(), None, 512), "k must be float32 .* got Double"),
     "k shape": (lambda ops: ops.filter_spectrum(K[0], None, 512), r"shape \(dim, taps\), got \(300,\)"),
     "k_rev shape": (lambda ops: ops.filter_spectrum(K, K[:2], 512), r"with dim 3, got \(2, 300\)"),

@@ -107,6 +107,12 @@ int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args) {
   return 2 * args.fft_size * ((parts > 1 ? rows : 0) + (args.fft_size <= kMaxShared ? 0 : rows));
 }
 
+cudaError_t sum_spectrum_gradients(const FftConvBwdArgs& args, int64_t parts, cudaStream_t stream) {
+  if (args.dim == 0) return cudaSuccess;
+  return launch(&fft_conv_bwd_sum_kernel, unsigned(args.dim), kSumThreads, kSumThreads * sizeof(double), stream, args,
+                parts);
+}
+
 cudaError_t fft_conv_bwd(const FftConvBwdArgs& args, cudaStream_t stream, LaunchShape* shape) {
   if (args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size) return cudaErrorInvalidValue;
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
@@ -116,9 +122,7 @@ cudaError_t fft_conv_bwd(const FftConvBwdArgs& args, cudaStream_t stream, Launch
       return launch_rows(&fft_conv_bwd_kernel<plan.value, narrow.value>, kFftPlans[plan.value], args, args.dim * parts,
                          shared_bytes_for(args.fft_size), stream, shape, parts);
     });
-    if (error != cudaSuccess || args.dim == 0) return error;
-    return launch(&fft_conv_bwd_sum_kernel, unsigned(args.dim), kSumThreads, kSumThreads * sizeof(double), stream, args,
-                  parts);
+    return error == cudaSuccess ? sum_spectrum_gradients(args, parts, stream) : error;
   });
 }
 

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -443,6 +444,12 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, const char* file = __
   return m2::emulator::shuffle(mask, value, int(lane + delta < 32 ? lane + delta : lane), file, line);
 }
 
+// Sine and cosine of pi x.
+inline void sincospif(float x, float* sine, float* cosine) {
+  *sine = float(std::sin(3.14159265358979323846 * double(x)));
+  *cosine = float(std::cos(3.14159265358979323846 * double(x)));
+}
+
 // The few calls of the CUDA runtime that csrc/cuda makes, on ordinary memory.
 enum cudaError_t {
   cudaSuccess = 0,
@@ -474,6 +481,9 @@ inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   return std::memcpy(to, from, bytes), cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  return std::memset(to, value, bytes), cudaSuccess;
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }

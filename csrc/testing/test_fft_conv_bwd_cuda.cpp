@@ -1,4 +1,4 @@
-// fft_conv and filter_spectrum of csrc/cuda with their gradients under the emulator against float64 sums, term by term, of the same
+// fft_conv and filter_spectrum of csrc/cuda with their gradients, short and long, under the emulator against float64 sums, term by term, of the same
 // rounded inputs; memory ends where tensors end. Prints a line per case and a summary; exits with 1 if anything fails.
 // Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_emulated.py.
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include "../cuda/dft.cuh"
 #include "../cuda/element.cuh"
 #include "../cuda/fft_conv.h"
+#include "../cuda/fft_conv_long.h"
 
 namespace {
 
@@ -24,6 +25,7 @@ struct Case {
   int64_t batch, dim, seqlen, fft_size, taps, taps_rev;
   Element element = Element::f32;
   bool gated = true, channels_last = false;
+  int64_t points = kWorkPoints;  // of a long transform, at a time
 };
 
 std::mt19937 random_engine(11);
@@ -121,6 +123,20 @@ struct Problem {
       if (error != cudaSuccess) throw std::runtime_error(what);
     };
     FftConvBwdArgs conv = args();
+    int64_t largest = 0;
+    must(max_fft_size(&largest), "max_fft_size");
+    if (shape.fft_size > largest) {
+      const int64_t points = shape.points;
+      auto work = memory(filter_spectrum_long_work(shape.dim, shape.fft_size, points));
+      must(filter_spectrum_long_fwd(filter_args(), work.data(), nullptr, nullptr, points), "filter_spectrum_long_fwd");
+      work = memory(fft_conv_long_work(forward_args(), points));
+      must(fft_conv_long_fwd(forward_args(), work.data(), nullptr, nullptr, points), "fft_conv_long_fwd");
+      work = memory(fft_conv_long_bwd_work(conv, points));
+      must(fft_conv_long_bwd(conv, work.data(), nullptr, nullptr, points), "fft_conv_long_bwd");
+      work = memory(filter_spectrum_long_work(shape.dim, shape.fft_size, points));
+      must(filter_spectrum_long_bwd(filter_bwd_args(), work.data(), nullptr, nullptr, points), "filter_spectrum_long_bwd");
+      return;
+    }
     must(filter_spectrum_fwd(filter_args(), nullptr), "filter_spectrum_fwd");
     must(fft_conv_fwd(forward_args(), nullptr), "fft_conv_fwd");
     auto scratch = memory(fft_conv_bwd_scratch(conv));
@@ -133,10 +149,11 @@ struct Problem {
 // Sums of squares of differences, of a copy one percent off, and of the exact values.
 struct Judge {
   double error = 0, off = 0, norm = 0;
-  void see(double got, double exact) {
+  // `terms`: the sum of squares of what was added up, for a single sum, whose terms may happen to cancel.
+  void see(double got, double exact, double terms = 0) {
     error += (got - exact) * (got - exact);
     off += (1.01 * got - exact) * (1.01 * got - exact);
-    norm += exact * exact;
+    norm += std::max(exact * exact, terms);
   }
   bool good(double bound) const { return std::sqrt(error / norm) <= bound && std::sqrt(off / norm) > bound; }
 };
@@ -147,13 +164,14 @@ struct Judges {
 
 // One row: its exact gradients of input and gates; its share of the filter's is added to the sums.
 void judge_row(const Problem& p, int64_t b, int64_t d, std::vector<double>& dk, std::vector<double>& dk_rev, double& dskip,
-               Judges& judges) {
+               double& dskip_terms, Judges& judges) {
   const int64_t n = p.shape.seqlen;
   std::vector<double> g(static_cast<size_t>(n)), gy(g);
   for (int64_t t = 0; t < n; ++t) {
     g[size_t(t)] = p.u.at(b, d, t) * (p.shape.gated ? p.pre.at(b, d, t) : 1.0);
     gy[size_t(t)] = p.dout.at(b, d, t) * (p.shape.gated ? p.post.at(b, d, t) : 1.0);
     dskip += g[size_t(t)] * gy[size_t(t)];
+    dskip_terms += std::pow(g[size_t(t)] * gy[size_t(t)], 2);
   }
   std::vector<double> y(g), v(gy);
   for (double& x : y) x *= p.skip[size_t(d)];
@@ -183,11 +201,11 @@ bool check(const Case& c) {
   Judges judges;
   for (int64_t d = 0; d < c.dim; ++d) {
     std::vector<double> dk(size_t(c.taps)), dk_rev(size_t(c.taps_rev));
-    double dskip = 0;
-    for (int64_t b = 0; b < c.batch; ++b) judge_row(p, b, d, dk, dk_rev, dskip, judges);
+    double dskip = 0, dskip_terms = 0;
+    for (int64_t b = 0; b < c.batch; ++b) judge_row(p, b, d, dk, dk_rev, dskip, dskip_terms, judges);
     for (int64_t m = 0; m < c.taps; ++m) judges.dk.see(p.dk[size_t(d * c.taps + m)], dk[size_t(m)]);
     for (int64_t j = 0; j < c.taps_rev; ++j) judges.dk_rev.see(p.dk_rev[size_t(d * c.taps_rev + j)], dk_rev[size_t(j)]);
-    judges.dskip.see(p.dskip[size_t(d)], dskip);
+    judges.dskip.see(p.dskip[size_t(d)], dskip, dskip_terms);
   }
   const double bound = bound_of(c.element), sums = 1e-6;  // sums over batch and positions stay in float32
   bool good = judges.out.good(bound) && judges.du.good(bound) && judges.dk.good(sums) && judges.dskip.good(sums);
@@ -221,6 +239,30 @@ bool check_determinism() {
   return report(same, "same bits whatever the order of the threads");
 }
 
+// Shared memory for 256 points alone: one and two passes through global memory, several chunks of rows.
+bool check_long() {
+  m2::emulator::options().shared_bytes_per_block = shared_bytes_needed(256) + 2 * 256 * sizeof(Complex);
+  bool good = true;
+  LongFftPlan plan;
+  good = report(find_long_plan(4096, &plan) == cudaSuccess && plan.passes == 1 && plan.row == 256 &&
+                    find_long_plan(65536, &plan) == cudaSuccess && plan.passes == 2 && plan.row == 256,
+                "plans of one and two passes");
+  good = report(find_long_plan(2048, &plan) != cudaSuccess && find_long_plan(3 << 12, &plan) != cudaSuccess,
+                "no rows below 256 points, no sizes but powers of two") && good;
+  for (const Case& c : {Case{2, 2, 4096, 4096, 4096, 4095}, Case{1, 3, 2500, 4096, 700, 0, Element::f32, false},
+                        Case{2, 2, 3001, 4096, 100, 99, Element::bf16, true, true},
+                        Case{1, 2, 4000, 4096, 5000, 4500, Element::f16},
+                        Case{3, 3, 4096, 4096, 30, 20, Element::f32, true, true, 4 * 4096},
+                        Case{5, 1, 4096, 4096, 30, 20, Element::f32, true, false, 2 * 4096},
+                        Case{1, 1, 40000, 65536, 60, 40, Element::bf16}})
+    good = check(c) && good;
+  m2::emulator::options() = {};
+  good = report(find_long_plan(32768, &plan) == cudaSuccess && plan.passes == 1 && plan.row == 2048 &&
+                    find_long_plan(1 << 22, &plan) == cudaSuccess && plan.passes == 2 && plan.row == 16384,
+                "227 KB a block: 32,768 points in one pass and 4,194,304 in two") && good;
+  return check({1, 1, 32768, 32768, 40, 30}) && good;
+}
+
 bool check_limits() {
   Problem p({1, 1, 300, 512, 300, 0});
   FftConvBwdArgs args = p.args();
@@ -251,6 +293,7 @@ int main() {
              Case{2, 2, 1000, 1024, 1000, 999, Element::bf16, false}, Case{1, 2, 1025, 2048, 1025, 9, Element::f16}})
       good = check(c) && good;
     good = check_determinism() && good;
+    good = check_long() && good;
     good = check_limits() && good;
   } catch (const std::exception& error) {
     good = report(false, error.what());
