@@ -25,6 +25,7 @@
 #include "cuda/blockdiag_glu.h"
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_long.h"
+#include "cuda/fft_conv_mma.h"
 #include "cuda/monarch_mixer.h"
 #include "cuda/short_conv.h"
 
@@ -213,6 +214,10 @@ Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& s
     const Tensor work = new_work(filter, fft_conv_long_work(args));
     const cudaError_t error = fft_conv_long_fwd(args, floats_of(work), device.stream(), &shape);
     check_launch("fft_conv", "fft_rows_kernel or a pass around it", args.fft_size, error, shape, u);
+  } else if (fft_conv_mma_serves(args)) {
+    const Tensor scales = new_work(filter, args.dim);
+    const cudaError_t error = fft_conv_mma_fwd(args, floats_of(scales), device.stream(), &shape);
+    check_launch("fft_conv", "fft_conv_mma_fwd_kernel", args.fft_size, error, shape, u);
   } else {
     const cudaError_t error = fft_conv_fwd(args, device.stream(), &shape);
     check_launch("fft_conv", "fft_conv_fwd_kernel", args.fft_size, error, shape, u);

@@ -239,7 +239,9 @@ def fft_conv(
 
     Returns:
         Tensor of the shape and dtype of u. Computed in float32 (float64 for float64): relative L2 error below 1e-6
-        for float32, rounding of the output for bfloat16 and float16, 1e-12 for float64.
+        for float32, rounding of the output for bfloat16 and float16, 1e-12 for float64. On CUDA, 16-bit tensors of up
+        to 4,096 positions are transformed with float16 operands and float32 sums, safe for any range of values: errors
+        within 2.5e-3 and 1e-3 for filters that do not cancel nearly all of their input.
 
     Raises:
         TypeError, ValueError: wrong shape, dtype, device or layout, with the remedy.

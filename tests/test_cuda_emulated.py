@@ -29,12 +29,13 @@ CSRC = ROOT / "csrc"
 FFT_CONV = CSRC / "cuda/fft_conv.cu"
 FFT_CONV_BWD = CSRC / "cuda/fft_conv_bwd.cu"
 FFT_CONV_LONG = CSRC / "cuda/fft_conv_long.cu"
+FFT_CONV_MMA = CSRC / "cuda/fft_conv_mma.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
 MIXER = CSRC / "cuda/monarch_mixer.cu"
 PASSES = CSRC / "cuda/fft_passes.cuh"
 TRANSFORM = [CSRC / "cuda/fft_plan.cpp", CSRC / "cuda/device_table.cu", FFT_CONV]
-KERNELS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, SHORT_CONV, GLU, MIXER]
+KERNELS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, FFT_CONV_MMA, SHORT_CONV, GLU, MIXER]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 pytestmark = [
@@ -102,6 +103,7 @@ def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[s
 PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv": TRANSFORM,
     "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG],
+    "fft_conv_mma": [*TRANSFORM, FFT_CONV_MMA],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
     "monarch_mixer": [*TRANSFORM, MIXER],
