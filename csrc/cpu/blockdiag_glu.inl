@@ -43,7 +43,7 @@ struct Glu {
 
   // ---- panels ----
 
-  // Channels first .. first + count - 1 of `tokens` tokens as panels; the tokens of the last one are filled up with zeros.
+  // `count` channels of `tokens` tokens as panels, the last one filled up with zeros.
   template <class S>
   static void pack(const S* x, int64_t stride, int64_t tokens, int64_t count, T* panels) {
     for (int64_t t = 0; t < tokens; t += W) {
