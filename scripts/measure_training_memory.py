@@ -2,6 +2,8 @@
 
     python scripts/measure_training_memory.py --preset 80m-32k --tokens 32768
 
+With --count: what the encoder keeps for the gradient of that document, counted on tensors without contents.
+
 Every setting runs in a process of its own: model, gradients, AdamW's state and one step (forward, backward, update)
 with 30 % of the tokens masked. Prints one JSON line each: peak_gib, of which before_step_gib before the first forward
 pass, and seconds of the step.
@@ -65,6 +67,51 @@ def measure(preset: str, tokens: int, layers: int, checkpointing: bool, bf16: bo
     }
 
 
+def kept_bytes(preset: str, tokens: int, layers: int, bf16: bool) -> int:
+    """Bytes that a forward pass of the encoder keeps for its gradient, weights aside: counted, nothing is computed."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from m2bert.configuration import M2BertConfig
+    from m2bert.modeling import M2BertForMaskedLM
+    from m2bert.pretrain import PRESETS
+
+    kept: dict[int, int] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = M2BertForMaskedLM(M2BertConfig(**{**PRESETS[preset], "num_hidden_layers": layers})).train()
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+        def count(x: torch.Tensor) -> torch.Tensor:
+            storage = x.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage.nbytes()
+            return x
+
+        counting = torch.autograd.graph.saved_tensors_hooks(count, lambda x: x)
+        with counting, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            model.m2bert(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+    return sum(kept.values())
+
+
+def count(preset: str, tokens: int, bf16: bool) -> dict[str, Any]:
+    """What a step keeps, with and without gradient checkpointing, from one block and two."""
+    from m2bert.configuration import M2BertConfig
+    from m2bert.pretrain import PRESETS
+
+    config = M2BertConfig(**PRESETS[preset])
+    one, two = (kept_bytes(preset, tokens, layers, bf16) for layers in (1, 2))
+    block, rest, layers = two - one, 2 * one - two, config.num_hidden_layers
+    # Of every block its input is kept, and all of the one whose gradient is being computed.
+    state = config.hidden_size * tokens * (2 if bf16 else 4)
+    return {
+        "preset": preset,
+        "tokens": tokens,
+        "layers": layers,
+        "dtype": "bfloat16 autocast" if bf16 else "float32",
+        "kept_gib": round((rest + layers * block) / 2**30, 2),
+        "kept_with_checkpointing_gib": round((rest + block + layers * state) / 2**30, 2),
+    }
+
+
 def main() -> None:
     """Measure in this process what --one says, or start a process for each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,7 +120,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="layers instead of the preset's")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--one", choices=("plain", "checkpointing"), help="this setting alone, in this process")
+    parser.add_argument("--count", action="store_true", help="count what is kept instead, which takes no time")
     options = parser.parse_args()
+    if options.count:
+        print(json.dumps(count(options.preset, options.tokens, options.bf16)), flush=True)
+        return
     if options.one:
         row = measure(options.preset, options.tokens, options.layers, options.one == "checkpointing", options.bf16)
         print(json.dumps(row), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from training_data import small_tokenizer, write_corpus
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
+from m2bert.configuration import M2BertConfig
 from m2bert.errors import M2BertError
 from m2bert.layers import SequenceMixer
-from m2bert.pretrain import PretrainConfig, pretrain
+from m2bert.modeling import M2BertForMaskedLM
+from m2bert.pretrain import PRESETS, PretrainConfig, pretrain
 from m2bert.training_setup import warn_of_slow_bfloat16
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +95,30 @@ def test_slow_bfloat16_is_said(monkeypatch: Any, caplog: Any, capability: str, w
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     warn_of_slow_bfloat16()
     assert sum("set bf16=false" in record.getMessage() for record in caplog.records) == warnings
+
+
+def test_what_a_step_keeps_is_counted_without_computing(monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("measure_training_memory")
+    monkeypatch.setitem(PRESETS, "small", {**PRESETS["mini"], "vocab_size": 64, "max_position_embeddings": 128})
+    counted = script.count("small", 96, False)
+    # The same, of a pass that is really computed.
+    model = M2BertForMaskedLM(M2BertConfig(**PRESETS["small"])).train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in weights:
+            kept[x.untyped_storage().data_ptr()] = x  # held, so that no other tensor takes its place
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        hidden = model.m2bert(input_ids=torch.zeros(1, 96, dtype=torch.long)).last_hidden_state
+    real = sum(x.untyped_storage().nbytes() for x in kept.values()) / 2**30
+    assert hidden.shape == (1, 96, 384) and counted["layers"] == 4
+    assert script.kept_bytes("small", 96, 4, False) / 2**30 == pytest.approx(real, rel=0.01)
+    assert counted["kept_gib"] == pytest.approx(real, abs=0.006)  # rounded to hundredths
+    assert script.kept_bytes("small", 96, 1, False) < 0.4 * script.kept_bytes("small", 96, 4, False)
 
 
 def test_the_peak_of_memory_is_measured() -> None:
