@@ -1,6 +1,6 @@
 """What a process and a model are prepared with before training: memory, trackers, gradient checkpointing.
 
-May import m2bert.errors and transformers. Test: tests/test_training_setup.py.
+May import m2bert.errors, m2bert.settings and transformers. Test: tests/test_training_setup.py.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from m2bert.errors import M2BertError
+from m2bert.settings import has_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ def keep_freed_memory() -> None:
 
 
 def warn_of_slow_bfloat16() -> None:
-    """Log a warning where torch has no fast bfloat16 products: on x86 without AVX-512."""
-    if not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        logger.warning("torch multiplies bfloat16 slowly on a CPU without AVX-512: set bf16=false to train faster here")
+    """Log a warning where bfloat16 was asked for and the machine only emulates it."""
+    if not has_bf16():
+        logger.warning("this machine emulates bfloat16, which is slow: set bf16=false to train faster here")
 
 
 def checkpoint_blocks(model: Any) -> None:
