@@ -40,8 +40,9 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for args in (("search", "nowhere", "a question"), ("evaluate", "loco", "--data", "nowhere", "--tasks", "qmsum")):
         result = run(*args, cwd=tmp_path)
         assert result.returncode == 2
-        assert result.stderr.startswith("m2bert: ") and len(result.stderr.strip().splitlines()) == 1
-        assert "nowhere" in result.stderr and result.stdout == ""
+        # On a slow machine the command says after two seconds what it is at, as it should.
+        (error,) = [line for line in result.stderr.splitlines() if line != f"{args[0]}ing nowhere ..."]
+        assert error.startswith("m2bert: ") and "nowhere" in error and result.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
