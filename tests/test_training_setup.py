@@ -89,10 +89,13 @@ def test_gradient_checkpointing_computes_blocks_again_for_the_same_losses(
     assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
 
 
-@pytest.mark.parametrize(("capability", "warnings"), [("AVX2", 1), ("AVX512", 0)])
-def test_slow_bfloat16_is_said(monkeypatch: Any, caplog: Any, capability: str, warnings: int) -> None:
+@pytest.mark.parametrize(("flags", "warnings"), [("fpu avx2 fma", 1), ("fpu avx512f avx512_bf16", 0)])
+def test_slow_bfloat16_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, flags: str, warnings: int
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("m2bert.settings.CPU_FACTS", tmp_path / "cpuinfo")
     warn_of_slow_bfloat16()
     assert sum("set bf16=false" in record.getMessage() for record in caplog.records) == warnings
 
