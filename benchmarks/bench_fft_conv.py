@@ -15,7 +15,9 @@ from m2ops._library import binding
 
 DIM = 768
 # Batch chosen so that every length does about the same work.
-SHAPES = {256: 64, 768: 16, 1024: 16, 3000: 4, 4096: 4, 16384: 1, 32768: 1}
+SHAPES = {
+    256: 64, 512: 32, 768: 16, 1024: 16, 2048: 8, 3000: 4, 4096: 4, 5000: 4, 8192: 2, 16384: 1, 20000: 1, 32768: 1,
+}  # fmt: skip
 Versus = Callable[..., None]
 
 
@@ -59,6 +61,24 @@ def test_fft_conv(versus: Versus, seqlen: int) -> None:
         exact=m2ops.fft_conv_ref(*wide),
         flops=rows * plan.flops,
         nbytes=4 * 4 * rows * seqlen + spectrum.nbytes,
+    )
+
+
+@pytest.mark.parametrize("seqlen", [128, 256])
+def test_fft_conv_bfloat16(versus: Versus, seqlen: int) -> None:
+    """Short rows in 16 bits; the peer works in float32, as torch.fft has no bfloat16."""
+    u, pre, post, k, k_rev, skip = inputs(64, seqlen)
+    spectrum = m2ops.filter_spectrum(k, k_rev, seqlen)
+    k_f = m2ops.filter_spectrum_ref(k, k_rev, seqlen).data
+    narrow = [t.bfloat16() for t in (u, pre, post)]
+    versus(
+        "fft_conv bfloat16, gated, bidirectional, spectrum given, against float32",
+        f"batch 64 x {DIM} x {seqlen}",
+        lambda: m2ops.fft_conv(narrow[0], spectrum, None, skip, *narrow[1:]),
+        {"torch.fft": lambda: composite(u, k_f, skip, pre, post, 2 * seqlen)},
+        exact=m2ops.fft_conv_ref(*(t.double() for t in (narrow[0], k, k_rev, skip, *narrow[1:]))),
+        flops=64 * DIM * binding.fft_plan(m2ops.fft_size(seqlen)).flops,
+        nbytes=4 * narrow[0].nbytes + spectrum.nbytes,
     )
 
 

@@ -94,26 +94,54 @@ std::tuple<Tensor, Tensor> filter_spectrum_bwd_cpu(const Tensor& dspectrum, int6
   return {dk, dk_rev};
 }
 
+// The order in which rows are worked on: groups of tiles whose spectra stay in L2 together, in a group one batch entry
+// after the other, in an entry the tiles as they lie in memory. One tile with the whole batch would keep its spectrum in L1
+// but jump from page to page.
+struct Order {
+  int64_t batch, tiles, group;
+
+  Order(const View& u, int64_t spectrum_bytes)
+      : batch(u.batch), tiles(u.tiles()),
+        group(std::clamp(kGroupBytes / (spectrum_bytes * u.tile()), int64_t{1}, std::max(u.tiles(), int64_t{1}))) {}
+  int64_t count() const { return tiles * batch; }
+  // The i-th piece of work.
+  struct Piece {
+    int64_t b, tile;
+  };
+  Piece at(int64_t i) const {
+    const int64_t first = i / (group * batch) * group, rest = i - first * batch;
+    const int64_t width = std::min(group, tiles - first);
+    return {rest / width, first + rest % width};
+  }
+
+ private:
+  static constexpr int64_t kGroupBytes = int64_t{1} << 16;
+};
+
+// Rows up to this transform lie in memory one after the other as they are worked on: the hardware fetches them ahead.
+constexpr int64_t kStreamed = 256;
+
 template <class T>
 void convolve(const View& u, const T* spectrum, const T* skip, const View& pre, const View& post, const View& out,
               int64_t fft_size) {
   const auto tables = fft_tables<T>(fft_size);
   const auto& kernel = fft_kernels<T>();
   const int64_t pitch = row_pitch(fft_size), gathered = u.time_contiguous ? 0 : u.tile() * pitch;
-  // Channel-major, so that a thread keeps a spectrum in cache while it walks over the batch.
-  const int64_t count = u.tiles() * u.batch;
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+  const Order order(u, 2 * fft_size * int64_t(sizeof(T)));
+  torch::stable::parallel_for(0, order.count(), 1, [&](int64_t begin, int64_t end) {
     const KeptWorkspace<T> memory(gathered + 2 * fft_size + tables->plan.scratch_elements());
     T *rows = memory.get(), *work = rows + gathered, *scratch = work + 2 * fft_size;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i / u.batch * u.tile(), b = i % u.batch, channels = u.channels(first);
+      const auto [b, tile] = order.at(i);
+      const int64_t first = tile * u.tile(), channels = u.channels(first);
       const Block in = u.block(b, first), g1 = pre.block(b, first), g2 = post.block(b, first), y = out.block(b, first);
       if (u.time_contiguous) {
-        const int64_t next = std::min(i + 1, count - 1), c = next / u.batch;
+        const auto [next, c] = order.at(std::min(i + 1, end - 1));
+        Ahead ahead{};
+        if (fft_size > kStreamed) ahead = {{y.data, g2.data, u.block(next, c).data, pre.block(next, c).data}};
         kernel.convolve_signal(*tables, u.dtype, {in.data, g1.data, u.seqlen}, spectrum + first * 2 * fft_size,
                                skip ? skip[first] : T(0), {{y.data, nullptr}, {g2.data, nullptr}, u.seqlen},
-                               {{u.block(next % u.batch, c).data, pre.block(next % u.batch, c).data, g2.data, nullptr}},
-                               work, scratch);
+                               ahead, work, scratch);
         continue;
       }
       kernel.gather(in, g1, channels, u.seqlen, pitch, rows);
@@ -152,16 +180,22 @@ struct Gradients {
   const View &du, &dpre, &dpost;
 };
 
-// Backward of one batch element of one channel whose positions are contiguous.
+struct Row {
+  int64_t b, c;
+};
+
+// Backward of one batch element of one channel whose positions are contiguous; `next` is worked on after it.
 template <class T>
 void backward_row(const FftTables<T>& tables, const View& dout, const View& u, const View& pre, const View& post,
-                  const Gradients& out, int64_t b, int64_t c, const T* spectrum, T skip, T* dspectrum, T* work, T* scratch) {
-  const int64_t next = std::min(b + 1, u.batch - 1), n = u.seqlen;
+                  const Gradients& out, int64_t b, int64_t c, Row next, const T* spectrum, T skip, T* dspectrum, T* work,
+                  T* scratch) {
+  const int64_t n = u.seqlen;
   const auto at = [c](const View& x, int64_t row) { return x.block(row, c).data; };
+  const auto ahead = [next](const View& x) { return x.block(next.b, next.c).data; };
   fft_kernels<T>().backward_signal(
       tables, u.dtype, {at(u, b), at(pre, b), n}, {at(dout, b), at(post, b), n}, spectrum, skip, dspectrum,
       {{at(out.du, b), at(out.dpre, b)}, {at(pre, b), at(u, b)}, n}, {{at(out.dpost, b), nullptr}, {at(dout, b), nullptr}, n},
-      {{at(u, next), at(pre, next), at(dout, next), at(post, next)}}, work, scratch);
+      {{at(out.dpost, b), at(out.du, b), at(out.dpre, b), ahead(u), ahead(pre), ahead(dout), ahead(post)}}, work, scratch);
 }
 
 // The same for a tile of channels that lie side by side.
@@ -195,18 +229,21 @@ void convolve_bwd(const View& dout, const View& u, const T* spectrum, const T* s
                   const Gradients& out, T* dspectrum, T* dskip, int64_t fft_size) {
   const auto tables = fft_tables<T>(fft_size);
   const int64_t gathered = u.time_contiguous ? 0 : 3 * u.tile() * row_pitch(fft_size);
+  const int64_t group = Order(u, 2 * 2 * fft_size * int64_t(sizeof(T))).group;  // spectrum and its gradient
   torch::stable::parallel_for(0, u.tiles(), 1, [&](int64_t begin, int64_t end) {
     const KeptWorkspace<T> memory(gathered + 4 * fft_size + tables->plan.scratch_elements());
     T *rows = memory.get(), *work = rows + gathered, *scratch = work + 4 * fft_size;
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = tile * u.tile(), last = first + u.channels(first);
+    for (int64_t tile = begin; tile < end; tile += group) {
+      const int64_t first = tile * u.tile(), last = std::min(std::min(tile + group, end) * u.tile(), u.dim);
       std::fill(dspectrum + first * 2 * fft_size, dspectrum + last * 2 * fft_size, T(0));
       for (int64_t b = 0; b < u.batch; ++b)
-        if (u.time_contiguous)
-          backward_row<T>(*tables, dout, u, pre, post, out, b, first, spectrum + first * 2 * fft_size,
-                          skip ? skip[first] : T(0), dspectrum + first * 2 * fft_size, work, scratch);
-        else
-          backward_tile<T>(*tables, dout, u, pre, post, out, b, first, spectrum, skip, dspectrum, work, scratch, rows);
+        for (int64_t c = first; c < last; c += u.tile())
+          if (u.time_contiguous)
+            backward_row<T>(*tables, dout, u, pre, post, out, b, c,
+                            c + 1 < last ? Row{b, c + 1} : Row{std::min(b + 1, u.batch - 1), first},
+                            spectrum + c * 2 * fft_size, skip ? skip[c] : T(0), dspectrum + c * 2 * fft_size, work, scratch);
+          else
+            backward_tile<T>(*tables, dout, u, pre, post, out, b, c, spectrum, skip, dspectrum, work, scratch, rows);
       for (int64_t c = first; c < last; ++c) dskip[c] = skip_gradient(*tables, dspectrum + c * 2 * fft_size);
     }
   });

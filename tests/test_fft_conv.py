@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import m2ops
-from m2ops.testing import assert_matches
+from m2ops.testing import assert_matches, relative_error
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # One, tiny, transforms of one column pass (64, 128, 192, 384), odd, 3 and 5 times a power of two, above a power of two.
@@ -71,6 +71,24 @@ def test_fft_conv_reads_channels_last(seqlen: int, dim: int, dtype: torch.dtype)
     want = exact(x)
     last = {n: x[n].transpose(1, 2).contiguous() for n in ("u", "pregate", "postgate")}
     assert_matches(m2ops.fft_conv(**{**x, **last}, layout="bld").transpose(1, 2), want)
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize(("seqlen", "dim"), [(700, 41), (100, 75)])
+def test_fft_conv_of_more_channels_than_are_worked_on_together(seqlen: int, dim: int, layout: str) -> None:
+    x = inputs(torch.float32, seqlen, dim, batch=3)
+    want, dout = exact(x), torch.randn(3, dim, seqlen)
+    wide = {n: t.double().requires_grad_() for n, t in x.items()}
+    wanted = torch.autograd.grad(m2ops.fft_conv_ref(**wide), list(wide.values()), dout.double())
+    if layout == "bld":
+        x = {n: t.transpose(1, 2).contiguous() if t.dim() == 3 else t for n, t in x.items()}
+        want, dout = want.transpose(1, 2), dout.transpose(1, 2)
+        wanted = tuple(t.transpose(1, 2) if t.dim() == 3 else t for t in wanted)
+    leaves = [t.requires_grad_() for t in x.values()]
+    out = m2ops.fft_conv(**x, layout=layout)
+    assert_matches(out.detach(), want)
+    for name, grad, right in zip(x, torch.autograd.grad(out, leaves, dout), wanted, strict=True):
+        assert relative_error(grad, right) < 3e-6, name
 
 
 @pytest.mark.parametrize("missing", ["k_rev", "skip", "pregate", "postgate"])

@@ -98,3 +98,18 @@ def test_short_conv_refuses_second_gradients() -> None:
 def test_short_conv_takes_taps_of_another_precision() -> None:
     x, w, b = torch.randn(2, 4, 12), torch.randn(4, 3), torch.randn(4)
     assert_matches(m2ops.short_conv(x, w.double(), b.double()), conv1d(x, w, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_short_conv_rounds_to_16_bits_as_torch_does(layout: str, dtype: torch.dtype) -> None:
+    """Every pattern of 16 bits times a factor, to nearest even, with infinities and NaN; one tap, so nothing is summed."""
+    x = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype)
+    weight = torch.tensor([[0.0, 1.0 + 2.0**-9]])
+    x = torch.stack([torch.zeros_like(x), x], dim=1).flatten()  # a zero before each: nothing comes from the other tap
+    want = (x.float() * weight[0, 1]).to(dtype)
+    channels = 16
+    given = x.expand(1, channels, -1) if layout == "bdl" else x[None, :, None].expand(1, -1, channels)
+    out = m2ops.short_conv(given.contiguous(), weight.expand(channels, 2), None, layout=layout)
+    for channel in out[0] if layout == "bdl" else out[0].T:
+        torch.testing.assert_close(channel[1::2].float(), want[1::2].float(), rtol=0, atol=0, equal_nan=True)

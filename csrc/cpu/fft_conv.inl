@@ -26,14 +26,15 @@ struct GatedInput {
       v = load_as<T, W>(x + n);
       if (gate) v *= load_as<T, W>(gate + n);
     } else {
-      v = edge(n);
+      v = edge(*this, n);
     }
     return {v * wr, v * wi};
   }
-  __attribute__((noinline)) Vec<T, W> edge(int64_t n) const {
+  // Takes a copy, so that the compiler may keep the original in registers.
+  __attribute__((noinline)) static Vec<T, W> edge(GatedInput in, int64_t n) {
     Vec<T, W> v = {};
-    for (int i = 0; i < W && n + i < seqlen; ++i)
-      v[i] = gate ? T(to_float(x[n + i])) * T(to_float(gate[n + i])) : T(to_float(x[n + i]));
+    for (int i = 0; i < W && n + i < in.seqlen; ++i)
+      v[i] = in.gate ? T(to_float(in.x[n + i])) * T(to_float(in.gate[n + i])) : T(to_float(in.x[n + i]));
     return v;
   }
 };
@@ -58,14 +59,14 @@ struct GatedOutput {
 
   M2_INLINE void put(int64_t n, Cplx<T, W> v, T wr, T wi) const {
     const Vec<T, W> y = v.r * wr + v.i * wi;
-    if (n + W > seqlen) return edge(n, y);
+    if (n + W > seqlen) return edge(*this, n, y);
     store_as<T, W>(out[0] + n, gate[0] ? y * load_as<T, W>(gate[0] + n) : y);
     if (out[1]) store_as<T, W>(out[1] + n, gate[1] ? y * load_as<T, W>(gate[1] + n) : y);
   }
-  __attribute__((noinline)) void edge(int64_t n, Vec<T, W> y) const {
-    for (int o = 0; o < 2 && out[o]; ++o)
-      for (int i = 0; i < W && n + i < seqlen; ++i)
-        out[o][n + i] = from_float<S>(gate[o] ? y[i] * T(to_float(gate[o][n + i])) : T(y[i]));
+  __attribute__((noinline)) static void edge(GatedOutput to, int64_t n, Vec<T, W> y) {
+    for (int o = 0; o < 2 && to.out[o]; ++o)
+      for (int i = 0; i < W && n + i < to.seqlen; ++i)
+        to.out[o][n + i] = from_float<S>(to.gate[o] ? y[i] * T(to_float(to.gate[o][n + i])) : T(y[i]));
   }
 };
 
@@ -77,6 +78,31 @@ struct ComplexOutput {
     store<T, W>(re + n, v.r * wr + v.i * wi);
     if (im) store<T, W>(im + n, v.i * wr - v.r * wi);
   }
+};
+
+// Asks for memory that is needed soon, a few cache lines at a time while arithmetic goes on: many at once would fill the queue
+// that the other loads need too. `steps` are spread over the whole work on a row.
+class Prefetch {
+ public:
+  Prefetch() = default;
+  Prefetch(const Ahead& ahead, int64_t row_bytes, int64_t steps) : bytes_(row_bytes) {
+    for (const void* row : ahead.rows)
+      if (row) rows_[count_++] = static_cast<const char*>(row);
+    lines_ = (count_ * ((bytes_ + kLine - 1) / kLine) + steps - 1) / steps;
+  }
+  M2_INLINE void step() {
+    for (int64_t i = 0; i < lines_ && row_ < count_; ++i) {
+      __builtin_prefetch(rows_[row_] + at_, 0, 2);
+      at_ += kLine;
+      if (at_ >= bytes_) at_ = 0, ++row_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* rows_[kAheadRows];
+  int64_t bytes_ = 0, lines_ = 0, at_ = 0;
+  int count_ = 0, row_ = 0;
 };
 
 template <class T, int W, int L>
@@ -139,56 +165,68 @@ struct Transform {
     }
   }
 
+  // The first and the last pass take L columns, a cache line of float, at a time: the others of a line would be gone from
+  // L1, whose sets the lines of a column share, before their turn came. Each W columns have their own part of the buffer.
   template <int R, class Input>
   void first_pass(const Input& in, int64_t column, T* buffer) const {
     const int64_t step = n1 / R;
     const T* w = tables.pass1[0].data();
-    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
-      C v[R];
-      load_first<R>(v, in, j, step, column);
-      butterfly<R, false>(v);
-      twiddle_all<R, false>(v, w);
-      store_all<R>(v, buffer + j * 2 * W, step * 2 * W, W);
-    }
+    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1))
+      for (int64_t part = 0; part < L; part += W) {
+        C v[R];
+        load_first<R>(v, in, j, step, column + part);
+        butterfly<R, false>(v);
+        twiddle_all<R, false>(v, w);
+        store_all<R>(v, buffer + part * 2 * n1 + j * 2 * W, step * 2 * W, W);
+      }
   }
 
   template <class Input>
-  void forward_columns(const Input& in, T* work, T* buffer) const {
+  void forward_columns(const Input& input, T* work, T* buffer, Prefetch& prefetch) const {
+    const Input in = input;
     const auto& radices = tables.plan.radices1;
     const int passes = int(radices.size());
-    for (int64_t column = 0; column < n2; column += W) {
-      C v[L];
-      if (passes == 1) {
+    C v[L];
+    if (passes == 1) {
+      for (int64_t column = 0; column < n2; column += W) {
         load_first<L>(v, in, 0, 1, column);
         butterfly<L, false>(v);
         emit(v, 0, column, work);
-        continue;
+        prefetch.step();
       }
-      if constexpr (L == kLanes) {  // shorter transforms have one column pass
+      return;
+    }
+    if constexpr (L == kLanes)  // shorter transforms have one column pass
+      for (int64_t column = 0; column < n2; column += L) {
         with_power_of_two(radices[0], [&]<int R>() { first_pass<R>(in, column, buffer); });
-        int64_t length = n1 / radices[0];
-        for (int i = 1; i + 1 < passes; length /= radices[i], ++i)
-          with_power_of_two(radices[i], [&]<int R>() { pass<R, false, T, W>(buffer, 2 * W, W, n1, length, tables.pass1[i].data()); });
-        for (int64_t row = 0; row < n1; row += L) {
-          load_all<L>(v, buffer + row * 2 * W, 2 * W, W);
-          butterfly<L, false>(v);
-          emit(v, row, column, work);
+        for (int64_t part = 0; part < L; part += W) {
+          T* const x = buffer + part * 2 * n1;
+          int64_t length = n1 / radices[0];
+          for (int i = 1; i + 1 < passes; length /= radices[i], ++i)
+            with_power_of_two(radices[i], [&]<int R>() { pass<R, false, T, W>(x, 2 * W, W, n1, length, tables.pass1[i].data()); });
+          for (int64_t row = 0; row < n1; row += L) {
+            load_all<L>(v, x + row * 2 * W, 2 * W, W);
+            butterfly<L, false>(v);
+            emit(v, row, column + part, work);
+            prefetch.step();
+          }
         }
       }
-    }
   }
 
   template <int R, class Output>
-  void last_pass(const T* buffer, int64_t column, const Output& out) const {
+  void last_pass(const T* buffer, int64_t column, const Output& output) const {
+    const Output out = output;
     const int64_t step = n1 / R;
     const T* w = tables.pass1[0].data();
-    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
-      C v[R];
-      load_all<R>(v, buffer + j * 2 * W, step * 2 * W, W);
-      twiddle_all<R, true>(v, w);
-      butterfly<R, true>(v);
-      store_last<R>(v, j, step, column, out);
-    }
+    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1))
+      for (int64_t part = 0; part < L; part += W) {
+        C v[R];
+        load_all<R>(v, buffer + part * 2 * n1 + j * 2 * W, step * 2 * W, W);
+        twiddle_all<R, true>(v, w);
+        butterfly<R, true>(v);
+        store_last<R>(v, j, step, column + part, out);
+      }
   }
   template <int R, class Output>
   M2_INLINE void store_last(const C* v, int64_t row, int64_t step, int64_t column, const Output& out) const {
@@ -199,31 +237,38 @@ struct Transform {
   }
 
   template <class Output>
-  void inverse_columns(const T* work, T* buffer, const Output& out) const {
+  void inverse_columns(const T* work, T* buffer, const Output& output, Prefetch& prefetch) const {
+    const Output out = output;
     const auto& radices = tables.plan.radices1;
     const int passes = int(radices.size());
-    for (int64_t column = 0; column < n2; column += W) {
-      C v[L];
-      if (passes == 1) {
+    C v[L];
+    if (passes == 1) {
+      for (int64_t column = 0; column < n2; column += W) {
+        prefetch.step();
         absorb(v, 0, column, work);
         butterfly<L, true>(v);
         store_last<L>(v, 0, 1, column, out);
-        continue;
       }
-      if constexpr (L == kLanes) {
-        for (int64_t row = 0; row < n1; row += L) {
-          absorb(v, row, column, work);
-          butterfly<L, true>(v);
-          store_all<L>(v, buffer + row * 2 * W, 2 * W, W);
-        }
-        int64_t length = L;
-        for (int i = passes - 2; i >= 1; --i) {
-          length *= radices[i];
-          with_power_of_two(radices[i], [&]<int R>() { pass<R, true, T, W>(buffer, 2 * W, W, n1, length, tables.pass1[i].data()); });
+      return;
+    }
+    if constexpr (L == kLanes)
+      for (int64_t column = 0; column < n2; column += L) {
+        for (int64_t part = 0; part < L; part += W) {
+          T* const x = buffer + part * 2 * n1;
+          for (int64_t row = 0; row < n1; row += L) {
+            prefetch.step();
+            absorb(v, row, column + part, work);
+            butterfly<L, true>(v);
+            store_all<L>(v, x + row * 2 * W, 2 * W, W);
+          }
+          int64_t length = L;
+          for (int i = passes - 2; i >= 1; --i) {
+            length *= radices[i];
+            with_power_of_two(radices[i], [&]<int R>() { pass<R, true, T, W>(x, 2 * W, W, n1, length, tables.pass1[i].data()); });
+          }
         }
         with_power_of_two(radices[0], [&]<int R>() { last_pass<R>(buffer, column, out); });
       }
-    }
   }
 
   // ---- rows ----
@@ -254,17 +299,6 @@ struct Transform {
       walk<FORWARD, INVERSE>(blocks, row / L * n2 * 2 * L + row % L, n2, n2, 0, middle);
   }
 
-  // Ask for the memory that is needed next while arithmetic goes on.
-  template <class S>
-  M2_INLINE static void fetch(const Ahead& ahead, int64_t offset) {
-    if (offset % (2 * L)) return;  // once for the lanes of a vector
-    const int64_t start = offset / 2 * int64_t(sizeof(S)), bytes = kRowRadix * L * int64_t(sizeof(S));
-    for (const void* p : ahead.rows)
-      if (p)
-#pragma GCC unroll 16
-        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(p) + start + byte, 0, 2);
-  }
-
   void forward_rows(T* work) const {
     rows<true, false, 1>({work}, [&](int64_t offset) {
       C v[kRowRadix];
@@ -283,10 +317,9 @@ struct Transform {
   }
 
   // A skip connection is one tap more at lag 0: a constant added to the spectrum.
-  template <class S>
-  void convolve_rows(T* work, const T* spectrum, T skip, const Ahead& ahead) const {
+  void convolve_rows(T* work, const T* spectrum, T skip, Prefetch& prefetch) const {
     rows<true, true, 1>({work}, [&](int64_t offset) {
-      fetch<S>(ahead, offset);
+      prefetch.step();
       C v[kRowRadix];
       load_all<kRowRadix>(v, work + offset, 2 * L, L);
       butterfly<kRowRadix, false>(v);
@@ -301,10 +334,10 @@ struct Transform {
   }
 
   // u = F(..) and d = F(..) on the way in; acc += conj(U) D, d -> conj(spectrum) D and, if WITH_Y, u -> spectrum U.
-  template <bool WITH_Y, class S>
-  void backward_rows(T* u, T* d, const T* spectrum, T skip, T* acc, const Ahead& ahead) const {
+  template <bool WITH_Y>
+  void backward_rows(T* u, T* d, const T* spectrum, T skip, T* acc, Prefetch& prefetch) const {
     const auto middle = [&](int64_t offset) {
-      fetch<S>(ahead, offset);
+      prefetch.step();
       C v[kRowRadix];
       load_all<kRowRadix>(v, u + offset, 2 * L, L);
       butterfly<kRowRadix, false>(v);
@@ -348,7 +381,8 @@ struct FftRow {
   static void forward_complex(const FftTables<T>& tables, const T* re, const T* im, T* work, T* scratch) {
     on(tables.plan.lanes, [&]<int W, int L>() {
       const Transform<T, W, L> transform{tables};
-      transform.forward_columns(ComplexInput<T, W>{re, im}, work, scratch);
+      Prefetch none;
+      transform.forward_columns(ComplexInput<T, W>{re, im}, work, scratch, none);
       transform.forward_rows(work);
     });
   }
@@ -359,7 +393,8 @@ struct FftRow {
     on(tables.plan.lanes, [&]<int W, int L>() {
       const Transform<T, W, L> transform{tables};
       transform.inverse_rows(work);
-      transform.inverse_columns(work, scratch, ComplexOutput<T, W>{out_re, out_im});
+      Prefetch none;
+      transform.inverse_columns(work, scratch, ComplexOutput<T, W>{out_re, out_im}, none);
     });
   }
 
@@ -379,9 +414,10 @@ struct FftRow {
     with_type<T>(dtype, [&]<class S>() {
       on(tables.plan.lanes, [&]<int W, int L>() {
         const Transform<T, W, L> transform{tables};
-        transform.forward_columns(input<W, S>(u), work, scratch);
-        transform.template convolve_rows<S>(work, spectrum, tap, ahead);
-        transform.inverse_columns(work, scratch, output<W, S>(out));
+        Prefetch prefetch(ahead, u.seqlen * int64_t(sizeof(S)), 3 * tables.plan.size / (W * L));
+        transform.forward_columns(input<W, S>(u), work, scratch, prefetch);
+        transform.convolve_rows(work, spectrum, tap, prefetch);
+        transform.inverse_columns(work, scratch, output<W, S>(out), prefetch);
       });
     });
   }
@@ -399,15 +435,16 @@ struct FftRow {
     with_type<T>(dtype, [&]<class S>() {
       on(tables.plan.lanes, [&]<int W, int L>() {
         const Transform<T, W, L> transform{tables};
-        transform.forward_columns(input<W, S>(u), work, scratch);
-        transform.forward_columns(input<W, S>(dy), other, scratch);
+        Prefetch prefetch(ahead, u.seqlen * int64_t(sizeof(S)), 4 * tables.plan.size / (W * L));
+        transform.forward_columns(input<W, S>(u), work, scratch, prefetch);
+        transform.forward_columns(input<W, S>(dy), other, scratch, prefetch);
         if (y.data[0]) {
-          transform.template backward_rows<true, S>(work, other, spectrum, tap, dspectrum, ahead);
-          transform.inverse_columns(work, scratch, output<W, S>(y));
+          transform.template backward_rows<true>(work, other, spectrum, tap, dspectrum, prefetch);
+          transform.inverse_columns(work, scratch, output<W, S>(y), prefetch);
         } else {
-          transform.template backward_rows<false, S>(work, other, spectrum, tap, dspectrum, ahead);
+          transform.template backward_rows<false>(work, other, spectrum, tap, dspectrum, prefetch);
         }
-        transform.inverse_columns(other, scratch, output<W, S>(du));
+        transform.inverse_columns(other, scratch, output<W, S>(du), prefetch);
       });
     });
   }

@@ -32,9 +32,11 @@ struct Result {
   const void* gate[2];
   int64_t seqlen;
 };
-// Rows as long as the one in work that are read next, to be asked for ahead of time; null: none.
+// Rows as long as the one in work that are written at its end or read next, in this order, to be asked for ahead of time;
+// null: none.
+constexpr int kAheadRows = 7;
 struct Ahead {
-  const void* rows[4];
+  const void* rows[kAheadRows];
 };
 
 // All row pointers below are contiguous and hold `plan.size` elements; `work` holds 2 * size elements in the order
