@@ -103,7 +103,7 @@ def test_short_conv_takes_taps_of_another_precision() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", ["bdl", "bld"])
 def test_short_conv_rounds_to_16_bits_as_torch_does(layout: str, dtype: torch.dtype) -> None:
-    """Every pattern of 16 bits times a factor, to nearest even, with infinities and NaN; one tap, so nothing is summed."""
+    """Every pattern of 16 bits times a factor, to nearest even, infinities and NaN too; of one tap, no sums."""
     x = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype)
     weight = torch.tensor([[0.0, 1.0 + 2.0**-9]])
     x = torch.stack([torch.zeros_like(x), x], dim=1).flatten()  # a zero before each: nothing comes from the other tap
