@@ -1,4 +1,4 @@
-// CPU boundary of monarch_mixer: short convolution, gates and both long convolutions of 16 channels of one batch row at
+// CPU boundary of monarch_mixer: short convolution, gates and both long convolutions of a cache line of channels of one batch row at
 // a time, so that p and u are read once and what lies between stays in the thread's workspace.
 // Test: tests/test_monarch_mixer.py.
 #include "boundary.h"
@@ -35,10 +35,10 @@ struct Operands {
   Filter<T> residual() const {
     return spectrum2 ? Filter<T>{spectrum2->size(1) / 2, data<T>(spectrum2), data<T>(skip2)} : Filter<T>{};
   }
-  // Channels first .. first + 15 of batch row b, with rows of `row_size` elements.
+  // Channels from `first` on of batch row b, `channels` of them where there are as many, with rows of `row_size` elements.
   template <class T>
-  MixerTile<T> tile(int64_t b, int64_t first, int64_t row_size, int64_t pitch) const {
-    MixerTile<T> t{u.channels(first), u.seqlen, row_size, pitch, width, {}, {}, {}, nullptr};
+  MixerTile<T> tile(int64_t b, int64_t first, int64_t channels, int64_t row_size, int64_t pitch) const {
+    MixerTile<T> t{std::min(channels, u.dim - first), u.seqlen, row_size, pitch, width, {}, {}, {}, nullptr};
     for (int slice = 0; slice < 3; ++slice) {
       const int64_t c = slice * u.dim + first;
       t.p[slice] = p.block(b, c);
@@ -93,8 +93,8 @@ struct Layout {
   }
 };
 
-// Channels a thread takes before it goes on to the next batch row: at least a cache line of each position.
-int64_t span(const View& u) { return u.dtype == Dtype::bf16 || u.dtype == Dtype::f16 ? 2 * kLanes : kLanes; }
+// Channels worked on together: a cache line of each position.
+int64_t span(const View& u) { return u.dtype == Dtype::bf16 || u.dtype == Dtype::f16 ? kMixerChannels : kLanes; }
 
 template <class T>
 void mix(const Operands& o, const View& out) {
@@ -102,7 +102,7 @@ void mix(const Operands& o, const View& out) {
   const Layout<T> layout(filter, residual);
   const auto& fft = fft_kernels<T>();
   const auto& mixer = mixer_kernels<T>();
-  const int64_t block = kLanes * layout.pitch, step = span(out), spans = (out.dim + step - 1) / step;
+  const int64_t step = span(out), spans = (out.dim + step - 1) / step, block = step * layout.pitch;
   // Channel-major, so that a thread keeps its spectra in cache while it walks over the batch.
   torch::stable::parallel_for(0, spans * out.batch, 1, [&](int64_t begin, int64_t end) {
     const KeptWorkspace<T> memory(2 * block + 2 * layout.row_size + layout.scratch);
@@ -111,19 +111,17 @@ void mix(const Operands& o, const View& out) {
       fft.convolve(tables, row, f.row(c), f.factor(c), nullptr, post, row, work, scratch);
     };
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i % out.batch, last = std::min((i / out.batch + 1) * step, out.dim);
-      for (int64_t first = i / out.batch * step; first < last; first += kLanes) {
-        const MixerTile<T> tile = o.tile<T>(b, first, layout.row_size, layout.pitch);
-        mixer.gates(tile, {nullptr, out.dtype, 1, 0, false}, g, x2);
+      const int64_t b = i % out.batch, first = i / out.batch * step;
+      const MixerTile<T> tile = o.tile<T>(b, first, step, layout.row_size, layout.pitch);
+      mixer.gates(tile, {nullptr, out.dtype, 1, 0, false}, g, x2);
+      for (int64_t c = 0; c < tile.channels; ++c)
+        convolve(*layout.tables, filter, first + c, g + c * layout.pitch, x2 + c * layout.pitch);
+      if (residual.size) {  // x2 has done its duty
+        mixer.gather(tile, o.u.block(b, first), x2);
         for (int64_t c = 0; c < tile.channels; ++c)
-          convolve(*layout.tables, filter, first + c, g + c * layout.pitch, x2 + c * layout.pitch);
-        if (residual.size) {  // x2 has done its duty
-          mixer.gather(tile, o.u.block(b, first), x2);
-          for (int64_t c = 0; c < tile.channels; ++c)
-            convolve(*layout.tables2, residual, first + c, x2 + c * layout.pitch, nullptr);
-        }
-        mixer.scatter_sum(tile, g, residual.size ? x2 : nullptr, out.block(b, first));
+          convolve(*layout.tables2, residual, first + c, x2 + c * layout.pitch, nullptr);
       }
+      mixer.scatter_sum(tile, g, residual.size ? x2 : nullptr, out.block(b, first));
     }
   });
 }
@@ -174,7 +172,7 @@ void mix_bwd(const Operands& o, const View& dout, const Gradients& grads) {
   const View du = view_like("monarch_mixer_bwd", "du", residual.size ? OptTensor(grads.du) : OptTensor(), o.u);
   const auto data = [](const Tensor& x) { return static_cast<T*>(x.data_ptr()); };
   T *dweight = data(grads.dweight), *dbias = data(grads.dbias);
-  const int64_t block = kLanes * layout.pitch, size = layout.row_size, step = span(o.u);
+  const int64_t size = layout.row_size, step = span(o.u), block = step * layout.pitch;
   torch::stable::parallel_for(0, (o.u.dim + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
     const KeptWorkspace<T> memory(2 * block + 4 * size + layout.scratch);
     T *x = memory.get(), *dy = x + block, *work = dy + block, *scratch = work + 4 * size;
@@ -187,26 +185,25 @@ void mix_bwd(const Operands& o, const View& dout, const Gradients& grads) {
       for (int64_t c = 0; c < tile.channels; ++c)
         back(first + c, b == 0, b + 1 == o.u.batch, product, x + c * layout.pitch, dy + c * layout.pitch);
     };
-    for (int64_t i = begin * step; i < std::min(end * step, o.u.dim); i += step)
-      for (int64_t b = 0; b < o.u.batch; ++b)
-        for (int64_t first = i; first < std::min(i + step, o.u.dim); first += kLanes) {
-          const MixerTile<T> tile = o.tile<T>(b, first, size, layout.pitch);
-          const Block e = dout.block(b, first);
-          if (residual.size) {
-            mixer.gather(tile, o.u.block(b, first), x);
-            mixer.gather(tile, e, dy);
-            rows(direct, tile, first, b, false);
-            mixer.scatter_sum(tile, dy, nullptr, du.block(b, first));
-          }
-          mixer.gates(tile, e, x, dy);
-          rows(gated, tile, first, b, true);
-          MixerGradients<T> sums;
-          for (int slice = 0; slice < 3; ++slice) {
-            const int64_t c = slice * o.u.dim + first;
-            sums.dp[slice] = dp.block(b, c), sums.dweight[slice] = dweight + c * o.width, sums.dbias[slice] = dbias + c;
-          }
-          mixer.gates_bwd(tile, e, x, dy, sums);
+    for (int64_t first = begin * step; first < std::min(end * step, o.u.dim); first += step)
+      for (int64_t b = 0; b < o.u.batch; ++b) {
+        const MixerTile<T> tile = o.tile<T>(b, first, step, size, layout.pitch);
+        const Block e = dout.block(b, first);
+        if (residual.size) {
+          mixer.gather(tile, o.u.block(b, first), x);
+          mixer.gather(tile, e, dy);
+          rows(direct, tile, first, b, false);
+          mixer.scatter_sum(tile, dy, nullptr, du.block(b, first));
         }
+        mixer.gates(tile, e, x, dy);
+        rows(gated, tile, first, b, true);
+        MixerGradients<T> sums;
+        for (int slice = 0; slice < 3; ++slice) {
+          const int64_t c = slice * o.u.dim + first;
+          sums.dp[slice] = dp.block(b, c), sums.dweight[slice] = dweight + c * o.width, sums.dbias[slice] = dbias + c;
+        }
+        mixer.gates_bwd(tile, e, x, dy, sums);
+      }
   });
 }
 

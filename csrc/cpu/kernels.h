@@ -84,8 +84,9 @@ struct ShortConvKernels {
   void (*backward)(ShortConvShape, Block x, const T* weight, Block dout, Block dx, T* dweight, T* dbias);
 };
 
-// Up to kLanes channels of one batch row of the mixer's projected input. Rows of the computing precision hold
+// Up to kMixerChannels channels of one batch row of the mixer's projected input: a cache line of 16-bit elements. Rows of the computing precision hold
 // `row_size` elements, `pitch` apart; they are written for every channel, 0 from seqlen on.
+constexpr int64_t kMixerChannels = 2 * kLanes;
 template <class T>
 struct MixerTile {
   int64_t channels, seqlen, row_size, pitch;
