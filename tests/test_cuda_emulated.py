@@ -102,7 +102,7 @@ def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[s
 
 PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv": TRANSFORM,
-    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG],
+    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, FFT_CONV_MMA],
     "fft_conv_mma": [*TRANSFORM, FFT_CONV_MMA],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],

@@ -114,8 +114,10 @@ cudaError_t fft_conv_fwd(const FftConvArgs& args, cudaStream_t stream, LaunchSha
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
   return with_plan(args.fft_size, [&](auto plan) {
     return with_width(args.element, [&](auto narrow) {
-      return launch_rows(&fft_conv_fwd_kernel<plan.value, narrow.value>, kFftPlans[plan.value], args,
-                         args.batch * args.dim, shared_bytes_needed(args.fft_size), stream, shape);
+      if constexpr (narrow.value && kFftPlans[plan.value].size <= kMaxMmaFftSize) return cudaErrorInvalidValue;
+      else
+        return launch_rows(&fft_conv_fwd_kernel<plan.value, narrow.value>, kFftPlans[plan.value], args,
+                           args.batch * args.dim, shared_bytes_needed(args.fft_size), stream, shape);
     });
   });
 }

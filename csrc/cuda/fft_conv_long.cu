@@ -266,8 +266,17 @@ cudaError_t launch_passes_bwd(const LongFftPlan& plan, const Work& work, const P
   return error == cudaSuccess ? launch_pass<true>(work, 0, port, stream) : error;
 }
 
+// with_plan for the sizes that rows have.
+template <class Run>
+cudaError_t with_row_plan(int64_t size, const Run& run) {
+  return with_plan(size, [&](auto index) {
+    if constexpr (kFftPlans[index.value].size < kMinLongRow) return cudaErrorInvalidValue;
+    else return run(index);
+  });
+}
+
 cudaError_t launch_row_task(const LongFftPlan& plan, const RowArgs& args, cudaStream_t stream, LaunchShape* shape) {
-  return with_plan(plan.row, [&](auto index) {
+  return with_row_plan(plan.row, [&](auto index) {
     return launch_rows(&fft_rows_kernel<index.value>, kFftPlans[index.value], args,
                        args.work.rows() * (plan.size / plan.row), shared_bytes_needed(plan.row), stream, shape);
   });
@@ -312,7 +321,7 @@ cudaError_t find_long_plan(int64_t size, LongFftPlan* plan) {
   *plan = {size, 0, size};
   if (size < 1 || size > kMaxLongFftSize || (size & (size - 1))) return cudaErrorInvalidValue;
   for (; plan->row > largest || plan->passes == 0; plan->row /= kRadix) ++plan->passes;
-  return plan->row >= kMinFftSize ? cudaSuccess : cudaErrorInvalidValue;
+  return plan->row >= kMinLongRow ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 int64_t fft_conv_long_work(const FftConvArgs& args, int64_t points) {
@@ -372,7 +381,7 @@ cudaError_t fft_conv_long_bwd(const FftConvBwdArgs& args, float* work, cudaStrea
       cudaError_t failed = launch_passes_fwd(plan, u, g, stream);
       if (failed == cudaSuccess) failed = launch_passes_fwd(plan, dout, gy, stream);
       if (failed == cudaSuccess)
-        failed = with_plan(plan.row, [&](auto index) {
+        failed = with_row_plan(plan.row, [&](auto index) {
           const size_t extra = plan.row <= kMaxShared ? 2 * size_t(plan.row) * sizeof(Complex) : 0;
           return launch_rows(&fft_rows_bwd_kernel<index.value>, kFftPlans[index.value], rows,
                              chunk.dim * (plan.size / plan.row), shared_bytes_needed(plan.row) + extra, stream, shape);

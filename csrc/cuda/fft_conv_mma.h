@@ -6,8 +6,6 @@
 
 namespace m2::cuda {
 
-constexpr int64_t kMaxMmaFftSize = 4096;
-
 // Whether fft_conv_mma_fwd takes these arguments: 16 bits, 256 .. 4096 points.
 bool fft_conv_mma_serves(const FftConvArgs& args);
 

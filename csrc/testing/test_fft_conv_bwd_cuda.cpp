@@ -17,6 +17,7 @@
 #include "../cuda/element.cuh"
 #include "../cuda/fft_conv.h"
 #include "../cuda/fft_conv_long.h"
+#include "../cuda/fft_conv_mma.h"
 
 namespace {
 
@@ -139,7 +140,9 @@ struct Problem {
       return;
     }
     must(filter_spectrum_fwd(filter_args(), nullptr), "filter_spectrum_fwd");
-    must(fft_conv_fwd(forward_args(), nullptr), "fft_conv_fwd");
+    auto scales = memory(shape.dim);
+    if (fft_conv_mma_serves(forward_args())) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
+    else must(fft_conv_fwd(forward_args(), nullptr), "fft_conv_fwd");
     auto scratch = memory(fft_conv_bwd_scratch(conv));
     conv.scratch = scratch.data();
     must(fft_conv_bwd(conv, nullptr), "fft_conv_bwd");
@@ -240,22 +243,22 @@ bool check_determinism() {
   return report(same, "same bits whatever the order of the threads");
 }
 
-// Shared memory for 256 points alone: one and two passes through global memory, several chunks of rows.
+// The least shared memory that GPUs have: one and two passes through global memory, several chunks of rows.
 bool check_long() {
-  m2::emulator::options().shared_bytes_per_block = shared_bytes_needed(256) + 2 * 256 * sizeof(Complex);
+  m2::emulator::options().shared_bytes_per_block = 99 * 1024;
   bool good = true;
   LongFftPlan plan;
-  good = report(find_long_plan(4096, &plan) == cudaSuccess && plan.passes == 1 && plan.row == 256 &&
-                    find_long_plan(65536, &plan) == cudaSuccess && plan.passes == 2 && plan.row == 256,
-                "plans of one and two passes");
-  good = report(find_long_plan(2048, &plan) != cudaSuccess && find_long_plan(3 << 12, &plan) != cudaSuccess,
-                "no rows below 256 points, no sizes but powers of two") && good;
-  for (const Case& c : {Case{2, 2, 4096, 4096, 4096, 4095}, Case{1, 3, 2500, 4096, 700, 0, Element::f32, false},
-                        Case{2, 2, 3001, 4096, 100, 99, Element::bf16, true, true},
-                        Case{1, 2, 4000, 4096, 5000, 4500, Element::f16},
-                        Case{3, 3, 4096, 4096, 30, 20, Element::f32, true, true, 4 * 4096},
-                        Case{5, 1, 4096, 4096, 30, 20, Element::f32, true, false, 2 * 4096},
-                        Case{1, 1, 40000, 65536, 60, 40, Element::bf16}})
+  good = report(find_long_plan(16384, &plan) == cudaSuccess && plan.passes == 1 && plan.row == 1024 &&
+                    find_long_plan(262144, &plan) == cudaSuccess && plan.passes == 2 && plan.row == 1024,
+                "99 KB a block: 16,384 points in one pass and 262,144 in two, rows of 1,024");
+  good = report(find_long_plan(8192, &plan) != cudaSuccess && find_long_plan(3 << 14, &plan) != cudaSuccess,
+                "no rows below 1,024 points, no sizes but powers of two") && good;
+  for (const Case& c : {Case{1, 1, 16384, 16384, 700, 600}, Case{1, 2, 9000, 16384, 70, 0, Element::f32, false},
+                        Case{1, 2, 10001, 16384, 100, 99, Element::bf16, true, true},
+                        Case{1, 1, 300, 16384, 17000, 16500, Element::f16},  // more taps than lags
+                        Case{3, 2, 16384, 16384, 30, 20, Element::f32, true, true, 2 * 16384},
+                        Case{3, 1, 16384, 16384, 30, 20, Element::f32, true, false, 2 * 16384},
+                        Case{1, 1, 170000, 262144, 30, 20, Element::bf16}})
     good = check(c) && good;
   m2::emulator::options() = {};
   good = report(find_long_plan(32768, &plan) == cudaSuccess && plan.passes == 1 && plan.row == 2048 &&

@@ -259,6 +259,10 @@ void check_limits() {
   args.fft_size = 512;
   args.batch = int64_t(1) << 40;
   report(fft_conv_fwd(args, nullptr) == cudaErrorInvalidValue, "more rows than a grid has blocks are refused");
+  args.batch = 1;
+  args.element = m2::cuda::Element::bf16;
+  report(fft_conv_fwd(args, nullptr) == cudaErrorInvalidValue, "16 bits where tensor cores serve are refused");
+  args.element = m2::cuda::Element::f32;
   args.batch = 0;
   report(fft_conv_fwd(args, nullptr) == cudaSuccess, "an empty batch is no work");
 
