@@ -1,5 +1,5 @@
 """What a CUDA tensor meets in m2ops, without a GPU: every operator is registered, and fake tensors on device cuda get
-results of the right shape, dtype and device. The arithmetic is tested in test_cuda_emulated.py."""
+results of the right shape, dtype and device. The arithmetic: test_cuda_emulated.py, test_cuda_kernels.py."""
 
 from __future__ import annotations
 

@@ -1,158 +1,31 @@
-"""The CUDA kernels and their boundary, compiled by g++ and run on the CPU under csrc/testing/cuda_emulator.h.
-
-The emulator's own checks, the kernels of each operator against float64 (both under the address and
-undefined-behaviour sanitizers), and csrc/cuda_ops.cpp as torch.ops.m2ops_emulated on CPU tensors.
-"""
+"""The CUDA boundary and kernels, compiled by g++ under csrc/testing/cuda_emulator.h: csrc/cuda_ops.cpp as
+torch.ops.m2ops_emulated on CPU tensors, against float64. The kernels alone: test_cuda_kernels.py."""
 
 from __future__ import annotations
 
-import platform
-import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from emulation import CSRC, KERNELS, Objects, compile_cpp, needs_emulator
 from torch import Tensor
 
 import m2ops
 from m2ops._blockdiag import glu_with_kernel
 from m2ops._monarch_mixer import mixer_with_kernel
 
-ROOT = Path(__file__).resolve().parent.parent
-CSRC = ROOT / "csrc"
-FFT_CONV = CSRC / "cuda/fft_conv.cu"
-FFT_CONV_BWD = CSRC / "cuda/fft_conv_bwd.cu"
-FFT_CONV_LONG = CSRC / "cuda/fft_conv_long.cu"
-FFT_CONV_MMA = CSRC / "cuda/fft_conv_mma.cu"
-SHORT_CONV = CSRC / "cuda/short_conv.cu"
-GLU = CSRC / "cuda/blockdiag_glu.cu"
-MIXER = CSRC / "cuda/monarch_mixer.cu"
-PASSES = CSRC / "cuda/fft_passes.cuh"
-TRANSFORM = [CSRC / "cuda/fft_plan.cpp", CSRC / "cuda/device_table.cu", FFT_CONV]
-KERNELS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, FFT_CONV_MMA, SHORT_CONV, GLU, MIXER]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-
-pytestmark = [
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the CUDA emulator runs on x86-64 only"),
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-]
-
-
-def compile_cpp(out: Path, *args: str | Path) -> Path:
-    """Compile with warnings as errors; the compiler's words are the message on failure."""
-    flags = ["-std=c++17", "-Og", "-Wall", "-Wextra", "-Werror", "-DM2_CUDA_EMULATED"]
-    command = ["g++", *flags, *map(str, args), "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-class Objects:
-    """Object files of sources, each compiled once for the flags it is asked for; two compilers at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.made: dict[tuple[str, ...], Path] = {}
-
-    def __call__(self, flags: list[str], sources: list[Path]) -> list[Path]:
-        missing = [source for source in sources if (str(source), *flags) not in self.made]
-
-        def build(source: Path) -> Path:
-            out = self.folder / f"{source.stem}-{source.suffix[1:]}-{len(self.made)}-{sources.index(source)}.o"
-            return compile_cpp(out, *flags, "-c", "-x", "c++", source)
-
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            self.made |= {
-                (str(source), *flags): out for source, out in zip(missing, pool.map(build, missing), strict=True)
-            }
-        return [self.made[(str(source), *flags)] for source in sources]
+pytestmark = needs_emulator
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    return Objects(tmp_path_factory.mktemp("objects"))
-
-
-def run_program(program: Path) -> str:
-    """Standard output of a program that must succeed; its output is the message if it does not."""
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def sanitizers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Flags of the sanitizers, none where the compiler comes without their libraries."""
-    source = tmp_path_factory.mktemp("probe") / "probe.cpp"
-    source.write_text("int main() { return 0; }\n")
-    command = ["g++", *SANITIZERS, str(source), "-o", str(source.with_suffix(""))]
-    return SANITIZERS if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
-
-
-def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[str]) -> None:
-    program = compile_cpp(tmp_path / "emulator", *sanitizers, CSRC / "testing/test_cuda_emulator.cpp")
-    assert "all checks passed" in run_program(program)
-
-
-PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
-    "fft_conv": TRANSFORM,
-    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, FFT_CONV_MMA],
-    "fft_conv_mma": [*TRANSFORM, FFT_CONV_MMA],
-    "short_conv": [SHORT_CONV],
-    "blockdiag_glu": [GLU],
-    "monarch_mixer": [*TRANSFORM, MIXER],
-}
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_kernels_emulated_match_float64(name: str, tmp_path: Path, sanitizers: list[str], objects: Objects) -> None:
-    test = CSRC / f"testing/test_{name}_cuda.cpp"
-    program = compile_cpp(tmp_path / name, *sanitizers, *objects(sanitizers, [test, *PROGRAMS[name]]))
-    assert "all checks passed" in run_program(program)
-
-
-def with_full_paths(source: str) -> str:
-    """The source with the headers of csrc/cuda named so that a copy elsewhere finds them."""
-    return re.sub(r'#include "(\w+\.\w+)"', rf'#include "{CSRC}/cuda/\1"', source)
-
-
-def test_fft_conv_emulated_needs_its_barriers(tmp_path: Path, objects: Objects) -> None:
-    """Negative control: without the barrier after the first pass the kernel is rejected."""
-    passes = PASSES.read_text()
-    assert passes.count("__syncthreads();") == 4
-    (tmp_path / "fft_passes.cuh").write_text(with_full_paths(passes.replace("__syncthreads();", "", 1)))
-    source = FFT_CONV.read_text().replace('"fft_passes.cuh"', f'"{tmp_path}/fft_passes.cuh"')
-    (tmp_path / "fft_conv.cu").write_text(with_full_paths(source))
-    parts = [CSRC / "testing/test_fft_conv_cuda.cpp", *TRANSFORM]
-    kernels = [tmp_path / "fft_conv.cu" if part == FFT_CONV else part for part in parts]
-    program = compile_cpp(tmp_path / "fft_conv", *objects([], kernels))
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "emulator: block (0, 0, 0)" in done.stdout
-
-
-def test_blockdiag_glu_emulated_needs_its_barriers(tmp_path: Path) -> None:
-    """Negative control: without the barrier after the copies the kernel is rejected."""
-    source = GLU.read_text()
-    assert source.count("__syncthreads();") == 2
-    (tmp_path / "glu.cu").write_text(with_full_paths(source.replace("__syncthreads();", "", 1)))
-    test = [CSRC / "testing/test_blockdiag_glu_cuda.cpp", "-x", "c++", tmp_path / "glu.cu"]
-    program = compile_cpp(tmp_path / "glu", *test)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "emulator: block (0, 0, 0)" in done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def ops(tmp_path_factory: pytest.TempPathFactory, objects: Objects) -> Any:
+def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """torch.ops.m2ops_emulated: the CUDA boundary and kernels on CPU tensors."""
     torch_folder = Path(torch.__file__).parent
-    library = tmp_path_factory.mktemp("emulated") / "libm2ops_emulated.so"
+    folder = tmp_path_factory.mktemp("emulated")
+    library, objects = folder / "libm2ops_emulated.so", Objects(folder)
     flags = ["-fPIC", "-fvisibility=hidden"]
     torch_flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(torch_folder / "include")]
     parts = [*objects([*flags, *torch_flags], [CSRC / "cuda_ops.cpp"]), *objects(flags, KERNELS)]

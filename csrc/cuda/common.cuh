@@ -88,15 +88,13 @@ class SharedArray {
   }
 
   // Starts to copy 16 bytes of global memory to elements i .., or fills them with zeros; both ends 16-byte aligned. The
-  // copies have arrived after wait_for_copies() and a barrier. Emulated, they arrive at once.
+  // copies have arrived after wait_for_copies() and, for other threads, a barrier.
   __device__ __forceinline__ void copy_async(int i, const void* from, bool exists) const {
 #ifdef __CUDACC__
     const unsigned to = unsigned(__cvta_generic_to_shared(data_ + i));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
 #else
-    emulator::Launch::running()->check_shared(size_t(int64_t(i)) * sizeof(T), 16, true);
-    if (exists) std::memcpy(data_ + i, from, 16);
-    else std::memset(data_ + i, 0, 16);
+    emulator::Launch::running()->copy_async(size_t(int64_t(i)) * sizeof(T), exists ? from : nullptr);
 #endif
   }
 
@@ -112,17 +110,19 @@ class SharedArray {
 };
 
 // Ends a group of this thread's copies; waits until at most kPending groups of this thread are under way.
-__device__ __forceinline__ void end_copy_group() {
 #ifdef __CUDACC__
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
+__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
-#ifdef __CUDACC__
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-#endif
 }
+#else
+inline void end_copy_group() { emulator::Launch::running()->end_copy_group(); }
+template <int kPending>
+void wait_for_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::Launch::running()->wait_for_copies(kPending, file, line);
+}
+#endif
 
 // Launches `kernel` and returns the launch's error; what goes wrong while it runs is reported by a later call, as
 // always with CUDA. More than 48 KB of shared memory is asked for as the runtime wants it.

@@ -1,11 +1,16 @@
 // The sequence mixer in one kernel, forward: one block owns one channel of one batch entry. Interface and formulas:
-// monarch_mixer.h. Compiled by nvcc, or by g++ under the emulator. Test: tests/test_cuda_emulated.py.
+// monarch_mixer.h. Compiled by nvcc, or by g++ under the emulator. Test:
+// ../testing/test_monarch_mixer_cuda.cpp.
 //
 // Three short convolutions, both gates and both long convolutions share the block's memory: beside the row of the
 // transform lie `sums`, seqlen floats that hold x1 * v, then its convolution, then that times x2, then the result.
 // Nothing in between goes back to global memory. Channels are contiguous in p, so blocks that run together take neighbouring
 // channels and share cache lines. The two convolutions run through one copy of the passes, and element types are told
 // apart where memory is read: machine code for each combination was seven times as large.
+//
+// Position n of `sums` belongs to thread n % threads from beginning to end, in the passes too, whose first step is a
+// multiple of the threads; and of the row a thread's first forward pass writes no other points than its last inverse
+// pass read. So the barriers of the passes are all there are.
 #include "monarch_mixer.h"
 
 #include "element.cuh"
@@ -53,6 +58,7 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   const int seqlen = int(args.seqlen);
   const SharedArray<Complex> row;
   const SharedArray<float> sums;  // from kSums on
+  static_assert(FirstPass<kPlan>::kStep % kThreads == 0, "the passes would read sums of other threads");
 
   M2_NO_UNROLL
   for (int n = threadIdx.x; n < seqlen; n += kThreads) {
@@ -60,7 +66,6 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     const float x1 = short_conv_at(args, mask, b, d, n), v = short_conv_at(args, mask, b, 2 * args.dim + d, n);
     sums.store(kSums + n, real ? x1 * v : 0.0f);
   }
-  __syncthreads();
   M2_NO_UNROLL
   for (int which = 0; which < (args.spectrum2 ? 2 : 1); ++which) {
     const float* skips = which ? args.skip2 : args.skip;
@@ -80,12 +85,10 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     inverse_first<kPlan>(row, table, [&](int n, Complex y) {
       if (n < seqlen) sums.store(kSums + n, which ? sums.load(kSums + n) + y.re : y.re);
     });
-    __syncthreads();
     if (which) continue;
     M2_NO_UNROLL
     for (int n = threadIdx.x; n < seqlen; n += kThreads)
       sums.store(kSums + n, sums.load(kSums + n) * short_conv_at(args, mask, b, args.dim + d, n));
-    __syncthreads();
   }
   M2_NO_UNROLL
   for (int n = threadIdx.x; n < seqlen; n += kThreads)

@@ -1,6 +1,7 @@
 // monarch_mixer on CUDA in one kernel, forward: raw pointers, sizes, strides in elements, a stream. No torch.
 // float32, float16 or bfloat16 in and out, float32 in between, rounded once at the end.
-// Kernel: monarch_mixer.cu. Boundary: ../cuda_ops.cpp. Test: tests/test_cuda_emulated.py.
+// Kernel: monarch_mixer.cu. Boundary: ../cuda_ops.cpp. Test:
+// ../testing/test_monarch_mixer_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #include "element.h"
 #include "fft_conv.h"

@@ -1,6 +1,6 @@
 // The emulator must run correct kernels and reject faulty ones: each kernel below makes one mistake.
 // Prints a line per check and a summary; exits with 1 if anything fails.
-// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_emulated.py.
+// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -92,6 +92,50 @@ __global__ void warp_barrier_between_warps(const float* x, float* out) {
   shared.store(i, x[i]);
   __syncwarp();
   out[i] = shared.load(kThreads - 1 - i);
+}
+
+// Matrix products and shuffles wait for the warp but order no memory.
+__global__ void shuffle_as_a_barrier(const float* x, float* out) {
+  const SharedArray<float> shared;
+  const int i = int(threadIdx.x);
+  shared.store(i, x[i]);
+  const float other = __shfl_xor_sync(~0u, x[i], 1);
+  out[i] = shared.load(i ^ 31) + other;
+}
+
+// Copies, four values a thread of the first quarter and zeros by every second one, read by others: right as <0, true, true>.
+template <int kPending, bool kEnded, bool kBarrier>
+__global__ void reverse_copies(const float* x, float* out) {
+  const SharedArray<float> shared;
+  const int i = int(threadIdx.x), lanes = kThreads / 4;
+  if (i < lanes) {
+    shared.copy_async(4 * i, x + 4 * i, i % 2 == 0);
+    if (kEnded) m2::cuda::end_copy_group();
+    m2::cuda::wait_for_copies<kPending>();
+  }
+  if (kBarrier) __syncthreads();
+  out[i] = shared.load(kThreads - 1 - i);
+}
+
+// Waits for the first of two groups and reads what the second brings.
+__global__ void wait_for_another_group(const float* x, float* out) {
+  const SharedArray<float> shared;
+  if (threadIdx.x != 0) return;
+  for (int group = 0; group < 2; ++group) {
+    shared.copy_async(4 * group, x + 4 * group, true);
+    m2::cuda::end_copy_group();
+  }
+  m2::cuda::wait_for_copies<1>();
+  out[0] = shared.load(0) + shared.load(4);
+}
+
+__global__ void copy_over_what_is_read(const float* x, float* out) {
+  const SharedArray<float> shared;
+  const int i = int(threadIdx.x);
+  shared.store(i, x[i]);
+  __syncthreads();
+  out[i] = shared.load(kThreads - 1 - i);
+  if (i < kThreads / 4) shared.copy_async(4 * i, x + 4 * i, true);
 }
 
 __global__ void part_of_a_warp(const float* x, float* out) {
@@ -198,6 +242,15 @@ void check_warps() {
   report(out[0] == 31 && out[32] == 63, "a barrier of a warp orders its accesses to shared memory");
 }
 
+void check_copies() {
+  std::vector<float> x(kThreads), out(kThreads), exact(kThreads);
+  for (int i = 0; i < kThreads; ++i) x[i] = float(i + 1);
+  for (int i = 0; i < kThreads; ++i) exact[kThreads - 1 - i] = i / 4 % 2 == 0 ? x[i] : 0.0f;
+  m2::cuda::launch(&reverse_copies<0, true, true>, 1, kThreads, kBytes, nullptr, static_cast<const float*>(x.data()),
+                   out.data());
+  report(out == exact, "asynchronous copies arrive, zeros where nothing is copied");
+}
+
 void check_matrices() {
   std::vector<float> x(256 + 128), exact(128), out(128);
   for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 101) - 50) / 16;  // exact in both 16-bit types
@@ -248,6 +301,7 @@ int main() {
   check_order();
   check_launch_limits();
   check_warps();
+  check_copies();
   check_matrices();
   check_conversions();
   expect(&reverse_without_barrier, "is read before written", "missing barrier after writing");
@@ -260,6 +314,12 @@ int main() {
   expect(&some_end_early, "divergent barrier", "some threads end before a barrier");
   expect(&two_barriers, "divergent barrier", "threads wait at different barriers");
   expect(&warp_barrier_between_warps, "shared memory", "a barrier of a warp orders nothing between warps");
+  expect(&shuffle_as_a_barrier, "shared memory", "a shuffle orders no memory");
+  expect(&reverse_copies<0, true, false>, "shared memory", "copies waited for, no barrier");
+  expect(&reverse_copies<1, true, true>, "copy to it is under way", "a wait that lets the last group be under way");
+  expect(&reverse_copies<0, false, true>, "copy to it is under way", "a wait for copies whose group was not ended");
+  expect(&wait_for_another_group, "copy to it is under way", "a wait for the first of two groups");
+  expect(&copy_over_what_is_read, "race on shared memory", "a copy over what other threads read");
   expect(&part_of_a_warp, "divergent warp", "some threads of a warp miss a shuffle");
   expect(&half_a_mask, "part of a warp", "a shuffle of half a warp");
   report(complaint(&reverse).empty(), "a correct kernel still runs after the faulty ones");
