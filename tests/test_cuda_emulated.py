@@ -48,6 +48,9 @@ def exact_conv(u: Tensor, k: Tensor, k_rev: Tensor, skip: Tensor, pre: Tensor, p
 BOUNDS = [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 2.5e-3)]
 
 
+SIZES = [((2, 3, 300), 512), ((1, 2, 5000), 8192), ((1, 1, 9000), 16384), ((1, 1, 20001), 32768)]  # a kernel each
+
+
 def conv_inputs(dtype: torch.dtype, batch: int, dim: int, seqlen: int, channels_last: bool) -> list[Tensor]:
     """u, k, k_rev, skip, pregate, postgate, dout; every one a view with gaps."""
     wide = torch.randn(batch, 2 * dim, seqlen + 5, 4).to(dtype)
@@ -59,7 +62,7 @@ def conv_inputs(dtype: torch.dtype, batch: int, dim: int, seqlen: int, channels_
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
-@pytest.mark.parametrize(("shape", "size"), [((2, 3, 300), 512), ((1, 1, 20001), 32768)], ids=str)
+@pytest.mark.parametrize(("shape", "size"), SIZES, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_emulated_fft_conv_and_its_gradients_match_float64(
     ops: Any, channels_last: bool, shape: tuple[int, int, int], size: int, dtype: torch.dtype, tolerance: float
@@ -80,6 +83,34 @@ def test_emulated_fft_conv_and_its_gradients_match_float64(
         bound = tolerance if grad.dtype == dtype else 1e-6  # the filter's gradients are float32 whatever u is
         assert leaf.grad is not None and grad.shape == leaf.shape
         assert not far(grad, leaf.grad, bound) and far(0.99 * grad.double(), leaf.grad, bound)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
+@pytest.mark.parametrize(
+    "absent", [("k_rev",), ("skip",), ("pre",), ("post",), ("k_rev", "skip", "pre", "post")], ids=str
+)
+def test_emulated_fft_conv_without_its_options(
+    ops: Any, absent: tuple[str, ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    u, k, k_rev, skip, pre, post, dout = conv_inputs(dtype, 2, 3, 300, False)
+    given = {"k_rev": k_rev, "skip": skip, "pre": pre, "post": post}
+    neutral = {name: torch.ones_like(x) if x.dim() == 3 else torch.zeros_like(x) for name, x in given.items()}
+    used = {name: neutral[name] if name in absent else x for name, x in given.items()}
+    wide = {name: x.double().requires_grad_() for name, x in {"u": u, "k": k, **used}.items()}
+    exact = exact_conv(*(wide[name] for name in ("u", "k", "k_rev", "skip", "pre", "post")))
+    exact.backward(dout.double())
+    some = {name: None if name in absent else x for name, x in given.items()}
+    spectrum = ops.filter_spectrum(k, some["k_rev"], 512)
+    args = (u, spectrum, some["skip"], some["pre"], some["post"], False)
+    assert not far(ops.fft_conv(*args), exact, tolerance) and far(torch.zeros_like(exact), exact, 0.9)
+    du, _, dskip, *dgates = ops.fft_conv_bwd(dout, *args)
+    grads = {"u": du, "skip": dskip, "pre": dgates[0], "post": dgates[1]}
+    for name, grad in grads.items():
+        if name in ("pre", "post") and name in absent:
+            assert grad.numel() == 0
+            continue
+        leaf = wide[name].grad
+        assert leaf is not None and not far(grad, leaf, 1e-6 if name == "skip" else tolerance)
 
 
 def test_emulated_boundary_handles_empty_tensors(ops: Any) -> None:
@@ -179,7 +210,7 @@ def test_emulated_short_conv_passes_opcheck(ops: Any) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
-@pytest.mark.parametrize("seqlen", [1, 200, 700])
+@pytest.mark.parametrize("seqlen", [1, 200, 700, 5000])
 def test_emulated_monarch_mixer_matches_float64(ops: Any, seqlen: int, dtype: torch.dtype, tolerance: float) -> None:
     batch, dim, width, size = 2, 3, 3, max(256, 1 << (seqlen - 1).bit_length())
     p, u = (torch.randn(batch, seqlen, 2 * n).to(dtype)[..., n:] for n in (3 * dim, dim))

@@ -23,11 +23,18 @@ namespace {
 
 using namespace m2::cuda;
 
+enum Gates { kNone, kPre, kPost, kBoth };
+
 struct Case {
   int64_t batch, dim, seqlen, fft_size, taps, taps_rev;
   Element element = Element::f32;
-  bool gated = true, channels_last = false;
+  Gates gates = kBoth;
+  bool channels_last = false;
   int64_t points = kWorkPoints;  // of a long transform, at a time
+  bool skip = true;
+
+  bool pre() const { return gates & kPre; }
+  bool post() const { return gates & kPost; }
 };
 
 std::mt19937 random_engine(11);
@@ -78,7 +85,7 @@ struct Problem {
   explicit Problem(const Case& c)
       : shape(c), u(c), pre(c), post(c), dout(c), out(c, false), du(c, false), dpre(c, false), dpost(c, false),
         k(random_values(c.dim * c.taps, scale(c))), k_rev(random_values(c.dim * c.taps_rev, scale(c))),
-        skip(random_values(c.dim, 1.0f)), spectrum(size_t(c.dim * 2 * c.fft_size), NAN), dspectrum(spectrum),
+        skip(random_values(c.dim, c.skip ? 1.0f : 0.0f)), spectrum(size_t(c.dim * 2 * c.fft_size), NAN), dspectrum(spectrum),
         dk(k.size(), NAN), dk_rev(k_rev.size(), NAN), dskip(size_t(c.dim), NAN) {}
   static float scale(const Case& c) { return 1.0f / std::sqrt(float(std::min(c.taps, c.seqlen))); }
 
@@ -87,11 +94,9 @@ struct Problem {
     args.batch = shape.batch, args.dim = shape.dim, args.seqlen = shape.seqlen, args.fft_size = shape.fft_size;
     args.element = shape.element;
     args.dout = dout.input(), args.u = u.input(), args.du = du.output();
-    if (shape.gated) {
-      args.pregate = pre.input(), args.postgate = post.input();
-      args.dpregate = dpre.output(), args.dpostgate = dpost.output();
-    }
-    args.spectrum = spectrum.data(), args.skip = skip.data();
+    if (shape.pre()) args.pregate = pre.input(), args.dpregate = dpre.output();
+    if (shape.post()) args.postgate = post.input(), args.dpostgate = dpost.output();
+    args.spectrum = spectrum.data(), args.skip = shape.skip ? skip.data() : nullptr;
     args.dspectrum = dspectrum.data(), args.dskip = dskip.data();
     return args;
   }
@@ -101,8 +106,9 @@ struct Problem {
     args.batch = shape.batch, args.dim = shape.dim, args.seqlen = shape.seqlen, args.fft_size = shape.fft_size;
     args.element = shape.element;
     args.u = u.input(), args.out = out.output();
-    if (shape.gated) args.pregate = pre.input(), args.postgate = post.input();
-    args.spectrum = spectrum.data(), args.skip = skip.data();
+    if (shape.pre()) args.pregate = pre.input();
+    if (shape.post()) args.postgate = post.input();
+    args.spectrum = spectrum.data(), args.skip = shape.skip ? skip.data() : nullptr;
     return args;
   }
   FilterSpectrumArgs filter_args() {
@@ -172,8 +178,8 @@ void judge_row(const Problem& p, int64_t b, int64_t d, std::vector<double>& dk, 
   const int64_t n = p.shape.seqlen;
   std::vector<double> g(static_cast<size_t>(n)), gy(g);
   for (int64_t t = 0; t < n; ++t) {
-    g[size_t(t)] = p.u.at(b, d, t) * (p.shape.gated ? p.pre.at(b, d, t) : 1.0);
-    gy[size_t(t)] = p.dout.at(b, d, t) * (p.shape.gated ? p.post.at(b, d, t) : 1.0);
+    g[size_t(t)] = p.u.at(b, d, t) * (p.shape.pre() ? p.pre.at(b, d, t) : 1.0);
+    gy[size_t(t)] = p.dout.at(b, d, t) * (p.shape.post() ? p.post.at(b, d, t) : 1.0);
     dskip += g[size_t(t)] * gy[size_t(t)];
     dskip_terms += std::pow(g[size_t(t)] * gy[size_t(t)], 2);
   }
@@ -191,11 +197,10 @@ void judge_row(const Problem& p, int64_t b, int64_t d, std::vector<double>& dk, 
     for (int64_t t = 0; t + j + 1 < n; ++t)
       tap(t, t + j + 1, p.k_rev[size_t(d * p.shape.taps_rev + j)], dk_rev[size_t(j)]);
   for (int64_t t = 0; t < n; ++t) {
-    judges.du.see(p.du.at(b, d, t), v[size_t(t)] * (p.shape.gated ? p.pre.at(b, d, t) : 1.0));
-    judges.out.see(p.out.at(b, d, t), y[size_t(t)] * (p.shape.gated ? p.post.at(b, d, t) : 1.0));
-    if (!p.shape.gated) continue;
-    judges.dpre.see(p.dpre.at(b, d, t), v[size_t(t)] * p.u.at(b, d, t));
-    judges.dpost.see(p.dpost.at(b, d, t), y[size_t(t)] * p.dout.at(b, d, t));
+    judges.du.see(p.du.at(b, d, t), v[size_t(t)] * (p.shape.pre() ? p.pre.at(b, d, t) : 1.0));
+    judges.out.see(p.out.at(b, d, t), y[size_t(t)] * (p.shape.post() ? p.post.at(b, d, t) : 1.0));
+    if (p.shape.pre()) judges.dpre.see(p.dpre.at(b, d, t), v[size_t(t)] * p.u.at(b, d, t));
+    if (p.shape.post()) judges.dpost.see(p.dpost.at(b, d, t), y[size_t(t)] * p.dout.at(b, d, t));
   }
 }
 
@@ -213,13 +218,15 @@ bool check(const Case& c) {
   }
   const double bound = bound_of(c.element), sums = 1e-6;  // sums over batch and positions stay in float32
   bool good = judges.out.good(bound) && judges.du.good(bound) && judges.dk.good(sums) && judges.dskip.good(sums);
-  if (c.gated) good = good && judges.dpre.good(bound) && judges.dpost.good(bound);
+  if (c.pre()) good = good && judges.dpre.good(bound);
+  if (c.post()) good = good && judges.dpost.good(bound);
   if (c.taps_rev && c.seqlen > 1) good = good && judges.dk_rev.good(sums);
   const auto error = [](const Judge& j) { return j.norm > 0 ? std::sqrt(j.error / j.norm) : 0.0; };
-  std::printf("%s  batch %d dim %d seqlen %d fft_size %d taps %d + %d%s%s element %d: out %.1e du %.1e dpre %.1e dpost %.1e dk %.1e "
+  const char* names[] = {"", " pregate", " postgate", " gated"};
+  std::printf("%s  batch %d dim %d seqlen %d fft_size %d taps %d + %d%s%s%s element %d: out %.1e du %.1e dpre %.1e dpost %.1e dk %.1e "
               "dk_rev %.1e dskip %.1e\n",
               good ? "ok  " : "FAIL", int(c.batch), int(c.dim), int(c.seqlen), int(c.fft_size), int(c.taps),
-              int(c.taps_rev), c.gated ? " gated" : "", c.channels_last ? " channels-last" : "", int(c.element),
+              int(c.taps_rev), names[c.gates], c.skip ? "" : " no skip", c.channels_last ? " channels-last" : "", int(c.element),
               error(judges.out), error(judges.du), error(judges.dpre), error(judges.dpost), error(judges.dk), error(judges.dk_rev),
               error(judges.dskip));
   return good;
@@ -253,11 +260,11 @@ bool check_long() {
                 "99 KB a block: 16,384 points in one pass and 262,144 in two, rows of 1,024");
   good = report(find_long_plan(8192, &plan) != cudaSuccess && find_long_plan(3 << 14, &plan) != cudaSuccess,
                 "no rows below 1,024 points, no sizes but powers of two") && good;
-  for (const Case& c : {Case{1, 1, 16384, 16384, 700, 600}, Case{1, 2, 9000, 16384, 70, 0, Element::f32, false},
-                        Case{1, 2, 10001, 16384, 100, 99, Element::bf16, true, true},
+  for (const Case& c : {Case{1, 1, 16384, 16384, 700, 600}, Case{1, 2, 9000, 16384, 70, 0, Element::f32, kNone},
+                        Case{1, 2, 10001, 16384, 100, 99, Element::bf16, kBoth, true},
                         Case{1, 1, 300, 16384, 17000, 16500, Element::f16},  // more taps than lags
-                        Case{3, 2, 16384, 16384, 30, 20, Element::f32, true, true, 2 * 16384},
-                        Case{3, 1, 16384, 16384, 30, 20, Element::f32, true, false, 2 * 16384},
+                        Case{3, 2, 16384, 16384, 30, 20, Element::f32, kBoth, true, 2 * 16384},
+                        Case{3, 1, 16384, 16384, 30, 20, Element::f32, kBoth, false, 2 * 16384},
                         Case{1, 1, 170000, 262144, 30, 20, Element::bf16}})
     good = check(c) && good;
   m2::emulator::options() = {};
@@ -265,6 +272,38 @@ bool check_long() {
                     find_long_plan(1 << 22, &plan) == cudaSuccess && plan.passes == 2 && plan.row == 16384,
                 "227 KB a block: 32,768 points in one pass and 4,194,304 in two") && good;
   return check({1, 1, 32768, 32768, 40, 30}) && good;
+}
+
+// Every size of transform that shared memory holds and every size of rows of longer ones, in every type of elements, both
+// layouts in turn.
+bool check_sizes() {
+  bool good = true;
+  for (Element element : {Element::f32, Element::f16, Element::bf16}) {
+    bool last = element == Element::f16;
+    for (int64_t size = 256; size <= 131072; size *= 2, last = !last) {
+      const int64_t batch = size <= 4096 ? 2 : 1;
+      good = check({batch, 1, size - (last ? 3 : 0), size, 40, 30, element, kBoth, last}) && good;
+    }
+  }
+  return check({1, 1, 262144, 262144, 20, 10}) && good;
+}
+
+// Gates, skip and direction in every combination for each kind of kernel and type of elements.
+bool check_choices() {
+  bool good = true;
+  for (Element element : {Element::f32, Element::f16, Element::bf16})
+    for (int choice = 0; choice < 16; ++choice) {
+      const Gates gates = Gates(choice % 4);
+      const bool skip = choice & 4, reverse = choice & 8;
+      for (bool last : {false, true})
+        good = check({2, 2, 130, 256, 130, reverse ? 129 : 0, element, gates, last, kWorkPoints, skip}) && good;
+      if (skip == reverse) continue;  // half of them, of longer sequences
+      m2::emulator::options().shared_bytes_per_block = 99 * 1024;
+      for (int64_t size : {8192, 16384})
+        good = check({1, 1, 5000, size, 30, reverse ? 20 : 0, element, gates, skip, kWorkPoints, skip}) && good;
+      m2::emulator::options() = {};
+    }
+  return good;
 }
 
 bool check_limits() {
@@ -287,17 +326,19 @@ int main() {
   bool good = true;
   try {
     for (const Case& c : {
-             Case{1, 1, 1, 256, 1, 1}, Case{2, 3, 2, 256, 2, 2}, Case{2, 2, 63, 256, 63, 62, Element::f32, false},
+             Case{1, 1, 1, 256, 1, 1}, Case{2, 3, 2, 256, 2, 2}, Case{2, 2, 63, 256, 63, 62, Element::f32, kNone},
              Case{9, 3, 129, 256, 129, 128}, Case{2, 2, 256, 256, 256, 255}, Case{8, 1, 257, 512, 257, 256},
              Case{3, 2, 1000, 1024, 1000, 999}, Case{2, 1, 2048, 2048, 2048, 2047}, Case{2, 1, 4096, 4096, 700, 300},
              Case{9, 1, 4097, 8192, 100, 99}, Case{1, 1, 16384, 16384, 100, 50}, Case{2, 2, 300, 512, 7, 2},
              Case{2, 2, 200, 256, 500, 600},  // more taps than lags
-             Case{2, 3, 129, 256, 129, 128, Element::f32, true, true},
-             Case{8, 2, 129, 256, 129, 128, Element::f16}, Case{2, 3, 129, 256, 129, 128, Element::bf16, true, true},
-             Case{2, 2, 1000, 1024, 1000, 999, Element::bf16, false}, Case{1, 2, 1025, 2048, 1025, 9, Element::f16}})
+             Case{2, 3, 129, 256, 129, 128, Element::f32, kBoth, true},
+             Case{8, 2, 129, 256, 129, 128, Element::f16}, Case{2, 3, 129, 256, 129, 128, Element::bf16, kBoth, true},
+             Case{2, 2, 1000, 1024, 1000, 999, Element::bf16, kNone}, Case{1, 2, 1025, 2048, 1025, 9, Element::f16}})
       good = check(c) && good;
     good = check_determinism() && good;
     good = check_long() && good;
+    good = check_sizes() && good;
+    good = check_choices() && good;
     good = check_limits() && good;
   } catch (const std::exception& error) {
     good = report(false, error.what());

@@ -20,6 +20,7 @@ struct Case {
   int64_t batch, dim, seqlen;
   int width;
   bool channels_last = false, padded = false;  // padded: gaps, nothing aligned
+  bool bias = true;
 };
 
 std::mt19937 random_engine(7);
@@ -70,9 +71,10 @@ bool check(const Case& c, const char* type, Element element, double tolerance) {
   std::normal_distribution<float> normal;
   std::vector<float> weight(size_t(c.dim * c.width)), bias(size_t(c.dim), 0.0f);
   for (float& w : weight) w = normal(random_engine);
-  for (float& w : bias) w = normal(random_engine);
+  for (float& w : bias) w = c.bias ? normal(random_engine) : 0.0f;
 
-  ShortConvArgs forward{element, c.batch, c.dim, c.seqlen, c.width, x.input(), weight.data(), bias.data(), out.view};
+  ShortConvArgs forward{element, c.batch, c.dim, c.seqlen, c.width, x.input(), weight.data(),
+                       c.bias ? bias.data() : nullptr, out.view};
   ShortConvBwdArgs backward{element,      c.batch,   c.dim,         c.seqlen, c.width,
                             dout.input(), x.input(), weight.data(), dx.view};
   std::vector<float> dweight(weight.size(), NAN), dbias(bias.size(), NAN);
@@ -116,10 +118,13 @@ bool check(const Case& c, const char* type, Element element, double tolerance) {
 }  // namespace
 
 int main() {
-  const Case cases[] = {{4, 99, 1, 2},          {2, 3, 7, 3},           {1, 2, 8, 4, true},
+  std::vector<Case> cases = {{4, 99, 1, 2},          {2, 3, 7, 3},           {1, 2, 8, 4, true},
                         {2, 3, 129, 5},         {2, 40, 63, 6, true},   {3, 2, 1000, 7},
                         {1, 5, 20000, 3},       {2, 33, 300, 3, true},  {2, 3, 65, 4, false, true},
                         {2, 3, 65, 7, true, true}};
+  for (int width = 2; width <= 7; ++width)
+    for (const bool last : {false, true})
+      for (const bool padded : {false, true}) cases.push_back({2, 5, 48, width, last, padded, width % 2 == 0});
   bool good = true;
   for (const Case& c : cases) {
     good = check<float>(c, "float32 ", Element::f32, 1e-6) && good;
