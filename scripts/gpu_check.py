@@ -6,7 +6,8 @@ compute-sanitizer where it is on PATH; then the times against the memory floor (
 and every peer that can be imported. Prints one table, writes one JSON (the form of benchmarks/results), exits with 1 if
 a check or a goal failed. Ends within --minutes; what found no time is named in the JSON. `--device cpu` runs the same
 on tiny sizes and judges no goal.
-Guide: docs/gpu.md. Timing, peers and goals: scripts/gpu_times.py. Test: tests/test_gpu_check.py.
+Guide: docs/gpu.md. Operators: scripts/gpu_operators.py. Timing, peers and goals: scripts/gpu_times.py.
+Test: tests/test_gpu_check.py.
 """
 
 from __future__ import annotations
@@ -34,10 +35,9 @@ from m2ops.testing import assert_matches
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_times
+from gpu_operators import LENGTHS, Check, compare, large_checks, operator_checks, random, repeat_checks
 
 SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-Check = tuple[str, Callable[[], None]]
 
 
 class Run:
@@ -72,66 +72,6 @@ class Run:
         self.checks.append({"check": name, "passed": not error, "error": error})
 
 
-def random(device: torch.device, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal values; a view with gaps, so that strides are used."""
-    return torch.randn(*shape[:-1], 2 * shape[-1], device=device).to(dtype)[..., shape[-1] :]
-
-
-def compare(op: Callable[..., Tensor], ref: Callable[..., Tensor], inputs: list[Tensor], backward: bool) -> None:
-    """Raise unless `op` matches its reference in float64 on the same rounded inputs, and so do its gradients."""
-    leaves = [x.detach().clone().requires_grad_(backward) for x in inputs]
-    wide = [x.detach().double().requires_grad_(backward) for x in inputs]
-    out, exact = op(*leaves), ref(*wide)
-    shown = exact.detach()
-    coarse = {torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}  # two roundings and sums of gradients
-    assert_matches(out, shown, bound=None if out.dtype == torch.float32 else coarse[out.dtype])
-    if backward:
-        dout = torch.randn(exact.shape, device=exact.device).to(out.dtype)
-        out.backward(dout)
-        exact.backward(dout.double())
-        for leaf, wanted in zip(leaves, wide, strict=True):
-            assert leaf.grad is not None and wanted.grad is not None
-            assert_matches(leaf.grad, wanted.grad, bound=coarse[out.dtype])
-
-
-def long_conv(fft_conv: Callable[..., Tensor], layout: str) -> Callable[..., Tensor]:
-    return lambda u, k, k_rev, skip, pre, post: fft_conv(u, k, k_rev, skip, pre, post, layout=layout)
-
-
-def operator_checks(device: torch.device, lengths: tuple[int, ...]) -> Iterator[Check]:
-    """Every operator, dtype, layout and length; forward and backward apart: the one may fail without the other."""
-    make = partial(random, device)
-    for backward in (False, True):
-        way = "backward" if backward else "forward"
-        for dtype in DTYPES:
-            name = f"{str(dtype).removeprefix('torch.')} {way}"
-            for seqlen in lengths:
-                for layout, shape in (("bdl", (2, 3, seqlen)), ("bld", (2, seqlen, 3))):
-                    taps = [make(3, seqlen) / seqlen**0.5 for _ in range(2)]
-                    gates = [make(*shape, dtype=dtype) for _ in range(3)]
-                    conv = [gates[0], *taps, make(3), *gates[1:]]
-                    ways = long_conv(m2ops.fft_conv, layout), long_conv(m2ops.fft_conv_ref, layout)
-                    yield f"fft_conv {layout} {seqlen} {name}", partial(compare, *ways, conv, backward)
-                    short = [gates[0], make(3, 3), make(3)]
-                    both = partial(m2ops.short_conv, layout=layout), partial(m2ops.short_conv_ref, layout=layout)
-                    yield f"short_conv {layout} {seqlen} {name}", partial(compare, *both, short, backward)
-                u, p = make(2, seqlen, 4, dtype=dtype), make(2, seqlen, 12, dtype=dtype)
-                filters = [make(4, seqlen) / seqlen**0.5 for _ in range(2)]
-                mixed = [p, u, make(12, 3), make(12), *filters, make(4), *filters, make(4)]
-                mixers = m2ops.monarch_mixer, m2ops.monarch_mixer_ref
-                yield f"monarch_mixer {seqlen} {name}", partial(compare, *mixers, mixed, backward)
-            x, w_in, w_out = (make(*s, dtype=dtype) / 4 for s in ((3, 50, 128), (4, 128, 32), (4, 32, 64)))
-            glus = m2ops.blockdiag_glu, m2ops.blockdiag_glu_ref
-            yield f"blockdiag_glu {name}", partial(compare, *glus, [x, w_in, w_out, w_in[0, :, 0]], backward)
-            products = m2ops.blockdiag_matmul, m2ops.blockdiag_matmul_ref
-            yield f"blockdiag_matmul {name}", partial(compare, *products, [x, w_in], backward)
-            two = m2ops.monarch_matmul, m2ops.monarch_matmul_ref
-            yield (
-                f"monarch_matmul {name}",
-                partial(compare, *two, [x, w_in, w_out[:, :, :1].expand(4, 32, 128)], backward),
-            )
-
-
 def sample_call(device: torch.device) -> tuple[Callable[[], Tensor], Tensor]:
     """A call of the short and the long convolution, and the input it reads."""
     x, weight, k = (
@@ -140,12 +80,6 @@ def sample_call(device: torch.device) -> tuple[Callable[[], Tensor], Tensor]:
         torch.randn(4, 300, device=device),
     )
     return lambda: m2ops.fft_conv(m2ops.short_conv(x, weight), k), x
-
-
-def check_repeats(device: torch.device) -> None:
-    x, weight = torch.randn(3, 40, 999, device=device), torch.randn(40, 4, device=device, requires_grad=True)
-    grads = [torch.autograd.grad(m2ops.short_conv(x, weight).square().sum(), weight)[0] for _ in range(3)]
-    assert torch.equal(grads[0], grads[1]) and torch.equal(grads[0], grads[2]), "another result in another run"
 
 
 def check_compile(device: torch.device) -> None:
@@ -186,21 +120,14 @@ def check_second_device(device: torch.device) -> None:
     compare(m2ops.short_conv, m2ops.short_conv_ref, [random(other, 2, 3, 50), random(other, 3, 3)], True)
 
 
-def check_many_elements(device: torch.device) -> None:
-    x = torch.zeros(2, 1, 2**30 + 64, device=device, dtype=torch.float16)
-    x[1, 0, -20:] = torch.arange(20.0, device=device)
-    out = m2ops.short_conv(x, torch.tensor([[1.0, 2.0, 4.0]], device=device))
-    wanted = m2ops.short_conv_ref(x[1:, :, -20:].double(), torch.tensor([[1.0, 2.0, 4.0]], device=device).double())
-    assert_matches(out[1:, :, -20:], wanted, bound=1e-3)
-
-
 def machinery_checks(run: Run) -> Iterator[Check]:
     """Streams, devices, graphs, the compiler, large tensors: what is not arithmetic."""
     device = run.device
-    yield "the same bits in every run", partial(check_repeats, device)
+    yield from repeat_checks(device, (60, 130) if run.tiny else (300, 4096, 8192, 40000))
     yield "torch.compile, whole graph", partial(check_compile, device)
     if device.type == "cpu":
-        run.skip("streams, graphs, devices, large tensors", "there is no GPU")
+        yield from large_checks(device, tiny=True)
+        run.skip("streams, graphs, devices, 2^31 elements", "there is no GPU")
         return
     yield "a side stream", partial(check_side_stream, device)
     yield "a CUDA graph", partial(check_graph, device)
@@ -208,10 +135,10 @@ def machinery_checks(run: Run) -> Iterator[Check]:
         yield "a second device", partial(check_second_device, device)
     else:
         run.skip("a second device", "there is one GPU")
-    if torch.cuda.mem_get_info(device)[0] > 12 * 2**30:
-        yield "more than 2^31 elements", partial(check_many_elements, device)
+    if torch.cuda.mem_get_info(device)[0] > 32 * 2**30:
+        yield from large_checks(device, tiny=False)
     else:
-        run.skip("more than 2^31 elements", "needs 12 GB of free memory")
+        run.skip("2^31 elements", "needs 32 GB of free memory")
 
 
 def check_sanitizer(tool: str, seconds: float) -> None:
@@ -233,7 +160,7 @@ def check_sanitizer(tool: str, seconds: float) -> None:
 
 
 def correctness(run: Run) -> None:
-    lengths = (1, 63, 130) if run.tiny else (1, 2, 63, 129, 1000, 4097, 8192, 16384, 32768)
+    lengths = (1, 63, 130) if run.tiny else LENGTHS
     for name, action in operator_checks(run.device, lengths):
         if run.fits(name, 1.0):
             run.check(name, action)
