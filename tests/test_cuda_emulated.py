@@ -134,6 +134,39 @@ def test_emulated_boundary_passes_opcheck(ops: Any) -> None:
     torch.library.opcheck(ops.filter_spectrum_bwd.default, (spectrum, 3, 2), test_utils="test_schema")
 
 
+@pytest.mark.parametrize("seqlen", [300, 5000, 20001])
+def test_emulated_offsets_beyond_32_bits(ops: Any, seqlen: int) -> None:
+    """Batch entries more than 2^31 elements apart, in memory of which only they are ever touched."""
+    stride, shapes = 2**31 + 64, [*[(2, 3, seqlen)] * 4, (2, 9, 1), (2, 3, 1)]
+    memory = torch.empty(stride + 4 * 3 * seqlen + 12, dtype=torch.float16)
+    tensors, start = [], 0
+    for shape in shapes:
+        row = (shape[2], 1) if shape[2] > 1 else (1, 1)
+        tensors.append(memory.as_strided(shape, (stride, *row), start).copy_(torch.randn(shape)))
+        start += shape[1] * shape[2]
+    u, pre, post, dout, p, x = tensors
+    k, k_rev, skip = (torch.randn(*s) / seqlen**0.5 for s in ((3, seqlen), (3, seqlen - 1), (3,)))
+    leaves = [t.double().requires_grad_() for t in (u, k, k_rev, skip, pre, post)]
+    exact = exact_conv(*leaves)
+    exact.backward(dout.double())
+    spectrum = ops.filter_spectrum(k, k_rev, max(512, 1 << (seqlen - 1).bit_length()))
+    assert not far(ops.fft_conv(u, spectrum, skip, pre, post, False), exact, 1e-3)
+    du, _, _, *dgates = ops.fft_conv_bwd(dout, u, spectrum, skip, pre, post, False)
+    for grad, leaf in zip((du, *dgates), (leaves[0], *leaves[4:]), strict=True):
+        assert leaf.grad is not None and not far(grad, leaf.grad, 1e-3)
+    weight, bias = torch.randn(3, 3), torch.randn(3)
+    wide = [t.double().requires_grad_() for t in (u, weight, bias)]
+    short = conv1d(*wide)
+    short.backward(dout.double())
+    assert not far(ops.short_conv(u, weight, bias, False), short, 1e-3)
+    assert wide[0].grad is not None and not far(ops.short_conv_bwd(dout, u, weight, False)[0], wide[0].grad, 1e-3)
+    mixed = [p.transpose(1, 2), x.transpose(1, 2), torch.randn(9, 3), None]
+    spectrum = ops.filter_spectrum(k[:, :1], None, 256)
+    out = ops.monarch_mixer_fused(*mixed, spectrum, skip, None, None, None)
+    reference = m2ops.monarch_mixer_ref(*(t if t is None else t.double() for t in mixed), k[:, :1].double(), None, skip)
+    assert not far(out, reference, 2e-3)  # six values
+
+
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """float64 causal depthwise convolution of (batch, dim, seqlen)."""
     past, dim = weight.shape[1] - 1, x.shape[1]
