@@ -41,9 +41,9 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (5, 208), "fft_conv_mma_scale_kernel": (1, 64)},
     # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
     "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
-    "short_conv.cu": {  # three element types, aligned rows or not
-        "short_conv_fwd_kernel": (6, 80),
-        "short_conv_bwd_kernel": (6, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128
+    "short_conv.cu": {  # two widths of elements, aligned rows or not
+        "short_conv_fwd_kernel": (4, 80),
+        "short_conv_bwd_kernel": (4, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128
         "short_conv_bwd_sum_kernel": (1, 40),
     },
 }

@@ -25,25 +25,31 @@ __device__ __forceinline__ T from_float(float x) {
   else return x;
 }
 
-// Element i of a tensor of 32 bits, or of 16 bits whose kind is told apart after loading: machine code for two widths
-// instead of three types, and loads that do not wait for a branch. Read through the read-only cache.
+// An element of 32 bits, or of 16 bits whose kind is told apart after loading: machine code for two widths instead of three
+// types, and loads that do not wait for a branch.
+template <bool kNarrow>
+using Raw = std::conditional_t<kNarrow, uint16_t, float>;
+
+template <bool kNarrow>
+__device__ __forceinline__ float widen(Element element, Raw<kNarrow> x) {
+  if constexpr (!kNarrow) return x;
+  else return element == Element::f16 ? half_to_float(x) : bfloat_to_float(x);
+}
+template <bool kNarrow>
+__device__ __forceinline__ Raw<kNarrow> narrowed(Element element, float x) {
+  if constexpr (!kNarrow) return x;
+  else return element == Element::f16 ? float_to_half(x) : float_to_bfloat(x);
+}
+
+// Element i of a tensor, read through the read-only cache.
 template <bool kNarrow>
 __device__ __forceinline__ float read_element(Element element, const void* data, int64_t i) {
-  if constexpr (!kNarrow) return load_readonly(static_cast<const float*>(data) + i);
-  const uint16_t bits = load_readonly(static_cast<const uint16_t*>(data) + i);
-  return element == Element::f16 ? half_to_float(bits) : bfloat_to_float(bits);
+  return widen<kNarrow>(element, load_readonly(static_cast<const Raw<kNarrow>*>(data) + i));
 }
 
 template <bool kNarrow>
 __device__ __forceinline__ void write_element(Element element, void* data, int64_t i, float x) {
-  if constexpr (!kNarrow) static_cast<float*>(data)[i] = x;
-  else static_cast<uint16_t*>(data)[i] = element == Element::f16 ? float_to_half(x) : float_to_bfloat(x);
-}
-
-// Calls run(T{}) for the type of `element`.
-template <class Run>
-auto with_element(Element element, const Run& run) {
-  return element == Element::f32 ? run(float{}) : element == Element::f16 ? run(Half{}) : run(Bfloat{});
+  static_cast<Raw<kNarrow>*>(data)[i] = narrowed<kNarrow>(element, x);
 }
 
 // Calls run(std::bool_constant<16 bits?>) for `element`.

@@ -21,15 +21,12 @@ namespace m2::cuda {
 namespace {
 
 __device__ __forceinline__ float load_element(Element element, const void* data, int64_t i) {
-  if (element == Element::f32) return static_cast<const float*>(data)[i];
-  if (element == Element::f16) return to_float(static_cast<const Half*>(data)[i]);
-  return to_float(static_cast<const Bfloat*>(data)[i]);
+  return element == Element::f32 ? read_element<false>(element, data, i) : read_element<true>(element, data, i);
 }
 
 __device__ __forceinline__ void store_element(Element element, void* data, int64_t i, float x) {
-  if (element == Element::f32) static_cast<float*>(data)[i] = x;
-  else if (element == Element::f16) static_cast<Half*>(data)[i] = from_float<Half>(x);
-  else static_cast<Bfloat*>(data)[i] = from_float<Bfloat>(x);
+  if (element == Element::f32) write_element<false>(element, data, i, x);
+  else write_element<true>(element, data, i, x);
 }
 
 // Position n of a channel of the short convolution.

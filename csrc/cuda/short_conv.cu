@@ -24,9 +24,9 @@ constexpr int kWindow = kTile + kPast;
 constexpr int kThreads = 256;
 constexpr int kSums = kMaxShortWidth + 1;  // gradients of a channel: taps, bias
 
-template <class T>
+template <bool kNarrow>
 struct alignas(16) Pack {
-  T values[kTile];
+  Raw<kNarrow> values[kTile];
 };
 
 struct Quotient {
@@ -48,59 +48,60 @@ __device__ __forceinline__ void load_taps(const float* weight, int64_t d, int wi
 }
 
 // x[i] = row[t + i] for kFirst <= i < kLast and 0 <= t + i < seqlen, else 0. t is a multiple of kTile.
-template <class T, bool kPacked, int kFirst, int kLast>
-__device__ __forceinline__ void load_tile(const T* row, int64_t stride, int64_t t, int64_t seqlen, int first, int last,
-                                          float* x) {
+template <bool kNarrow, bool kPacked, int kFirst, int kLast>
+__device__ __forceinline__ void load_tile(Element element, const Raw<kNarrow>* row, int64_t stride, int64_t t,
+                                          int64_t seqlen, int first, int last, float* x) {
   if (kPacked && t >= 0 && t + kTile <= seqlen) {
-    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(row + t);
+    const Pack<kNarrow> pack = *reinterpret_cast<const Pack<kNarrow>*>(row + t);
     M2_UNROLL
-    for (int i = kFirst; i < kLast; ++i) x[i - kFirst] = to_float(pack.values[i]);
+    for (int i = kFirst; i < kLast; ++i) x[i - kFirst] = widen<kNarrow>(element, pack.values[i]);
     return;
   }
   M2_UNROLL
   for (int i = kFirst; i < kLast; ++i) {
     const bool wanted = i >= first && i < last && t + i >= 0 && t + i < seqlen;
-    x[i - kFirst] = wanted ? to_float(row[(t + i) * stride]) : 0.0f;
+    x[i - kFirst] = wanted ? widen<kNarrow>(element, row[(t + i) * stride]) : 0.0f;
   }
 }
 
 // Positions t - 6 .. t + 7, of which those more than width - 1 before t may be missing.
-template <class T, bool kPacked>
-__device__ __forceinline__ void load_with_past(const T* row, int64_t stride, int64_t t, int64_t seqlen, int width,
-                                               float (&x)[kWindow]) {
-  load_tile<T, kPacked, kTile - kPast, kTile>(row, stride, t - kTile, seqlen, kTile + 1 - width, kTile, x);
-  load_tile<T, kPacked, 0, kTile>(row, stride, t, seqlen, 0, kTile, x + kPast);
+template <bool kNarrow, bool kPacked>
+__device__ __forceinline__ void load_with_past(Element element, const Raw<kNarrow>* row, int64_t stride, int64_t t,
+                                               int64_t seqlen, int width, float (&x)[kWindow]) {
+  load_tile<kNarrow, kPacked, kTile - kPast, kTile>(element, row, stride, t - kTile, seqlen, kTile + 1 - width, kTile, x);
+  load_tile<kNarrow, kPacked, 0, kTile>(element, row, stride, t, seqlen, 0, kTile, x + kPast);
 }
 
 // Positions t .. t + 13, of which those more than width - 1 after t + 7 may be missing.
-template <class T, bool kPacked>
-__device__ __forceinline__ void load_with_future(const T* row, int64_t stride, int64_t t, int64_t seqlen, int width,
-                                                 float (&x)[kWindow]) {
-  load_tile<T, kPacked, 0, kTile>(row, stride, t, seqlen, 0, kTile, x);
-  load_tile<T, kPacked, 0, kPast>(row, stride, t + kTile, seqlen, 0, width - 1, x + kTile);
+template <bool kNarrow, bool kPacked>
+__device__ __forceinline__ void load_with_future(Element element, const Raw<kNarrow>* row, int64_t stride, int64_t t,
+                                                 int64_t seqlen, int width, float (&x)[kWindow]) {
+  load_tile<kNarrow, kPacked, 0, kTile>(element, row, stride, t, seqlen, 0, kTile, x);
+  load_tile<kNarrow, kPacked, 0, kPast>(element, row, stride, t + kTile, seqlen, 0, width - 1, x + kTile);
 }
 
-template <class T, bool kPacked>
-__device__ __forceinline__ void store_tile(T* row, int64_t stride, int64_t t, int64_t seqlen, const float (&y)[kTile]) {
+template <bool kNarrow, bool kPacked>
+__device__ __forceinline__ void store_tile(Element element, Raw<kNarrow>* row, int64_t stride, int64_t t, int64_t seqlen,
+                                           const float (&y)[kTile]) {
   if (kPacked && t + kTile <= seqlen) {
-    Pack<T> pack;
+    Pack<kNarrow> pack;
     M2_UNROLL
-    for (int i = 0; i < kTile; ++i) pack.values[i] = from_float<T>(y[i]);
-    *reinterpret_cast<Pack<T>*>(row + t) = pack;
+    for (int i = 0; i < kTile; ++i) pack.values[i] = narrowed<kNarrow>(element, y[i]);
+    *reinterpret_cast<Pack<kNarrow>*>(row + t) = pack;
     return;
   }
   M2_UNROLL
   for (int i = 0; i < kTile; ++i)
-    if (t + i < seqlen) row[(t + i) * stride] = from_float<T>(y[i]);
+    if (t + i < seqlen) row[(t + i) * stride] = narrowed<kNarrow>(element, y[i]);
 }
 
-template <class T, class Void>
+template <bool kNarrow, class Void>
 __device__ __forceinline__ auto* row_at(const AnyStrided<Void>& x, int64_t b, int64_t d) {
-  using Pointer = std::conditional_t<std::is_const_v<Void>, const T*, T*>;
+  using Pointer = std::conditional_t<std::is_const_v<Void>, const Raw<kNarrow>*, Raw<kNarrow>*>;
   return static_cast<Pointer>(x.data) + b * x.stride_batch + d * x.stride_dim;
 }
 
-template <class T, bool kPacked>
+template <bool kNarrow, bool kPacked>
 __global__ void __launch_bounds__(kThreads) short_conv_fwd_kernel(ShortConvArgs args, bool channels_inner) {
   const int64_t tiles = ceil_div<int64_t>(args.seqlen, kTile);
   const Quotient outer = divide(int64_t(blockIdx.x) * kThreads + threadIdx.x, channels_inner ? args.dim : tiles);
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) short_conv_fwd_kernel(ShortConvArgs 
   const int64_t t = (channels_inner ? place.remainder : outer.remainder) * kTile;
 
   float x[kWindow], taps[kMaxShortWidth], y[kTile];
-  load_with_past<T, kPacked>(row_at<T>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
+  load_with_past<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
   load_taps(args.weight, d, args.width, taps);
   const float bias = args.bias ? load_readonly(args.bias + d) : 0.0f;
   M2_UNROLL
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) short_conv_fwd_kernel(ShortConvArgs 
     M2_UNROLL
     for (int p = 0; p < kTile; ++p) y[p] += taps[i] * x[p + i];
   }
-  store_tile<T, kPacked>(row_at<T>(args.out, b, d), args.out.stride_seq, t, args.seqlen, y);
+  store_tile<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.out, b, d), args.out.stride_seq, t, args.seqlen, y);
 }
 
 // How the gradient's work is dealt out: a block has `channels` neighbouring channels and takes `items` tiles of each.
@@ -143,7 +144,7 @@ __device__ __forceinline__ void sum_over_block(const SharedArray<float>& sums, i
   }
 }
 
-template <class T, bool kPacked>
+template <bool kNarrow, bool kPacked>
 __global__ void __launch_bounds__(kThreads) short_conv_bwd_kernel(ShortConvBwdArgs args, Deal deal) {
   const Quotient block = divide(blockIdx.x, deal.groups);  // part, group of channels
   const int64_t d = block.remainder * deal.channels + int(threadIdx.x) % deal.channels;
@@ -158,8 +159,8 @@ __global__ void __launch_bounds__(kThreads) short_conv_bwd_kernel(ShortConvBwdAr
       const Quotient place = divide(item, tiles);
       const int64_t b = place.quotient, t = place.remainder * kTile;
       float x[kWindow], dy[kWindow], dx[kTile] = {};
-      load_with_past<T, kPacked>(row_at<T>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
-      load_with_future<T, kPacked>(row_at<T>(args.dout, b, d), args.dout.stride_seq, t, args.seqlen, args.width, dy);
+      load_with_past<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
+      load_with_future<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.dout, b, d), args.dout.stride_seq, t, args.seqlen, args.width, dy);
       M2_UNROLL
       for (int i = 0; i < kMaxShortWidth; ++i) {
         if (i + args.width < kMaxShortWidth) continue;
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(kThreads) short_conv_bwd_kernel(ShortConvBwdAr
       M2_UNROLL
       for (int p = 0; p < kTile; ++p) sum += dy[p];
       sums[kMaxShortWidth] += sum;
-      store_tile<T, kPacked>(row_at<T>(args.dx, b, d), args.dx.stride_seq, t, args.seqlen, dx);
+      store_tile<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.dx, b, d), args.dx.stride_seq, t, args.seqlen, dx);
     }
   }
   const SharedArray<float> shared;
@@ -240,11 +241,10 @@ cudaError_t short_conv_fwd(const ShortConvArgs& args, cudaStream_t stream, Launc
   if (wanted.blocks > INT32_MAX) return cudaErrorInvalidValue;
   if (wanted.blocks == 0) return cudaSuccess;
   const bool channels_inner = args.x.stride_dim == 1 && args.x.stride_seq != 1;
-  return with_element(args.element, [&](auto zero) {
-    using T = decltype(zero);
+  return with_width(args.element, [&](auto narrow) {
     const auto kernel = packed(args.x, args.element) && packed(args.out, args.element)
-                            ? &short_conv_fwd_kernel<T, true>
-                            : &short_conv_fwd_kernel<T, false>;
+                            ? &short_conv_fwd_kernel<narrow.value, true>
+                            : &short_conv_fwd_kernel<narrow.value, false>;
     return launch(kernel, unsigned(wanted.blocks), kThreads, 0, stream, args, channels_inner);
   });
 }
@@ -260,11 +260,10 @@ cudaError_t short_conv_bwd(const ShortConvBwdArgs& args, cudaStream_t stream, La
   if (wanted.blocks > INT32_MAX) return cudaErrorInvalidValue;
   if (args.dim == 0) return cudaSuccess;
   if (wanted.blocks > 0) {
-    const cudaError_t error = with_element(args.element, [&](auto zero) {
-      using T = decltype(zero);
+    const cudaError_t error = with_width(args.element, [&](auto narrow) {
       const bool pack = packed(args.x, args.element) && packed(args.dout, args.element) &&
                         packed(args.dx, args.element);
-      const auto kernel = pack ? &short_conv_bwd_kernel<T, true> : &short_conv_bwd_kernel<T, false>;
+      const auto kernel = pack ? &short_conv_bwd_kernel<narrow.value, true> : &short_conv_bwd_kernel<narrow.value, false>;
       return launch(kernel, unsigned(wanted.blocks), kThreads, kSharedBytes, stream, args, deal);
     });
     if (error != cudaSuccess) return error;
