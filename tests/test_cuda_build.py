@@ -22,8 +22,8 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     # Two element types, 64 .. 256 outputs: their sums alone are 32 .. 128 registers; one block of 256 threads an SM.
     "blockdiag_glu.cu": {"blockdiag_glu_fwd_kernel": (8, 255)},
     "device_table.cu": {},
-    "fft_conv.cu": {  # 256 .. 16384 points; 16-bit elements above 4096 alone
-        "fft_conv_fwd_kernel": (9, 80),
+    "fft_conv.cu": {  # 256 .. 16384 points
+        "fft_conv_fwd_kernel": (7, 80),
         "filter_spectrum_fwd_kernel": (7, 80),
         "filter_spectrum_bwd_kernel": (7, 80),
     },
@@ -36,9 +36,12 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
         "fft_rows_kernel": (5, 128),
         "fft_rows_bwd_kernel": (5, 128),
     },
-    # 256 .. 4096 points. At 2048 and 4096 about 120; below, a thread of a block of one or two warps has up to 8 columns
-    # under way at a time, which leaves at least 10 warps an SM.
-    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (5, 208), "fft_conv_mma_scale_kernel": (1, 64)},
+    # 256 .. 8192 points, and 16384, of which a thread holds 64 complex values: one block of 256 threads an SM.
+    "fft_conv_mma.cu": {
+        "fft_conv_mma_fwd_kernelILi[0-5]E": (6, 112),
+        "fft_conv_mma_fwd_kernelILi6E": (1, 216),
+        "fft_conv_mma_scale_kernel": (1, 64),
+    },
     # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
     "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
     "short_conv.cu": {  # two widths of elements, aligned rows or not

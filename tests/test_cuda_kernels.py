@@ -33,7 +33,7 @@ pytestmark = needs_emulator
 PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv": TRANSFORM,
     "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, FFT_CONV_MMA],
-    "fft_conv_mma": [*TRANSFORM, FFT_CONV_MMA],
+    "fft_conv_mma": [*TRANSFORM, FFT_CONV_LONG, FFT_CONV_BWD, FFT_CONV_MMA],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
     "monarch_mixer": [*TRANSFORM, MIXER],

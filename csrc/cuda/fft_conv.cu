@@ -1,4 +1,4 @@
-// Right-angle FFT convolution in float32 on CUDA cores, forward: one block owns one (batch, dim) row, which stays in
+// Right-angle FFT convolution of float32 tensors on CUDA cores, forward: one block owns one (batch, dim) row, which stays in
 // shared memory from the gated load to the gated store; the filter's spectrum and its gradient, a row a channel. The
 // transform and its passes: fft_passes.cuh. Interface and formulas: fft_conv.h. Compiled by nvcc, or by g++ under the
 // emulator. Test: ../testing/test_fft_conv_cuda.cpp.
@@ -20,17 +20,17 @@ namespace {
 
 // Blocks that run together should share memory: with positions contiguous, rows of one channel come first and share
 // its spectrum; with channels contiguous, the channels of one batch entry come first and share cache lines.
-template <int kPlan, bool kNarrow>
+template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads)
     fft_conv_fwd_kernel(FftConvArgs args, const Complex* table) {
   const bool batch_first = args.u.stride_seq == 1;
   const unsigned inner = unsigned(batch_first ? args.batch : args.dim);
   const int64_t b = batch_first ? blockIdx.x % inner : blockIdx.x / inner;
   const int64_t d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
-  const Signal<kNarrow> g = {args.element, int(args.seqlen), row_of<kNarrow>(args.u, b, d),
-                             row_of<kNarrow>(args.pregate, b, d)};
-  const Product<kNarrow> out = {args.element, int(args.seqlen), row_of<kNarrow>(args.out, b, d),
-                                row_of<kNarrow>(args.postgate, b, d)};
+  const Signal<false> g = {args.element, int(args.seqlen), row_of<false>(args.u, b, d),
+                           row_of<false>(args.pregate, b, d)};
+  const Product<false> out = {args.element, int(args.seqlen), row_of<false>(args.out, b, d),
+                              row_of<false>(args.postgate, b, d)};
   const Complex* spectrum = reinterpret_cast<const Complex*>(args.spectrum) + d * kFftPlans[kPlan].size;
   const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / kFftPlans[kPlan].size : 0.0f;
   const SharedArray<Complex> row;
@@ -110,15 +110,12 @@ cudaError_t max_fft_size(int64_t* size) {
 }
 
 cudaError_t fft_conv_fwd(const FftConvArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  if (args.element != Element::f32) return cudaErrorInvalidValue;
   if (args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size) return cudaErrorInvalidValue;
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
   return with_plan(args.fft_size, [&](auto plan) {
-    return with_width(args.element, [&](auto narrow) {
-      if constexpr (narrow.value && kFftPlans[plan.value].size <= kMaxMmaFftSize) return cudaErrorInvalidValue;
-      else
-        return launch_rows(&fft_conv_fwd_kernel<plan.value, narrow.value>, kFftPlans[plan.value], args,
-                           args.batch * args.dim, shared_bytes_needed(args.fft_size), stream, shape);
-    });
+    return launch_rows(&fft_conv_fwd_kernel<plan.value>, kFftPlans[plan.value], args, args.batch * args.dim,
+                       shared_bytes_needed(args.fft_size), stream, shape);
   });
 }
 

@@ -19,7 +19,6 @@ namespace m2::cuda {
 
 constexpr int64_t kMinFftSize = 256;
 constexpr int64_t kMaxFftSize = 16384;
-constexpr int64_t kMaxMmaFftSize = 4096;  // up to here 16-bit tensors are served by fft_conv_mma.h alone, forward
 
 // out = postgate * y with y[t] = sum_{s<=t} k[t-s] g[s] + sum_{s>t} k_rev[s-t-1] g[s] + skip g[t], g = u * pregate.
 struct FftConvArgs {
@@ -87,7 +86,7 @@ cudaError_t max_fft_size(int64_t* size);
 int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args);
 
 // All put their work on `stream` of the current device and return the launch's error; cudaErrorInvalidValue if sizes
-// contradict each other, and from fft_conv_fwd for 16-bit tensors up to kMaxMmaFftSize points. No blocks (batch or dim 0)
+// contradict each other, and from fft_conv_fwd for 16-bit tensors, which fft_conv_mma.h serves. No blocks (batch or dim 0)
 // is no work. The first call for a transform size on a device also copies its twiddles there (at most 140 KB, kept for
 // the life of the process); graph capture may be under way. `shape`, if not null, receives the configuration, also on
 // failure.

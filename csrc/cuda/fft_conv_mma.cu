@@ -1,4 +1,4 @@
-// Right-angle FFT convolution of 16-bit tensors on tensor cores, forward, 256 R points for R = 1, 2, 4, 8, 16. Interface:
+// Right-angle FFT convolution of 16-bit tensors on tensor cores, forward, 256 R points for R = 1, 2, .. 64. Interface:
 // fft_conv_mma.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_mma_cuda.cpp.
 //
 // A block owns a row. A pass of radix R in float32 registers twists it and splits it into R runs of 256 points, each of
@@ -12,13 +12,15 @@
 // Between the radix-R passes and the warps lies float16 in shared memory, 4 bytes a point: two trips in all.
 //
 // Range: operands are float16, whose largest value is 65504. Every step is scaled to be unitary, so no value exceeds
-// sqrt(points) <= 64 times the largest input. A row is scaled by a power of two to at most 8, a channel's spectrum to at
-// most 1 (both exact), so nothing can exceed 8 * 64 * 64 = 32768, whatever comes in; what is small against the row's
-// largest value loses precision below 2^-14 of it. Infinities and NaN make their row NaN.
+// sqrt(points) times the largest input, nor after the way back points times. A row is scaled by a power of two to at most
+// 8 (4 of 8192 points, 2 of 16384), a channel's spectrum to at most 1 (both exact), so nothing can exceed 8 * 4096 = 32768,
+// whatever comes in; what is small against the row's largest value loses precision below 2^-14 of it. Infinities and NaN
+// make their row NaN.
 #include "fft_conv_mma.h"
 
 #include <cmath>
 
+#include "fft_conv_long.h"
 #include "fft_passes.cuh"
 #include "fft_signals.cuh"
 #include "mma.cuh"
@@ -68,14 +70,23 @@ __device__ __forceinline__ Complex outer_twist(int i) {
   else return {1.0f, 0.0f};
 }
 
+// Where a spectrum holds the first and the last digit of a frequency.
+struct Order {
+  int first, last;
+};
+
+// Those of a spectrum made in one kernel, as all up to 8192 points are.
+template <int kPlan>
+constexpr Order kOrder = {FirstPass<kPlan>::kStep / LastPass<kPlan>::kRadix, LastPass<kPlan>::kButterflies};
+
 // Where a spectrum of this plan holds frequency f: the digits of f in the radices of the plan, first pass first.
 template <int kPlan, int kPass = 0>
-__device__ __forceinline__ int spectrum_index(int f) {
+__device__ __forceinline__ int spectrum_index(int f, Order order) {
   using P = Pass<kPlan, kPass>;
-  using Last = LastPass<kPlan>;
   if constexpr (P::kStep > 1)
-    return f % P::kRadix * (P::kStep / Last::kRadix) + spectrum_index<kPlan, kPass + 1>(f / P::kRadix);
-  else return f * Last::kButterflies;
+    return f % P::kRadix * (kPass == 0 ? order.first : P::kStep / LastPass<kPlan>::kRadix) +
+           spectrum_index<kPlan, kPass + 1>(f / P::kRadix, order);
+  else return f * order.last;
 }
 
 // The complex sums of a 16 x 16 product: two tiles of 8 columns. Lane 4 g + t holds, of tile j, element e: row
@@ -212,14 +223,16 @@ __device__ __forceinline__ float warp_max(float x) {
 template <int kPlan>
 struct Shape {
   static constexpr int kSize = kFftPlans[kPlan].size, kOuter = kSize / kRun;
-  static constexpr int kThreads = kOuter > 2 ? 16 * kOuter : 32, kWarps = kThreads / 32;
+  static constexpr int kThreads = kOuter > 16 ? kRun : kOuter > 2 ? 16 * kOuter : 32, kWarps = kThreads / 32;
   static constexpr int kColumns = kRun / kThreads;  // of a thread
+  static constexpr int kGroup = kOuter >= 8 ? kColumns : 8 / kOuter;  // at a time on the way back: 8 stores or more
+  static constexpr int kLargest = kSize <= 4096 ? 2 : kSize == 8192 ? 1 : 0;  // a row is scaled to less than 2^(this + 1)
   static constexpr size_t kBytes = (kOuter * kRunWords + kWarps) * sizeof(uint32_t);
 };
 
 template <int kPlan>
 __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
-    fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales) {
+    fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales, Order order) {
   using S = Shape<kPlan>;
   constexpr int kOuter = S::kOuter;
   const bool batch_first = args.u.stride_seq == 1;  // which blocks share memory: as in fft_conv.cu
@@ -228,8 +241,6 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
   const int64_t d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
   const Signal<true> signal = {args.element, int(args.seqlen), row_of<true>(args.u, b, d),
                                row_of<true>(args.pregate, b, d)};
-  const Product<true> out = {args.element, int(args.seqlen), row_of<true>(args.out, b, d),
-                             row_of<true>(args.postgate, b, d)};
   const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const Words words;
   const SharedArray<float> maxima;  // behind the words
@@ -249,8 +260,8 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
   for (int i = 0; i < S::kWarps; ++i) largest = fmaxf(largest, maxima.load(kOuter * kRunWords + i));
   const int exponent = exponent_of(largest);
   constexpr float kUnit = kOuter == 1 ? 1.0f : kOuter == 2 ? 0.70710678f : kOuter == 4 ? 0.5f
-                          : kOuter == 8 ? 0.35355339f : 0.25f;
-  const float scale = kUnit * ldexpf(1.0f, 2 - exponent);
+                          : kOuter == 8 ? 0.35355339f : kOuter == 16 ? 0.25f : kOuter == 32 ? 0.17677670f : 0.125f;
+  const float scale = kUnit * ldexpf(1.0f, S::kLargest - exponent);
 
   M2_UNROLL
   for (int c = 0; c < S::kColumns; ++c) {
@@ -285,26 +296,34 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
   M2_NO_UNROLL
   for (int run = warp; run < kOuter; run += S::kWarps)
     convolve_run(words, run, f, w, [&](int k) {
-      const Complex s = load_readonly(spectrum + spectrum_index<kPlan>(run + kOuter * k));
+      const int at = spectrum_index<kPlan>(run + kOuter * k, S::kSize > 8192 ? order : kOrder<kPlan>);
+      const Complex s = load_readonly(spectrum + at);
       return spectrum_scale * Complex{s.re + skip, s.im};
     });
   __syncthreads();
 
-  const float back = kUnit * S::kSize * ldexpf(1.0f, exponent - 2) / spectrum_scale;
-  M2_UNROLL
-  for (int c = 0; c < S::kColumns; ++c) {
-    const int j = thread + c * S::kThreads;
-    Complex x[kOuter];
+  // Made here, and the index anew: addresses of the output kept from the start took up to 120 registers more and, of 8192
+  // points for sm_80, spilled.
+  const Product<true> out = {args.element, int(args.seqlen), row_of<true>(args.out, b, d),
+                             row_of<true>(args.postgate, b, d)};
+  const int first = thread_index_again();
+  const float back = kUnit * S::kSize * ldexpf(1.0f, exponent - S::kLargest) / spectrum_scale;
+  M2_NO_UNROLL
+  for (int group = 0; group < S::kColumns; group += S::kGroup)
     M2_UNROLL
-    for (int q = 0; q < kOuter; ++q) {
-      const uint32_t word = words.load(word_of(q, j));
-      x[q] = {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
+    for (int c = 0; c < S::kGroup; ++c) {
+      const int j = first + (group + c) * S::kThreads;
+      Complex x[kOuter];
+      M2_UNROLL
+      for (int q = 0; q < kOuter; ++q) {
+        const uint32_t word = words.load(word_of(q, j));
+        x[q] = {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
+      }
+      outer_twiddles<S::kSize, true>(j, x);
+      outer_dft<kOuter, true>(x);
+      M2_UNROLL
+      for (int i = 0; i < kOuter; ++i) out(j + i * kRun, back * (x[i] * conj(outer_twist<kOuter>(i))).re);
     }
-    outer_twiddles<S::kSize, true>(j, x);
-    outer_dft<kOuter, true>(x);
-    M2_UNROLL
-    for (int i = 0; i < kOuter; ++i) out(j + i * kRun, back * (x[i] * conj(outer_twist<kOuter>(i))).re);
-  }
 }
 
 // scales[d] = the power of two that brings the largest value of channel d's spectrum, skip included, below 1.
@@ -325,10 +344,38 @@ __global__ void __launch_bounds__(kScaleThreads) fft_conv_mma_scale_kernel(FftCo
   if (threadIdx.x == 0) scales[d] = ldexpf(1.0f, -1 - exponent_of(largest));
 }
 
+// The order of the spectra that filter_spectrum makes on the current device.
+template <int kPlan>
+cudaError_t order_of(Order* order) {
+  constexpr FftPlan plan = kFftPlans[kPlan];
+  int64_t largest = 0;
+  const cudaError_t error = max_fft_size(&largest);
+  if (error != cudaSuccess) return error;
+  *order = kOrder<kPlan>;
+  if (plan.size <= largest) return cudaSuccess;
+  LongFftPlan rows;
+  const cudaError_t unplanned = find_long_plan(plan.size, &rows);
+  const FftPlan* row = find_fft_plan(rows.row);
+  if (unplanned != cudaSuccess || !row || rows.passes != 1 || row->passes + 1 != plan.passes) return cudaErrorInvalidValue;
+  for (int pass = 0; pass < row->passes; ++pass)  // the digits are the same, first and last elsewhere
+    if (row->radix[pass] != plan.radix[pass + 1]) return cudaErrorInvalidValue;
+  *order = {row->size, row->size / row->radix[row->passes - 1]};
+  return cudaSuccess;
+}
+
 }  // namespace
 
 bool fft_conv_mma_serves(const FftConvArgs& args) {
-  return args.element != Element::f32 && find_fft_plan(args.fft_size) && args.fft_size <= kMaxMmaFftSize;
+  if (args.element == Element::f32) return false;
+  return with_plan(args.fft_size, [&](auto plan) {
+           int device = 0, available = 0;
+           cudaError_t error = cudaGetDevice(&device);
+           if (error == cudaSuccess)
+             error = cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+           Order order;
+           if (error == cudaSuccess) error = order_of<plan.value>(&order);
+           return error != cudaSuccess || Shape<plan.value>::kBytes <= size_t(available) ? error : cudaErrorInvalidValue;
+         }) == cudaSuccess;
 }
 
 cudaError_t fft_conv_mma_fwd(const FftConvArgs& args, float* scales, cudaStream_t stream, LaunchShape* shape) {
@@ -336,19 +383,18 @@ cudaError_t fft_conv_mma_fwd(const FftConvArgs& args, float* scales, cudaStream_
     return cudaErrorInvalidValue;
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
   return with_plan(args.fft_size, [&](auto plan) {
-    if constexpr (kFftPlans[plan.value].size > kMaxMmaFftSize) {
-      return cudaErrorInvalidValue;
-    } else {
-      using S = Shape<plan.value>;
-      const LaunchShape wanted = {args.batch * args.dim, S::kThreads, S::kBytes};
-      if (shape) *shape = wanted;
-      if (wanted.blocks == 0) return cudaSuccess;
-      const cudaError_t error = launch(&fft_conv_mma_scale_kernel, unsigned(args.dim), kScaleThreads,
-                                       kScaleThreads / 32 * sizeof(float), stream, args, scales);
-      if (error != cudaSuccess) return error;
-      return launch(&fft_conv_mma_fwd_kernel<plan.value>, unsigned(wanted.blocks), unsigned(wanted.threads),
-                    wanted.shared_bytes, stream, args, static_cast<const float*>(scales));
-    }
+    using S = Shape<plan.value>;
+    const LaunchShape wanted = {args.batch * args.dim, S::kThreads, S::kBytes};
+    if (shape) *shape = wanted;
+    if (wanted.blocks == 0) return cudaSuccess;
+    Order order;
+    cudaError_t error = order_of<plan.value>(&order);
+    if (error == cudaSuccess)
+      error = launch(&fft_conv_mma_scale_kernel, unsigned(args.dim), kScaleThreads, kScaleThreads / 32 * sizeof(float),
+                     stream, args, scales);
+    if (error != cudaSuccess) return error;
+    return launch(&fft_conv_mma_fwd_kernel<plan.value>, unsigned(wanted.blocks), unsigned(wanted.threads),
+                  wanted.shared_bytes, stream, args, static_cast<const float*>(scales), order);
   });
 }
 

@@ -6,7 +6,10 @@
 
 namespace m2::cuda {
 
-// Whether fft_conv_mma_fwd takes these arguments: 16 bits, 256 .. 4096 points.
+constexpr int64_t kMaxMmaFftSize = 16384;
+
+// Whether fft_conv_mma_fwd takes these arguments on the current device: 16 bits, 256 .. 16384 points whose 5 bytes each fit
+// into a block's shared memory. Where the float32 transform of that size is one for fft_conv_long.h, the spectrum is too.
 bool fft_conv_mma_serves(const FftConvArgs& args);
 
 // As fft_conv_fwd; `scales` is scratch of args.dim floats.

@@ -131,6 +131,8 @@ struct Problem {
       if (error != cudaSuccess) throw std::runtime_error(what);
     };
     FftConvBwdArgs conv = args();
+    const bool tensor_cores = fft_conv_mma_serves(forward_args());
+    auto scales = memory(shape.dim);
     int64_t largest = 0;
     must(max_fft_size(&largest), "max_fft_size");
     if (shape.fft_size > largest) {
@@ -138,7 +140,8 @@ struct Problem {
       auto work = memory(filter_spectrum_long_work(shape.dim, shape.fft_size, points));
       must(filter_spectrum_long_fwd(filter_args(), work.data(), nullptr, nullptr, points), "filter_spectrum_long_fwd");
       work = memory(fft_conv_long_work(forward_args(), points));
-      must(fft_conv_long_fwd(forward_args(), work.data(), nullptr, nullptr, points), "fft_conv_long_fwd");
+      if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
+      else must(fft_conv_long_fwd(forward_args(), work.data(), nullptr, nullptr, points), "fft_conv_long_fwd");
       work = memory(fft_conv_long_bwd_work(conv, points));
       must(fft_conv_long_bwd(conv, work.data(), nullptr, nullptr, points), "fft_conv_long_bwd");
       work = memory(filter_spectrum_long_work(shape.dim, shape.fft_size, points));
@@ -146,8 +149,7 @@ struct Problem {
       return;
     }
     must(filter_spectrum_fwd(filter_args(), nullptr), "filter_spectrum_fwd");
-    auto scales = memory(shape.dim);
-    if (fft_conv_mma_serves(forward_args())) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
+    if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
     else must(fft_conv_fwd(forward_args(), nullptr), "fft_conv_fwd");
     auto scratch = memory(fft_conv_bwd_scratch(conv));
     conv.scratch = scratch.data();

@@ -261,7 +261,7 @@ void check_limits() {
   report(fft_conv_fwd(args, nullptr) == cudaErrorInvalidValue, "more rows than a grid has blocks are refused");
   args.batch = 1;
   args.element = m2::cuda::Element::bf16;
-  report(fft_conv_fwd(args, nullptr) == cudaErrorInvalidValue, "16 bits where tensor cores serve are refused");
+  report(fft_conv_fwd(args, nullptr) == cudaErrorInvalidValue, "16 bits, which tensor cores serve, are refused");
   args.element = m2::cuda::Element::f32;
   args.batch = 0;
   report(fft_conv_fwd(args, nullptr) == cudaSuccess, "an empty batch is no work");
@@ -281,9 +281,9 @@ void check_limits() {
 
 void check_tables() {
   bool rounded = true;
-  for (int i = 0; i <= 16; ++i)
-    rounded = rounded && (i == 16 ? m2::cuda::cos_32nd(i) == 0.0f
-                                  : m2::cuda::cos_32nd(i) == float(std::cos(3.14159265358979323846 * i / 32)));
+  for (int i = 0; i <= 64; ++i)
+    rounded = rounded && (i == 64 ? m2::cuda::cos_128th(i) == 0.0f
+                                  : m2::cuda::cos_128th(i) == float(std::cos(3.14159265358979323846 * i / 128)));
   report(rounded, "the constants of the butterflies are rounded correctly");
   for (const m2::cuda::FftPlan& plan : m2::cuda::kFftPlans)
     report(m2::cuda::fft_table(plan).size() == 2 * size_t(plan.table_entries()) && plan.step(plan.passes - 1) == 1,

@@ -12,6 +12,7 @@
 
 #include "../cuda/dft.cuh"
 #include "../cuda/element.cuh"
+#include "../cuda/fft_conv_long.h"
 #include "../cuda/fft_conv_mma.h"
 
 namespace {
@@ -80,7 +81,12 @@ struct Problem {
     filter.dim = shape.dim, filter.fft_size = shape.fft_size, filter.spectrum = spectrum.data();
     filter.k = k.data(), filter.taps = filter.stride_k_dim = shape.taps;
     filter.k_rev = shape.taps_rev ? k_rev.data() : nullptr, filter.taps_rev = filter.stride_k_rev_dim = shape.taps_rev;
-    if (filter_spectrum_fwd(filter, nullptr) != cudaSuccess) throw std::runtime_error("filter_spectrum_fwd");
+    int64_t largest = 0;
+    if (max_fft_size(&largest) != cudaSuccess) throw std::runtime_error("max_fft_size");
+    std::vector<float> work(size_t(filter_spectrum_long_work(shape.dim, shape.fft_size)), NAN);
+    const cudaError_t error = shape.fft_size <= largest ? filter_spectrum_fwd(filter, nullptr)
+                                                        : filter_spectrum_long_fwd(filter, work.data(), nullptr);
+    if (error != cudaSuccess) throw std::runtime_error("filter_spectrum");
     if (fft_conv_mma_fwd(args(), scales.data(), nullptr) != cudaSuccess) throw std::runtime_error("fft_conv_mma_fwd");
   }
 
@@ -144,6 +150,13 @@ bool check_values() {
                                        {1000, 1024}, {2047, 2048}, {4096, 4096}})
       good = check({seqlen > 2000 ? 1 : 2, seqlen > 2000 ? 1 : 3, seqlen, size, seqlen, std::max(seqlen - 1, 0), element}) &&
              good;
+    for (const size_t shared : {227, 99}) {  // in 99 KB the spectrum of 16384 points is one of several kernels
+      m2::emulator::options().shared_bytes_per_block = shared * 1024;
+      for (const auto& [seqlen, size] : {std::pair<int, int>{5000, 8192}, {8192, 8192}, {9001, 16384}, {16384, 16384}})
+        good = check({1, 2, seqlen, size, 400, 300, element}) && good;
+      good = check({1, 2, 12000, 16384, 300, 0, element, false, true}) && good;
+    }
+    m2::emulator::options() = {};
     good = check({2, 3, 200, 256, 200, 0, element, false, true}) && good;  // causal, no gates, no skip
     good = check({2, 3, 700, 1024, 900, 800, element, true, true}) && good;
   }
@@ -166,7 +179,18 @@ bool check_range() {
   double error = 0, norm = 0;
   for (int64_t t = 0; t < 4096; ++t)
     error += std::pow(equal.out.get(0, 0, t) - exact[size_t(t)], 2), norm += std::pow(exact[size_t(t)], 2);
-  return report(std::sqrt(error / norm) <= 2.5e-3, "equal values, whose sums are the largest possible") && good;
+  good = report(std::sqrt(error / norm) <= 2.5e-3, "equal values, whose sums are the largest possible") && good;
+  for (int64_t size : {8192, 16384}) {  // the same of more points, in closed form
+    Problem more({1, 1, size, size, size, 0, Element::bf16, false});
+    for (int64_t t = 0; t < size; ++t) more.u.write(t, 60000.0f), more.k[size_t(t)] = 100.0f;
+    more.run();
+    const double step = 100.0 * more.u.get(0, 0, 0);
+    error = norm = 0;
+    for (int64_t t = 0; t < size; ++t)
+      error += std::pow(more.out.get(0, 0, t) - step * double(t + 1), 2), norm += std::pow(step * double(t + 1), 2);
+    good = report(std::sqrt(error / norm) <= 2.5e-3, "equal values, of more points") && good;
+  }
+  return good;
 }
 
 bool check_specials() {
@@ -199,8 +223,17 @@ bool check_specials() {
   FftConvArgs args = p.args();
   args.element = Element::f32;
   good = report(fft_conv_mma_fwd(args, p.scales.data(), nullptr) == cudaErrorInvalidValue, "float32 is refused") && good;
-  args.element = Element::f16, args.fft_size = 8192;
-  return report(fft_conv_mma_fwd(args, p.scales.data(), nullptr) == cudaErrorInvalidValue, "8192 points are refused") && good;
+  args.element = Element::f16, args.fft_size = 32768;
+  good = report(!fft_conv_mma_serves(args) && fft_conv_mma_fwd(args, p.scales.data(), nullptr) == cudaErrorInvalidValue,
+                "32768 points are refused") && good;
+  args.fft_size = 16384;
+  good = report(fft_conv_mma_serves(args), "16384 points are served") && good;
+  m2::emulator::options().shared_bytes_per_block = 64 * 1024;
+  good = report(!fft_conv_mma_serves(args), "16384 points are not served with 64 KB a block") && good;
+  args.fft_size = 4096;
+  good = report(fft_conv_mma_serves(args), "4096 points are, with 64 KB a block") && good;
+  m2::emulator::options() = {};
+  return good;
 }
 
 }  // namespace
