@@ -39,6 +39,8 @@ def has_bf16() -> bool:
 class TrainConfig:
     """Settings of any training run. Times are in seconds, lengths in tokens.
 
+    max_steps, max_tokens, max_seconds: the budget; the first to be used up ends the run. Tokens are real ones, padding
+    aside, of queries and documents together.
     bf16: autocast to bfloat16; by default where the machine computes in it.
     filter_rate, feature_rate: learning rates of filter networks and of the features they are computed from, as
     multiples of learning_rate. filter_weight_decay: that of the filter networks' matrices.
@@ -65,6 +67,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     accumulate: int = 1
     max_steps: int = 0
+    max_tokens: int = 0
     max_seconds: float = 0.0
     seed: int = 17
     bf16: bool = field(default_factory=has_bf16)
@@ -81,8 +84,8 @@ class TrainConfig:
         for name in ("output", "tokenizer"):
             if not getattr(self, name):
                 raise M2BertError(f"{who}: needs {name}, got nothing; pass --{name}")
-        if not (self.max_steps > 0 or self.max_seconds > 0) or math.isnan(self.max_seconds):
-            raise M2BertError(f"{who}: needs max_steps or max_seconds above 0, got neither; pass --max-seconds 600")
+        if not max(self.max_steps, self.max_tokens, self.max_seconds) > 0 or math.isnan(self.max_seconds):
+            raise M2BertError(f"{who}: needs max_steps, max_tokens or max_seconds above 0; pass --max-seconds 600")
         if self.schedule not in ("linear", "cosine", "constant"):
             raise M2BertError(f"{who}: schedule must be linear, cosine or constant, got {self.schedule!r}")
         for name in ("batch_tokens", "learning_rate", "accumulate", "log_steps"):

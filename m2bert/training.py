@@ -67,10 +67,10 @@ def is_main_process() -> bool:
 
 
 class Budget:
-    """How much of the run is done, by steps or by time, whichever is further; survives restarts."""
+    """How much of the run is done, by steps, tokens or time, whichever is furthest; survives restarts."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.max_steps, self.max_seconds = config.max_steps, config.max_seconds
+        self.max_steps, self.max_tokens, self.max_seconds = config.max_steps, config.max_tokens, config.max_seconds
         self.before = 0.0
         self.tokens = 0
         self.tokens_before = 0
@@ -114,8 +114,9 @@ class Budget:
     def fraction(self, step: int) -> float:
         """Share of the budget used up after `step` steps, 0..1."""
         by_steps = step / self.max_steps if self.max_steps > 0 else 0.0
+        by_tokens = self.tokens / self.max_tokens if self.max_tokens > 0 else 0.0
         by_time = self.elapsed / self.max_seconds if self.max_seconds > 0 else 0.0
-        return min(max(by_steps, by_time), 1.0)
+        return min(max(by_steps, by_tokens, by_time), 1.0)
 
 
 class _RunCallback(TrainerCallback, ExportableState):

@@ -140,6 +140,21 @@ def test_a_time_budget_ends_on_time_and_the_rate_with_it(world: Path, tmp_path: 
     assert rates[-1] < 0.1 * config.learning_rate
 
 
+def test_a_token_budget_ends_the_run_and_the_rate_with_it(world: Path, tmp_path: Path) -> None:
+    budgeted = settings(world, tmp_path / "run", max_steps=0, max_tokens=4000, final_learning_rate=0.0)
+    result = pretrain(PretrainConfig(**budgeted))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    batch = PretrainConfig(**budgeted).batch_tokens
+    # Counted after each step: the last one may go over by less than a batch.
+    assert 4000 <= result["tokens"] < 4000 + batch and rows[-2]["tokens"] < 4000
+    rates = [row["learning_rate"] for row in rows]
+    assert max(rates) > 0.5 * PretrainConfig(**budgeted).learning_rate and rates[-1] < 0.3 * max(rates)
+    with pytest.raises(Stopped):
+        pretrain(PretrainConfig(**{**budgeted, "output": str(tmp_path / "stopped")}), stop_at(6))
+    again = pretrain(PretrainConfig(**{**budgeted, "output": str(tmp_path / "stopped")}))
+    assert again["tokens"] == result["tokens"] and losses(tmp_path / "stopped") == losses(tmp_path / "run")
+
+
 def test_starting_from_another_run(world: Path, tmp_path: Path) -> None:
     pretrain(PretrainConfig(**settings(world, tmp_path / "first", max_steps=40, learning_rate=1e-2)))
     second = settings(world, tmp_path / "second", init=str(tmp_path / "first"), learning_rate=1e-6)
@@ -165,7 +180,7 @@ def test_schedule() -> None:
     [
         ({"data": []}, "needs data"),
         ({"output": ""}, "needs output"),
-        ({"max_steps": 0}, "max_steps or max_seconds"),
+        ({"max_steps": 0}, "max_steps, max_tokens or max_seconds"),
         ({"lengths": {128: 1.0}, "batch_tokens": 4096}, "within the model's 64 positions"),
         ({"preset": "huge"}, "preset must be one of"),
         ({"model": {"hidden_dim": 3}}, "those of M2BertConfig, got hidden_dim"),

@@ -40,6 +40,7 @@ Set = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of any setting
 Init = Annotated[str, typer.Option("--init", help="Model folder (or finished run) to start from.")]
 MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", help="Time budget; the learning rate ends on time.")]
 MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Number of optimizer steps.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens to train on, padding aside.")]
 Lengths = Annotated[str, typer.Option("--lengths", help="Tokens per text with shares, such as 512:0.7,2048:0.3.")]
 BatchTokens = Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per batch, padding included.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
@@ -171,6 +172,7 @@ def pretrain_command(
     weights: Weights = "",
     max_seconds: MaxSeconds = None,
     max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
     cache: Cache = "",
     resume: Resume = True,
     settings: Settings = "",
@@ -183,8 +185,8 @@ def pretrain_command(
     flags = dict(
         data=data, output=output, tokenizer=tokenizer, init=init, validation=validation, preset=preset,
         lengths=lengths, batch_tokens=batch_tokens, learning_rate=learning_rate, weights=weights,
-        max_seconds=max_seconds, max_steps=max_steps, cache=cache, resume=None if resume else False,
-        model=read_settings(config, "pretrain") if config else None,
+        max_seconds=max_seconds, max_steps=max_steps, max_tokens=max_tokens, cache=cache,
+        resume=None if resume else False, model=read_settings(config, "pretrain") if config else None,
     )  # fmt: skip
     values = gather_settings("pretrain", settings, set_, flags)
     _run(config_from_mapping(PretrainConfig, values, "pretrain"), pretrain)
@@ -207,6 +209,7 @@ def distill_command(
     weights: Weights = "",
     max_seconds: MaxSeconds = None,
     max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
     cache: Cache = "",
     resume: Resume = True,
     settings: Settings = "",
@@ -219,8 +222,9 @@ def distill_command(
     flags = dict(
         teacher=teacher, data=data, pairs=pairs, loco=loco, output=output, init=init, tokenizer=tokenizer,
         preset=preset, text_tokens=text_tokens, window_tokens=window_tokens, batch_tokens=batch_tokens,
-        learning_rate=learning_rate, weights=weights, max_seconds=max_seconds, max_steps=max_steps, cache=cache,
-        resume=None if resume else False, model=read_settings(config, "distill") if config else None,
+        learning_rate=learning_rate, weights=weights, max_seconds=max_seconds, max_steps=max_steps,
+        max_tokens=max_tokens, cache=cache, resume=None if resume else False,
+        model=read_settings(config, "distill") if config else None,
     )  # fmt: skip
     values = gather_settings("distill", settings, set_, flags)
     _run(config_from_mapping(DistillConfig, values, "distill"), distill)
@@ -242,6 +246,7 @@ def finetune_command(
     weights: Weights = "",
     max_seconds: MaxSeconds = None,
     max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
     cache: Cache = "",
     resume: Resume = True,
     settings: Settings = "",
@@ -255,7 +260,8 @@ def finetune_command(
         init=init, output=output, pairs=pairs, loco=loco, cloze=cloze, loss=loss, lengths=lengths,
         batch_size=batch_size, negatives=negatives, batch_tokens=batch_tokens,
         max_query_tokens=max_query_tokens, learning_rate=learning_rate, weights=weights,
-        max_seconds=max_seconds, max_steps=max_steps, cache=cache, resume=None if resume else False,
+        max_seconds=max_seconds, max_steps=max_steps, max_tokens=max_tokens, cache=cache,
+        resume=None if resume else False,
     )  # fmt: skip
     values = gather_settings("finetune", settings, set_, flags)
     _run(config_from_mapping(FinetuneConfig, values, "finetune"), finetune)
