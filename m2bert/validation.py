@@ -168,11 +168,19 @@ class HeldOut:
 
 
 def validate_checkpoint(
-    path: str, data: Sequence[str], *, length: int = 0, tokens: int = 100_000, probes: int = 64, seed: int = 17
+    path: str,
+    data: Sequence[str],
+    *,
+    length: int = 0,
+    tokens: int = 100_000,
+    probes: int = 64,
+    seed: int = 17,
+    cache: str | None = None,
 ) -> dict[str, Any]:
     """Validate the masked LM in the folder, or run, `path` on the text files `data`, in float32.
 
-    length: tokens per row at most, 0 for the model's positions. Returns what :meth:`HeldOut.validate` does.
+    length: tokens per row at most, 0 for the model's positions. cache: folder that keeps the text's tokens.
+    Returns what :meth:`HeldOut.validate` does.
     Raises M2BertError when the model has no masked-LM head, for a length beyond its positions, and without text.
     """
     model, tokenizer = load_whole(model_folder(path, "validate"), "validate")
@@ -183,7 +191,7 @@ def validate_checkpoint(
     if not MIN_TOKENS + 2 <= longest <= positions:
         raise M2BertError(f"validate: length must lie in {MIN_TOKENS + 2}..{positions}, got {longest}")
     held_out = HeldOut(
-        load_tokens(data, tokenizer, who="validate"),
+        load_tokens(data, tokenizer, cache, who="validate"),
         special_ids(tokenizer),
         continues=continuing_pieces(tokenizer),
         longest=longest,
