@@ -28,6 +28,7 @@ import plot_ablations
 from m2bert import plots
 from m2bert.checkpoints import SHIPPED, is_shipped
 from m2bert.cli.train import gather_settings
+from m2bert.configuration import WINDOWS
 from m2bert.data.tokens import load_tokens
 from m2bert.errors import M2BertError
 from m2bert.evaluate import evaluate_tasks, load_tasks
@@ -45,7 +46,6 @@ from m2bert.validation import validate_checkpoint
 Arms = dict[str, dict[str, Any]]
 SECONDS_BETWEEN_LINES = 15.0
 METRIC = "nDCG@10"
-WINDOWS = ("multiscale", "exponential")
 START, BASELINE = "start", "mnrl-long"
 # Over the preset mini: small enough for a hundred steps in a minute or two.
 MODEL = {"hidden_size": 192, "num_hidden_layers": 2, "intermediate_size": 768}
@@ -78,7 +78,15 @@ def loss_arms(options: argparse.Namespace) -> Arms:
 def extension_arms(options: argparse.Namespace) -> Arms:
     """How a longer model starts (figure 4, table 7), for both windows of filters: rows of a shorter one drawn out or
     repeated, or a new model."""
-    return {f"{window}-{start}": {} for window in WINDOWS for start in (*METHODS, "cold")}
+    return {f"{window}-{start}": {} for window in options.windows for start in (*METHODS, "cold")}
+
+
+def wanted(options: argparse.Namespace, arms: Arms) -> list[tuple[str, dict[str, Any]]]:
+    """The arms that --arms names, all without it. Raises M2BertError for others."""
+    unknown = sorted(set(options.arms) - set(arms))
+    if unknown:
+        raise M2BertError(f"ablations: --arms must be of {', '.join(arms)}, got {', '.join(unknown)}; mend them")
+    return [(name, changes) for name, changes in arms.items() if not options.arms or name in options.arms]
 
 
 class Study:
@@ -173,7 +181,7 @@ def mixture(options: argparse.Namespace) -> Study:
     """Pretrain once for every mixture and seed; validate each."""
     study = Study("mixture", options.output, text_settings(options))
     for seed in options.seeds:
-        for name, changes in mixture_arms(options).items():
+        for name, changes in wanted(options, mixture_arms(options)):
 
             def work(folder: Path, seed: int = seed, changes: Mapping[str, Any] = changes) -> dict[str, Any]:
                 result = train(PretrainConfig, pretrain, folder, pretraining(options, seed, changes))
@@ -206,7 +214,7 @@ def extension(options: argparse.Namespace) -> Study:
     """Train short models, lengthen them in each way, validate, train on at the long length, validate again."""
     study = Study("extension", options.output, text_settings(options))
     for seed in options.seeds:
-        for window in WINDOWS:
+        for window in options.windows:
             model = {"filter_window": window}
             short: dict[str, Any] = {
                 "model": {**model, "max_position_embeddings": options.short}, "lengths": {options.short: 1.0},
@@ -218,7 +226,7 @@ def extension(options: argparse.Namespace) -> Study:
                 return {**result, "after": validated(options, folder)}
 
             study.arm(f"{window}-short", seed, short, base)
-        for name in extension_arms(options):
+        for name, _ in wanted(options, extension_arms(options)):
             window, _, start = name.partition("-")
 
             def work(folder: Path, seed: int = seed, window: str = window, start: str = start) -> dict[str, Any]:
@@ -256,7 +264,7 @@ def losses(options: argparse.Namespace) -> Study:
         "max_tokens": options.max_tokens, "learning_rate": 3e-4, "log_steps": 1, "bf16_weights": False,
     }  # fmt: skip
     for seed in options.seeds:
-        for name, changes in loss_arms(options).items():
+        for name, changes in wanted(options, loss_arms(options)):
 
             def work(folder: Path, seed: int = seed, changes: Mapping[str, Any] = changes) -> dict[str, Any]:
                 return train(FinetuneConfig, finetune, folder, {**common, **chosen, **changes, "seed": seed})
@@ -325,6 +333,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         one.add_argument("--output", type=Path, required=True, help="folder of the arms and of the result")
         one.add_argument("--max-tokens", type=int, required=True, help="budget of every arm")
         one.add_argument("--seeds", type=int, nargs="+", default=[17], help="every arm is run once for each")
+        one.add_argument("--arms", nargs="+", default=[], help="these arms alone")
         one.add_argument("--long", type=int, default=2048, help="tokens of a long text")
         if short:
             one.add_argument("--short", type=int, default=short, help="tokens of a short one")
@@ -339,6 +348,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             one.add_argument("--tasks", default="all", help="which of them, joined by commas")
             continue
         if name == "extension":
+            one.add_argument("--windows", nargs="+", choices=WINDOWS, default=WINDOWS, help="windows of the filters")
             one.add_argument("--short-tokens", type=int, default=0, help="budget of the models that are lengthened")
         one.add_argument("--data", nargs="+", required=True, help="text to train on")
         one.add_argument("--validation", nargs="+", required=True, help="held-out text")

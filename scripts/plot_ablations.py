@@ -29,12 +29,15 @@ def mean(values: Sequence[float]) -> float:
 def seeds_note(run: Run) -> str:
     """How many seeds the figure shows."""
     count = len({row["seed"] for row in run["arms"]})
-    return "one seed" if count == 1 else f"mean of {count} seeds"
+    return "one seed" if count == 1 else f"mean of {count} seeds, bars to each"
 
 
 def mixture(run: Run) -> Any:
-    """Held-out loss of each mixture by length of the document, less that of the mixed one; the long-range probe."""
-    figure, (left, right) = plots.new_figure(3.2, 2, width_ratios=(3, 2))
+    """Held-out loss of each mixture by length of the document, less that of the mixed one, from the lowest seed to the
+    highest; the long-range probe, where there is one."""
+    probed = any("probe" in row for row in run["arms"])
+    figure, axes = plots.new_figure(3.2, 2, width_ratios=(3, 2)) if probed else plots.new_figure(3.2)
+    left, right = axes if probed else (axes, None)
     rows = {name: [row for row in run["arms"] if row["arm"] == name] for name in names_of(run)}
     buckets = list(run["arms"][0]["validation"])
     for number, (name, own) in enumerate(rows.items()):
@@ -43,18 +46,25 @@ def mixture(run: Run) -> Any:
             [row["validation"][bucket]["loss"] - base["validation"][bucket]["loss"] for bucket in buckets]
             for row, base in zip(own, rows["mixed"], strict=True)
         ]
-        left.plot(range(len(buckets)), [mean(column) for column in zip(*losses, strict=True)], label=name, **look)
+        columns = list(zip(*losses, strict=True))
+        means = [mean(column) for column in columns]
+        below = [value - min(column) for value, column in zip(means, columns, strict=True)]
+        above = [max(column) - value for value, column in zip(means, columns, strict=True)]
+        # Beside each other, so that their bars do not cover each other.
+        places = [place + 0.08 * (number - 1) for place in range(len(buckets))]
+        left.errorbar(places, means, (below, above), capsize=3, label=name, **look)
         probes = [row["probe"] for row in own if "probe" in row]
-        if probes:
+        if right is not None and probes:
             point = {**look, "linestyle": "none"}
             error = mean([probe["gain_error"] for probe in probes])
             right.errorbar(number, mean([probe["gain"] for probe in probes]), error, capsize=3, **point)
-    left.set_xticks(range(len(buckets)), [f"≤ {bucket}" for bucket in buckets])
-    right.set_xticks(range(len(rows)), list(rows))
-    right.set_xlim(-0.5, len(rows) - 0.5)
-    right.axhline(0.0, color=plots.GREY, linewidth=1, linestyle="--")
+    left.set_xticks(range(len(buckets)), ["> 32k" if bucket == "longer" else f"≤ {bucket}" for bucket in buckets])
     plots.label(left, "tokens in the held-out document", "loss above mixed, nats", seeds_note(run))
-    plots.label(right, "examples", "gain of the probe, nats", "text 1,000 tokens away (± 1 s.e.)")
+    if right is not None:
+        right.set_xticks(range(len(rows)), list(rows))
+        right.set_xlim(-0.5, len(rows) - 0.5)
+        right.axhline(0.0, color=plots.GREY, linewidth=1, linestyle="--")
+        plots.label(right, "examples", "gain of the probe, nats", "± 1 standard error")
     left.legend(fontsize=plots.FONT_SIZE - 1, handlelength=4)
     return figure
 

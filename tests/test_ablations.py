@@ -77,7 +77,8 @@ def test_the_figure_shows_losses_against_the_mixed_arm(mixture: Path) -> None:
     assert (mixture / "mixture.png").read_bytes().startswith(b"\x89PNG")
     run = json.loads((mixture / "mixture.json").read_text())
     figure = importlib.import_module("plot_ablations").mixture(run)
-    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    shown = zip(*figure.axes[0].get_legend_handles_labels(), strict=True)
+    lines = {name: container.lines[0].get_ydata() for container, name in shown}
     made = arms(mixture, "mixture")
     of = {name: [bucket["loss"] for bucket in row["validation"].values()] for name, row in made.items()}
     for name, y in lines.items():
@@ -103,6 +104,15 @@ def test_a_finished_arm_is_not_run_again(
     (mixture / "mixture.json").write_text(before)
     with pytest.raises(SystemExit, match="other settings"):
         ablations.main([*text_command(world, "mixture", mixture), "--max-tokens", "700"])
+
+
+def test_arms_are_chosen_by_name(ablations: ModuleType, world: Path, mixture: Path) -> None:
+    command = text_command(world, "mixture", mixture)
+    options = ablations.parse([*command, "--arms", "mixed", "short"])
+    chosen = ablations.wanted(options, ablations.mixture_arms(options))
+    assert chosen == [("short", {"variable_share": 1.0}), ("mixed", {"variable_share": 0.3})]
+    with pytest.raises(SystemExit, match="--arms must be of short, long, mixed, got medium"):
+        ablations.main([*command, "--arms", "medium"])
 
 
 def test_extensions_start_from_the_same_short_model(ablations: ModuleType, world: Path, tmp_path: Path) -> None:
