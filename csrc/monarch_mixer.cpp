@@ -1,5 +1,5 @@
-// CPU boundary of monarch_mixer: short convolution, gates and both long convolutions of a cache line of channels of one batch row at
-// a time, so that p and u are read once and what lies between stays in the thread's workspace.
+// CPU boundary of monarch_mixer: short convolution, gates and both long convolutions of a cache line of channels of one
+// batch row at a time, so that p and u are read once and what lies between stays in the thread's workspace.
 // Test: tests/test_monarch_mixer.py.
 #include "boundary.h"
 

@@ -85,7 +85,8 @@ class TrainConfig:
             if not getattr(self, name):
                 raise M2BertError(f"{who}: needs {name}, got nothing; pass --{name}")
         if not max(self.max_steps, self.max_tokens, self.max_seconds) > 0 or math.isnan(self.max_seconds):
-            raise M2BertError(f"{who}: needs max_steps, max_tokens or max_seconds above 0, got none; pass --max-seconds 600")
+            budgets = "max_steps, max_tokens or max_seconds"
+            raise M2BertError(f"{who}: needs {budgets} above 0, got none; pass --max-seconds 600")
         if self.schedule not in ("linear", "cosine", "constant"):
             raise M2BertError(f"{who}: schedule must be linear, cosine or constant, got {self.schedule!r}")
         for name in ("batch_tokens", "learning_rate", "accumulate", "log_steps"):

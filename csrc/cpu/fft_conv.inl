@@ -165,20 +165,17 @@ struct Transform {
     }
   }
 
-  // The first and the last pass take L columns, a cache line of float, at a time: the others of a line would be gone from
-  // L1, whose sets the lines of a column share, before their turn came. Each W columns have their own part of the buffer.
   template <int R, class Input>
   void first_pass(const Input& in, int64_t column, T* buffer) const {
     const int64_t step = n1 / R;
     const T* w = tables.pass1[0].data();
-    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1))
-      for (int64_t part = 0; part < L; part += W) {
-        C v[R];
-        load_first<R>(v, in, j, step, column + part);
-        butterfly<R, false>(v);
-        twiddle_all<R, false>(v, w);
-        store_all<R>(v, buffer + part * 2 * n1 + j * 2 * W, step * 2 * W, W);
-      }
+    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
+      C v[R];
+      load_first<R>(v, in, j, step, column);
+      butterfly<R, false>(v);
+      twiddle_all<R, false>(v, w);
+      store_all<R>(v, buffer + j * 2 * W, step * 2 * W, W);
+    }
   }
 
   template <class Input>
@@ -186,32 +183,28 @@ struct Transform {
     const Input in = input;
     const auto& radices = tables.plan.radices1;
     const int passes = int(radices.size());
-    C v[L];
-    if (passes == 1) {
-      for (int64_t column = 0; column < n2; column += W) {
+    for (int64_t column = 0; column < n2; column += W) {
+      C v[L];
+      if (passes == 1) {
         load_first<L>(v, in, 0, 1, column);
         butterfly<L, false>(v);
         emit(v, 0, column, work);
         prefetch.step();
+        continue;
       }
-      return;
-    }
-    if constexpr (L == kLanes)  // shorter transforms have one column pass
-      for (int64_t column = 0; column < n2; column += L) {
+      if constexpr (L == kLanes) {  // shorter transforms have one column pass
         with_power_of_two(radices[0], [&]<int R>() { first_pass<R>(in, column, buffer); });
-        for (int64_t part = 0; part < L; part += W) {
-          T* const x = buffer + part * 2 * n1;
-          int64_t length = n1 / radices[0];
-          for (int i = 1; i + 1 < passes; length /= radices[i], ++i)
-            with_power_of_two(radices[i], [&]<int R>() { pass<R, false, T, W>(x, 2 * W, W, n1, length, tables.pass1[i].data()); });
-          for (int64_t row = 0; row < n1; row += L) {
-            load_all<L>(v, x + row * 2 * W, 2 * W, W);
-            butterfly<L, false>(v);
-            emit(v, row, column + part, work);
-            prefetch.step();
-          }
+        int64_t length = n1 / radices[0];
+        for (int i = 1; i + 1 < passes; length /= radices[i], ++i)
+          with_power_of_two(radices[i], [&]<int R>() { pass<R, false, T, W>(buffer, 2 * W, W, n1, length, tables.pass1[i].data()); });
+        for (int64_t row = 0; row < n1; row += L) {
+          load_all<L>(v, buffer + row * 2 * W, 2 * W, W);
+          butterfly<L, false>(v);
+          emit(v, row, column, work);
+          prefetch.step();
         }
       }
+    }
   }
 
   template <int R, class Output>
@@ -219,14 +212,13 @@ struct Transform {
     const Output out = output;
     const int64_t step = n1 / R;
     const T* w = tables.pass1[0].data();
-    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1))
-      for (int64_t part = 0; part < L; part += W) {
-        C v[R];
-        load_all<R>(v, buffer + part * 2 * n1 + j * 2 * W, step * 2 * W, W);
-        twiddle_all<R, true>(v, w);
-        butterfly<R, true>(v);
-        store_last<R>(v, j, step, column + part, out);
-      }
+    for (int64_t j = 0; j < step; ++j, w += 2 * (R - 1)) {
+      C v[R];
+      load_all<R>(v, buffer + j * 2 * W, step * 2 * W, W);
+      twiddle_all<R, true>(v, w);
+      butterfly<R, true>(v);
+      store_last<R>(v, j, step, column, out);
+    }
   }
   template <int R, class Output>
   M2_INLINE void store_last(const C* v, int64_t row, int64_t step, int64_t column, const Output& out) const {
@@ -241,34 +233,30 @@ struct Transform {
     const Output out = output;
     const auto& radices = tables.plan.radices1;
     const int passes = int(radices.size());
-    C v[L];
-    if (passes == 1) {
-      for (int64_t column = 0; column < n2; column += W) {
+    for (int64_t column = 0; column < n2; column += W) {
+      C v[L];
+      if (passes == 1) {
         prefetch.step();
         absorb(v, 0, column, work);
         butterfly<L, true>(v);
         store_last<L>(v, 0, 1, column, out);
+        continue;
       }
-      return;
-    }
-    if constexpr (L == kLanes)
-      for (int64_t column = 0; column < n2; column += L) {
-        for (int64_t part = 0; part < L; part += W) {
-          T* const x = buffer + part * 2 * n1;
-          for (int64_t row = 0; row < n1; row += L) {
-            prefetch.step();
-            absorb(v, row, column + part, work);
-            butterfly<L, true>(v);
-            store_all<L>(v, x + row * 2 * W, 2 * W, W);
-          }
-          int64_t length = L;
-          for (int i = passes - 2; i >= 1; --i) {
-            length *= radices[i];
-            with_power_of_two(radices[i], [&]<int R>() { pass<R, true, T, W>(x, 2 * W, W, n1, length, tables.pass1[i].data()); });
-          }
+      if constexpr (L == kLanes) {
+        for (int64_t row = 0; row < n1; row += L) {
+          prefetch.step();
+          absorb(v, row, column, work);
+          butterfly<L, true>(v);
+          store_all<L>(v, buffer + row * 2 * W, 2 * W, W);
+        }
+        int64_t length = L;
+        for (int i = passes - 2; i >= 1; --i) {
+          length *= radices[i];
+          with_power_of_two(radices[i], [&]<int R>() { pass<R, true, T, W>(buffer, 2 * W, W, n1, length, tables.pass1[i].data()); });
         }
         with_power_of_two(radices[0], [&]<int R>() { last_pass<R>(buffer, column, out); });
       }
+    }
   }
 
   // ---- rows ----
