@@ -1,4 +1,4 @@
-// Block-diagonal product, exact GELU gate, block-diagonal product, for a tile of tokens. Included by kernels_<isa>.cpp
+// Block-diagonal product, exact GELU gate, block-diagonal product, for a tile of tokens. Included by blockdiag_glu.cpp
 // inside namespace m2::<isa>, after convert.inl.
 //
 // Lanes are tokens. A panel holds the channels of 2 W tokens as [channel][token]; weights are read where they lie, one at
@@ -190,3 +190,8 @@ struct Glu {
   }
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 };
+
+template <class T, int W>
+constexpr GluKernels<T> glu_row() {
+  return {Glu<T, W>::forward};
+}

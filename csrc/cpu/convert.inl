@@ -1,5 +1,5 @@
 // Loads and stores of float32, float64, bfloat16 and float16 as W lanes of the computing type T, and the copies
-// between strided tensors and contiguous rows. Included by kernels_<isa>.cpp inside namespace m2::<isa>.
+// between strided tensors and contiguous rows. Included by row.h inside namespace m2::<isa>.
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };

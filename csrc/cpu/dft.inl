@@ -1,5 +1,5 @@
 // DFTs of vectors of complex values: butterflies in registers and passes over a block in L1.
-// Included by kernels_<isa>.cpp inside namespace m2::<isa>, after vec.inl.
+// Included by row.h inside namespace m2::<isa>, after vec.inl.
 //
 // Forward passes are decimation in frequency, inverse passes decimation in time: no reordering anywhere, frequencies
 // stay in the permuted order of the plan.

@@ -1,4 +1,4 @@
-// Right-angle convolution of one channel. Included by kernels_<isa>.cpp inside namespace m2::<isa>, after dft.inl.
+// Right-angle convolution of one channel. Included by the files of a row inside namespace m2::<isa>, after dft.inl.
 //
 // With theta[n] = exp(i pi n / 2N), y = Re(conj(theta) F^-1(spectrum * F(theta u))): a complex transform of the
 // length of the data, no zero padding (docs/kernels.md). Four-step: N = n1 * n2, W columns at a time, L = plan.lanes.
@@ -458,3 +458,11 @@ struct FftRow {
     });
   }
 };
+
+template <class T, int W>
+constexpr FftKernels<T> fft_row() {
+  using Row = FftRow<T, W>;
+  return {Row::forward,         Row::forward_complex, Row::inverse,    Row::convolve,
+          Row::convolve_signal, Row::backward_signal, Row::multiply,   Row::accumulate,
+          Copies<T, W>::gather, Copies<T, W>::scatter, Copies<T, W>::scatter_product};
+}

@@ -19,14 +19,14 @@ struct Row {
 const Row* rows() {
 #if defined(__x86_64__)
   static const Row table[] = {
-      {&kAvx512Kernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")},
-      {&kAvx2Kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                           __builtin_cpu_supports("f16c")},
-      {&kScalarKernels, true},
+      {&scalar::table, true},
       {nullptr, false}};
 #else
-  static const Row table[] = {{&kScalarKernels, true}, {nullptr, false}};
+  static const Row table[] = {{&scalar::table, true}, {nullptr, false}};
 #endif
   return table;
 }

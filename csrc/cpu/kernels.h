@@ -141,17 +141,20 @@ inline int64_t glu_work_elements(const GluShape& s) {
 
 struct KernelTable {
   const char* name;
-  FftKernels<float> fft_f32;
-  FftKernels<double> fft_f64;
-  ShortConvKernels<float> short_conv_f32;
-  ShortConvKernels<double> short_conv_f64;
-  MixerKernels<float> mixer_f32;
-  MixerKernels<double> mixer_f64;
-  GluKernels<float> glu_f32;
-  GluKernels<double> glu_f64;
+  const FftKernels<float>& fft_f32;
+  const FftKernels<double>& fft_f64;
+  const ShortConvKernels<float>& short_conv_f32;
+  const ShortConvKernels<double>& short_conv_f64;
+  const MixerKernels<float>& mixer_f32;
+  const MixerKernels<double>& mixer_f64;
+  const GluKernels<float>& glu_f32;
+  const GluKernels<double>& glu_f64;
 };
 
-extern const KernelTable kScalarKernels, kAvx2Kernels, kAvx512Kernels;
+// One row each: csrc/cpu/table.cpp.
+namespace scalar { extern const KernelTable table; }
+namespace avx2 { extern const KernelTable table; }
+namespace avx512 { extern const KernelTable table; }
 
 // The row in use (isa.h), by precision.
 template <class T>

@@ -1,4 +1,4 @@
-// The passes of monarch_mixer over memory, around the long convolutions. Included by kernels_<isa>.cpp inside namespace
+// The passes of monarch_mixer over memory, around the long convolutions. Included by the files of a row inside namespace
 // m2::<isa>. Lanes are channels; V positions of V channels are turned into rows (positions contiguous) in registers. A pass
 // takes W positions of all channels of the tile, a cache line of each, before it goes on: the lines would be gone from
 // the caches by the time it came back for other channels.
@@ -255,3 +255,8 @@ struct Mixer {
     with_taps(dout.dtype, tile.width, [&]<class S, int WIDTH>() { Backward<S, WIDTH>::run(tile, dout, y, dg, sums); });
   }
 };
+
+template <class T, int W>
+constexpr MixerKernels<T> mixer_row() {
+  return {Mixer<T, W>::gates, Mixer<T, W>::gather, Mixer<T, W>::scatter_sum, Mixer<T, W>::gates_bwd};
+}

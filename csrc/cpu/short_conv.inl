@@ -1,4 +1,4 @@
-// Depthwise causal convolution of width 2 .. 7. Included by kernels_<isa>.cpp inside namespace m2::<isa>.
+// Depthwise causal convolution of width 2 .. 7. Included by the files of a row inside namespace m2::<isa>.
 // Lanes are channels where channels are contiguous, else positions.
 
 constexpr int kMaxShortWidth = 7;
@@ -113,3 +113,8 @@ struct ShortConv {
     });
   }
 };
+
+template <class T, int W>
+constexpr ShortConvKernels<T> short_conv_row() {
+  return {ShortConv<T, W>::forward, ShortConv<T, W>::backward};
+}

@@ -1,5 +1,5 @@
 // A small vector type over the compiler's vector extension: the same source for every instruction set.
-// Included by kernels_<isa>.cpp inside namespace m2::<isa>; M2_VEC_BYTES says how wide a register is.
+// Included by row.h inside namespace m2::<isa>; M2_VEC_BYTES says how wide a register is.
 
 #define M2_INLINE inline __attribute__((always_inline))
 
