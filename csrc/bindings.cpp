@@ -3,8 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/plan_timing.h"
 
 namespace py = pybind11;
 
@@ -12,6 +17,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Plans, instruction sets and build facts of m2ops.";
   py::class_<m2::FftPlan>(m, "FftPlan", "Factorisation of a right-angle transform.")
       .def_readonly("size", &m2::FftPlan::size)
+      .def_readonly("outer", &m2::FftPlan::outer)
       .def_readonly("n1", &m2::FftPlan::n1)
       .def_readonly("n2", &m2::FftPlan::n2)
       .def_readonly("lanes", &m2::FftPlan::lanes)
@@ -19,7 +25,21 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("radices2", &m2::FftPlan::radices2)
       .def_property_readonly("flops", &m2::FftPlan::flops, "Operations of one gated convolution, spectrum given.")
       .def_property_readonly("table_bytes", &m2::FftPlan::table_bytes, "Bytes of twiddles one convolution reads.");
-  m.def("fft_plan", &m2::make_fft_plan, py::arg("fft_size"));
+  m.def("fft_plan", [](int64_t size) { return m2::make_fft_plan(size); }, py::arg("fft_size"));
+  m.def("fft_plan", [](int64_t size, int64_t outer, int64_t n1) { return m2::make_fft_plan(size, {outer, n1}); },
+        py::arg("fft_size"), py::arg("outer"), py::arg("n1"));
+  m.def("fft_factors", [](int64_t size) {
+    std::vector<std::pair<int64_t, int64_t>> all;
+    for (const m2::FftFactors& f : m2::fft_factors(size)) all.emplace_back(f.outer, f.n1);
+    return all;
+  }, py::arg("fft_size"), "All (outer, n1) that a transform can be built from.");
+  m.def("usual_fft_factors", [](int64_t size) {
+    const m2::FftFactors f = m2::usual_fft_factors(size);
+    return std::make_pair(f.outer, f.n1);
+  }, py::arg("fft_size"), "The (outer, n1) taken where none were chosen.");
+  m.def("choose_fft_factors", [](int64_t size, int64_t outer, int64_t n1) { m2::choose_fft_factors(size, {outer, n1}); },
+        py::arg("fft_size"), py::arg("outer"), py::arg("n1"));
+  m.def("time_convolution", &m2::time_convolution, py::arg("plan"), py::call_guard<py::gil_scoped_release>());
   m.def("fft_size", &m2::fft_size_for, py::arg("seqlen"));
   m.def("available_isas", &m2::available_isas);
   m.def("current_isa", [] { return m2::kernels().name; });
@@ -27,6 +47,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("has_products", [](const std::string& dtype) {
     return m2::has_products(dtype == "bfloat16" ? m2::Dtype::bf16 : dtype == "float16" ? m2::Dtype::f16 : m2::Dtype::f32);
   }, py::arg("dtype"), "Whether this CPU has instructions that multiply numbers of a dtype ('float16', 'bfloat16').");
+  m.def("keep_freed_memory", [] {
+#if defined(__GLIBC__)
+    return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+#else
+    return false;
+#endif
+  }, "Keep freed memory for the next allocation; false where the C library cannot.");
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = M2_COMPILER;

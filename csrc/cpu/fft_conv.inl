@@ -7,6 +7,9 @@
 //   work       --rows:    DFT n2, * spectrum, inverse DFT n2-->    work
 //   work       --columns: transpose, * conj twiddle, inverse DFT n1, * conj twist, Re--> y
 //
+// Above the size that L2 holds, a pass of radix plan.outer over the whole signal leaves plan.outer complex signals of n1 * n2
+// points, each of which is transformed like this, multiplied and taken back before the next one.
+//
 // The last column pass always has radix L and the last row pass radix 16, so that twiddle and transpose, and the product
 // with the spectrum, happen in registers.
 
@@ -259,6 +262,83 @@ struct Transform {
     }
   }
 
+  // ---- the outer pass ----
+
+  // Elements of one position in all rows share a set of the cache, so that a line of each is used up at once, in parts.
+  static constexpr int kParts = kLanes / W;
+
+  // The factors base(j) * step(j)^q (csrc/plan/fft_plan.cpp) for W positions from j on, by doubling.
+  template <int R>
+  M2_INLINE void outer_factors(int64_t j, C* f) const {
+    const int64_t at = 2 * (j / kLanes * kLanes) + j % kLanes;
+    f[0] = load_cplx<T, W>(tables.outer_base.data() + at, kLanes);
+    C power = load_cplx<T, W>(tables.outer_step.data() + at, kLanes);
+#pragma GCC unroll 4
+    for (int q = 1; q < R; q *= 2) {
+#pragma GCC unroll 16
+      for (int i = 0; i < q; ++i) f[q + i] = mul<false>(f[i], power.r, power.i);
+      power = mul<false>(power, power.r, power.i);
+    }
+  }
+
+  // The signal to R rows of a real and an imaginary part, pitch apart.
+  template <int R, class Input>
+  void split(const Input& input, T* z) const {
+    const Input in = input;
+    const T* twist = tables.outer_twist.data();
+    const int64_t inner = tables.plan.inner(), pitch = tables.plan.pitch();
+    for (int64_t j = 0; j < inner; j += kLanes) {
+      C v[kParts][R];
+      for (int q = 0; q < R; ++q)
+        for (int part = 0; part < kParts; ++part)
+          v[part][q] = in.get(j + part * W + q * inner, twist[2 * q], twist[2 * q + 1]);
+      for (int part = 0; part < kParts; ++part) {
+        C f[R];
+        outer_factors<R>(j + part * W, f);
+        butterfly<R, false>(v[part]);
+#pragma GCC unroll 16
+        for (int q = 0; q < R; ++q) v[part][q] = mul<false>(v[part][q], f[q].r, f[q].i);
+      }
+      for (int q = 0; q < R; ++q)
+        for (int part = 0; part < kParts; ++part)
+          store_cplx<T, W>(z + 2 * q * pitch + j + part * W, pitch, v[part][q]);
+    }
+  }
+
+  // The way back.
+  template <int R, class Output>
+  void merge(const T* z, const Output& output) const {
+    const Output out = output;
+    const T* twist = tables.outer_twist.data();
+    const int64_t inner = tables.plan.inner(), pitch = tables.plan.pitch();
+    for (int64_t j = 0; j < inner; j += kLanes) {
+      C v[kParts][R];
+      for (int q = 0; q < R; ++q)
+        for (int part = 0; part < kParts; ++part)
+          v[part][q] = load_cplx<T, W>(z + 2 * q * pitch + j + part * W, pitch);
+      for (int part = 0; part < kParts; ++part) {
+        C f[R];
+        outer_factors<R>(j + part * W, f);
+#pragma GCC unroll 16
+        for (int q = 0; q < R; ++q) v[part][q] = mul<true>(v[part][q], f[q].r, f[q].i);
+        butterfly<R, true>(v[part]);
+      }
+      for (int q = 0; q < R; ++q)
+        for (int part = 0; part < kParts; ++part)
+          out.put(j + part * W + q * inner, v[part][q], twist[2 * q], twist[2 * q + 1]);
+    }
+  }
+
+  // Row q of those that split() makes.
+  ComplexInput<T, W> row_in(T* z, int64_t q) const {
+    const int64_t pitch = tables.plan.pitch();
+    return {z + 2 * q * pitch, z + (2 * q + 1) * pitch};
+  }
+  ComplexOutput<T, W> row_out(T* z, int64_t q) const {
+    const int64_t pitch = tables.plan.pitch();
+    return {z + 2 * q * pitch, z + (2 * q + 1) * pitch};
+  }
+
   // ---- rows ----
 
   // Forward and inverse row passes around `middle(offset)`, which takes kRowRadix vectors at that offset of each of
@@ -352,6 +432,95 @@ struct Transform {
     };
     rows<true, true, 2>({u, d}, middle);
   }
+
+  // ---- the whole ----
+
+  // f(q, offset of its frequencies) for every row of the outer pass, between split(in) and merge(out), which may be null.
+  template <class Split, class Row, class Merge>
+  M2_INLINE void with_outer(Split in, Row row, Merge out) const {
+    if constexpr (L == kLanes)
+      with_power_of_two(int(tables.plan.outer), [&]<int R>() {
+        in.template operator()<R>();
+        for (int64_t q = 0; q < R; ++q) row(q, q * 2 * tables.plan.inner());
+        out.template operator()<R>();
+      });
+  }
+
+  template <class Input>
+  void forward(const Input& in, T* work, T* scratch) const {
+    Prefetch none;
+    if (tables.plan.outer == 1) {
+      forward_columns(in, work, scratch, none);
+      return forward_rows(work);
+    }
+    T* z = scratch + 2 * n1 * L;
+    with_outer([&]<int R>() { split<R>(in, z); },
+               [&](int64_t q, int64_t offset) {
+                 forward_columns(row_in(z, q), work + offset, scratch, none);
+                 forward_rows(work + offset);
+               },
+               []<int R>() {});
+  }
+
+  template <class Output>
+  void inverse(T* work, const Output& out, T* scratch) const {
+    Prefetch none;
+    if (tables.plan.outer == 1) {
+      inverse_rows(work);
+      return inverse_columns(work, scratch, out, none);
+    }
+    T* z = scratch + 2 * n1 * L;
+    with_outer([]<int R>() {},
+               [&](int64_t q, int64_t offset) {
+                 inverse_rows(work + offset);
+                 inverse_columns(work + offset, scratch, row_out(z, q), none);
+               },
+               [&]<int R>() { merge<R>(z, out); });
+  }
+
+  template <class Input, class Output>
+  void convolve(const Input& in, const T* spectrum, T skip, const Output& out, Prefetch& prefetch, T* work,
+                T* scratch) const {
+    if (tables.plan.outer == 1) {
+      forward_columns(in, work, scratch, prefetch);
+      convolve_rows(work, spectrum, skip, prefetch);
+      return inverse_columns(work, scratch, out, prefetch);
+    }
+    T* z = scratch + 2 * n1 * L;
+    with_outer([&]<int R>() { split<R>(in, z); },
+               [&](int64_t q, int64_t offset) {
+                 forward_columns(row_in(z, q), work, scratch, prefetch);
+                 convolve_rows(work, spectrum + offset, skip, prefetch);
+                 inverse_columns(work, scratch, row_out(z, q), prefetch);
+               },
+               [&]<int R>() { merge<R>(z, out); });
+  }
+
+  // As backward_signal of FftKernels; y is not wanted unless WITH_Y.
+  template <bool WITH_Y, class Input, class Output>
+  void backward(const Input& u, const Input& dy, const T* spectrum, T skip, T* dspectrum, const Output& du, const Output& y,
+                Prefetch& prefetch, T* work, T* other, T* scratch) const {
+    if (tables.plan.outer == 1) {
+      forward_columns(u, work, scratch, prefetch);
+      forward_columns(dy, other, scratch, prefetch);
+      backward_rows<WITH_Y>(work, other, spectrum, skip, dspectrum, prefetch);
+      if constexpr (WITH_Y) inverse_columns(work, scratch, y, prefetch);
+      return inverse_columns(other, scratch, du, prefetch);
+    }
+    T *zu = scratch + 2 * n1 * L, *zd = zu + 2 * tables.plan.outer * tables.plan.pitch();
+    with_outer([&]<int R>() { split<R>(u, zu), split<R>(dy, zd); },
+               [&](int64_t q, int64_t offset) {
+                 forward_columns(row_in(zu, q), work, scratch, prefetch);
+                 forward_columns(row_in(zd, q), other, scratch, prefetch);
+                 backward_rows<WITH_Y>(work, other, spectrum + offset, skip, dspectrum + offset, prefetch);
+                 if constexpr (WITH_Y) inverse_columns(work, scratch, row_out(zu, q), prefetch);
+                 inverse_columns(other, scratch, row_out(zd, q), prefetch);
+               },
+               [&]<int R>() {
+                 if constexpr (WITH_Y) merge<R>(zu, y);
+                 merge<R>(zd, du);
+               });
+  }
 };
 
 // The functions of FftKernels. `on` calls f with the width of a register and the transform for the lanes of the plan.
@@ -368,10 +537,7 @@ struct FftRow {
 
   static void forward_complex(const FftTables<T>& tables, const T* re, const T* im, T* work, T* scratch) {
     on(tables.plan.lanes, [&]<int W, int L>() {
-      const Transform<T, W, L> transform{tables};
-      Prefetch none;
-      transform.forward_columns(ComplexInput<T, W>{re, im}, work, scratch, none);
-      transform.forward_rows(work);
+      Transform<T, W, L>{tables}.forward(ComplexInput<T, W>{re, im}, work, scratch);
     });
   }
   static void forward(const FftTables<T>& tables, const T* row, T* work, T* scratch) {
@@ -379,10 +545,7 @@ struct FftRow {
   }
   static void inverse(const FftTables<T>& tables, T* work, T* out_re, T* out_im, T* scratch) {
     on(tables.plan.lanes, [&]<int W, int L>() {
-      const Transform<T, W, L> transform{tables};
-      transform.inverse_rows(work);
-      Prefetch none;
-      transform.inverse_columns(work, scratch, ComplexOutput<T, W>{out_re, out_im}, none);
+      Transform<T, W, L>{tables}.inverse(work, ComplexOutput<T, W>{out_re, out_im}, scratch);
     });
   }
 
@@ -401,11 +564,8 @@ struct FftRow {
     const T tap = skip / T(tables.plan.size);
     with_type<T>(dtype, [&]<class S>() {
       on(tables.plan.lanes, [&]<int W, int L>() {
-        const Transform<T, W, L> transform{tables};
         Prefetch prefetch(ahead, u.seqlen * int64_t(sizeof(S)), 3 * tables.plan.size / (W * L));
-        transform.forward_columns(input<W, S>(u), work, scratch, prefetch);
-        transform.convolve_rows(work, spectrum, tap, prefetch);
-        transform.inverse_columns(work, scratch, output<W, S>(out), prefetch);
+        Transform<T, W, L>{tables}.convolve(input<W, S>(u), spectrum, tap, output<W, S>(out), prefetch, work, scratch);
       });
     });
   }
@@ -424,15 +584,12 @@ struct FftRow {
       on(tables.plan.lanes, [&]<int W, int L>() {
         const Transform<T, W, L> transform{tables};
         Prefetch prefetch(ahead, u.seqlen * int64_t(sizeof(S)), 4 * tables.plan.size / (W * L));
-        transform.forward_columns(input<W, S>(u), work, scratch, prefetch);
-        transform.forward_columns(input<W, S>(dy), other, scratch, prefetch);
-        if (y.data[0]) {
-          transform.template backward_rows<true>(work, other, spectrum, tap, dspectrum, prefetch);
-          transform.inverse_columns(work, scratch, output<W, S>(y), prefetch);
-        } else {
-          transform.template backward_rows<false>(work, other, spectrum, tap, dspectrum, prefetch);
-        }
-        transform.inverse_columns(other, scratch, output<W, S>(du), prefetch);
+        const auto from = input<W, S>(u), gradient = input<W, S>(dy);
+        const auto to_du = output<W, S>(du), to_y = output<W, S>(y);
+        if (y.data[0])
+          transform.template backward<true>(from, gradient, spectrum, tap, dspectrum, to_du, to_y, prefetch, work, other, scratch);
+        else
+          transform.template backward<false>(from, gradient, spectrum, tap, dspectrum, to_du, to_y, prefetch, work, other, scratch);
       });
     });
   }

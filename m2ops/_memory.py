@@ -1,0 +1,15 @@
+"""Freed memory kept by the C library for the next allocation. Test: tests/test_memory.py."""
+
+from __future__ import annotations
+
+from m2ops._library import binding
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what this process frees instead of giving it back to the system; for good.
+
+    Where large tensors come and go, fresh pages can cost more than the work on them (docs/kernels.md, "Fresh memory").
+    The process then keeps the memory of its peak. Call it before the first large allocation. Returns whether the C
+    library can do it (glibc); nothing is changed otherwise.
+    """
+    return bool(binding.keep_freed_memory())
