@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import m2ops
-from m2ops.testing import assert_matches, relative_error
+from m2ops.testing import assert_matches, bound_for, relative_error
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # One, tiny, transforms of one column pass (64, 128, 192, 384), odd, 3 and 5 times a power of two, above a power of two.
@@ -89,6 +89,36 @@ def test_fft_conv_of_more_channels_than_are_worked_on_together(seqlen: int, dim:
     assert_matches(out.detach(), want)
     for name, grad, right in zip(x, torch.autograd.grad(out, leaves, dout), wanted, strict=True):
         assert relative_error(grad, right) < 3e-6, name
+
+
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize(
+    ("seqlen", "dtype"),
+    [
+        (12300, torch.float32),
+        (13000, torch.float64),
+        (13000, torch.bfloat16),
+        (13000, torch.float16),
+        (70000, torch.float32),
+    ],
+    ids=str,
+)
+def test_fft_conv_of_rows_that_are_first_split(seqlen: int, dtype: torch.dtype, layout: str) -> None:
+    """Lengths with an outer pass, and their gradients; the oracle is torch.fft in float64."""
+    x = inputs(dtype, seqlen, dim=2, batch=1)
+    wide = {n: t.double().requires_grad_() for n, t in x.items()}
+    dout = torch.randn(1, 2, seqlen).to(dtype)
+    want = m2ops.fft_conv_ref(**wide)
+    wanted = torch.autograd.grad(want, list(wide.values()), dout.double())
+    if layout == "bld":
+        x = {n: t.transpose(1, 2).contiguous() if t.dim() == 3 else t for n, t in x.items()}
+        want, dout = want.transpose(1, 2), dout.transpose(1, 2)
+        wanted = tuple(t.transpose(1, 2) if t.dim() == 3 else t for t in wanted)
+    leaves = [t.requires_grad_() for t in x.values()]
+    out = m2ops.fft_conv(**x, layout=layout)
+    assert_matches(out.detach(), want.detach())
+    for leaf, grad, right in zip(leaves, torch.autograd.grad(out, leaves, dout), wanted, strict=True):
+        assert_matches(grad, right, bound=3 * bound_for(right, leaf.dtype))
 
 
 @pytest.mark.parametrize("missing", ["k_rev", "skip", "pregate", "postgate"])
