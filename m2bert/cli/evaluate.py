@@ -113,8 +113,10 @@ def _baseline(wanted: str | None, known: list[str]) -> str | None:
 
 def load_encoder(model: str, overflow: str) -> Encoder:
     """The encoder of a model's name or folder, or of NAME=FOLDER under that name."""
+    import m2ops
     from m2bert.peers import open_encoder
 
+    m2ops.keep_freed_memory()  # the process is ours
     return open_encoder(model, overflow)
 
 

@@ -106,8 +106,10 @@ def open_index(store: Path, model: str | None, overflow: str) -> SearchIndex:
 def load_embedder(model: str | None, overflow: str) -> Embedder:
     """The embedder of a model's name or folder, with a word about the wait."""
     with announced(f"loading {model or 'the model'}"):
+        import m2ops
         from m2bert.embedding import DEFAULT_MODEL, OVERFLOWS, Embedder
 
+        m2ops.keep_freed_memory()  # the process is ours
         if overflow not in OVERFLOWS:
             raise M2BertError(f"index: --overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
         return Embedder(model or DEFAULT_MODEL, overflow=overflow)

@@ -128,6 +128,9 @@ def _shown() -> Iterator[Callable[[Progress], None]]:
 def _run(config: Any, train: Callable[..., dict[str, Any]]) -> None:
     from transformers.utils import logging as transformers_logging
 
+    import m2ops
+
+    m2ops.keep_freed_memory()  # the process is ours
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("m2bert").setLevel(logging.INFO)
     # Saving a checkpoint would draw a bar of its own into ours.
