@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from m2bert.errors import M2BertError
 
 WINDOW_TARGET = 1e-2
 FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
+# Values of a filter that are turned into a spectrum at a time, and the fewest channels: a block of them stays in cache.
+BLOCK_VALUES, MIN_BLOCK = 1 << 21, 16
 CACHE_VARIABLE = "M2OPS_SPECTRUM_CACHE_MB"
 CACHE_MEGABYTES = 1024.0
 
@@ -84,13 +86,18 @@ class ImplicitFilter(nn.Module):
         self.layers.extend([nn.Linear(order, order), nn.Linear(order, order)])
         self.out = FilterOutput(order, config.hidden_size, bias=False)
 
-    def forward(self, features: Tensor, frequency: Tensor) -> Tensor:
+    def hidden(self, features: Tensor, frequency: Tensor) -> Tensor:
+        """What the last layer reads (order, seqlen)."""
         # The sine magnifies rounding, so the frequency comes after the product, as in the reference.
         hidden, scale = features, frequency[:, None]
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             hidden = torch.addmm(_wide(layer.bias)[:, None], _wide(layer.weight), hidden).mul(scale).sin()
-        return _wide(self.out.weight) @ hidden
+        return hidden
+
+    def channels(self, hidden: Tensor, first: int, last: int) -> Tensor:
+        """Channels first .. last of the filter (last - first, seqlen)."""
+        return _wide(self.out.weight)[first:last] @ hidden
 
 
 class LongConv(nn.Module):
@@ -111,14 +118,23 @@ class LongConv(nn.Module):
 
     def forward(self, window: Tensor) -> tuple[Tensor, Tensor | None]:
         """Filters k and k_rev (dim, seqlen) float32 for the length of `window` (dim, seqlen)."""
+        [filters] = self.blocks(window, window.shape[0])
+        return filters
+
+    def blocks(self, window: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The same, `size` channels at a time: what a block takes is in cache when it is used."""
         with torch.autocast(window.device.type, enabled=False):
             features = _wide(self.features[: window.shape[1]]).t()
-            frequency = _wide(self.frequency)
-            # In place: neither the product's gradient nor the matmul before it needs the overwritten values.
-            k = self.filter(features, frequency).mul_(window)
-            if self.filter_rev is None:
-                return k, None
-            return k, self.filter_rev(features, frequency).mul_(window)
+            directions = [self.filter] if self.filter_rev is None else [self.filter, self.filter_rev]
+            hidden = [network.hidden(features, _wide(self.frequency)) for network in directions]
+            for first in range(0, window.shape[0], size):
+                part = window[first : first + size]
+                # In place: neither the product's gradient nor the matmul before it needs the overwritten values.
+                filters = [
+                    network.channels(states, first, first + size).mul_(part)
+                    for network, states in zip(directions, hidden, strict=True)
+                ]
+                yield filters[0], filters[1] if len(filters) > 1 else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LongConv:
         def without_narrowing(x: Tensor) -> Tensor:
@@ -223,11 +239,22 @@ class FilterBank:
         if entry is not None and (self.pinned or entry.state == state):
             self._entries[key] = entry  # last in the order: the most recently used
             return entry.spectrum
-        taps = min(size, self.config.max_position_embeddings)
-        k, k_rev = conv(self.window(taps, conv.skip.device))
-        spectrum = self._kernel("filter_spectrum")(k, k_rev, taps)
+        spectrum = self._make_spectrum(conv, min(size, self.config.max_position_embeddings))
         self._keep(key, _Entry(spectrum, state))
         return spectrum
+
+    def _make_spectrum(self, conv: LongConv, taps: int) -> m2ops.FilterSpectrum:
+        dim, data = self.config.hidden_size, None
+        window = self.window(taps, conv.skip.device)
+        block = max(MIN_BLOCK, BLOCK_VALUES // taps)
+        for first, (k, k_rev) in zip(range(0, dim, block), conv.blocks(window, block), strict=True):
+            part = self._kernel("filter_spectrum")(k, k_rev, taps)
+            if block >= dim:
+                return part
+            if data is None:
+                data = part.data.new_empty(dim, *part.data.shape[1:])
+            data[first : first + block] = part.data
+        return replace(part, data=data)
 
     def _keep(self, key: Key, entry: _Entry) -> None:
         """Store an entry if the budget allows, at the expense of other transform lengths only.

@@ -137,12 +137,33 @@ def test_filter_bank_makes_each_filter_once_per_transform_length(
     """Six texts of two transform lengths, four convolutions; with no room for spectra, once per text."""
     model, _ = model_and_conv()
     monkeypatch.setenv("M2OPS_SPECTRUM_CACHE_MB", megabytes)
-    calls, generate = [], LongConv.forward
-    monkeypatch.setattr(LongConv, "forward", lambda conv, window: calls.append(conv.index) or generate(conv, window))
+    calls, generate = [], LongConv.blocks
+    monkeypatch.setattr(LongConv, "blocks", lambda conv, *args: calls.append(conv.index) or generate(conv, *args))
     with model.cached_filters():
         for seqlen in (5, 40, 33, 7, 60, 40):
             model(tiny_inputs(seqlen=seqlen))
     assert len(calls) == made and set(calls) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("kernels", ["m2ops", "reference"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_filter_bank_makes_spectra_by_blocks_of_channels(
+    monkeypatch: pytest.MonkeyPatch, bidirectional: bool, kernels: str
+) -> None:
+    model, conv = model_and_conv(bidirectional=bidirectional, hidden_size=80)
+    model.config.kernels = kernels
+    with torch.no_grad():
+        whole, _ = model.filter_bank.filters(conv, 40)
+        model.filter_bank.clear()
+        monkeypatch.setattr("m2bert.filters.BLOCK_VALUES", 1)
+        seen = []
+        monkeypatch.setattr(
+            conv, "blocks", lambda window, size: seen.append(size) or LongConv.blocks(conv, window, size)
+        )
+        parts, _ = model.filter_bank.filters(conv, 40)
+    assert seen == [16] and parts.data.shape == whole.data.shape and whole.data.abs().max() > 0.0
+    assert parts.max_seqlen == whole.max_seqlen and parts.reference == whole.reference
+    assert torch.linalg.vector_norm(parts.data - whole.data) <= 1e-6 * torch.linalg.vector_norm(whole.data)
 
 
 def test_filter_bank_gives_way_to_training() -> None:
