@@ -149,7 +149,10 @@ def test_a_longer_run_starts_warm(run: Path) -> None:
         for name in ("short", "longer")
     }
     assert rows["longer"][0] < rows["short"][0] - 0.5  # a fresh model costs 5.3 nats
-    checked = CliRunner().invoke(build_app(), ["validate", str(run / "longer"), "--data", str(run / "text")])
+    cache = run / "tokens"
+    validate = ["validate", str(run / "longer"), "--data", str(run / "text"), "--cache", str(cache)]
+    checked = CliRunner().invoke(build_app(), validate)
+    assert any(cache.iterdir()) and CliRunner().invoke(build_app(), validate).stdout == checked.stdout
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.stdout)["validation_loss"] == pytest.approx(rows["longer"][-1], abs=0.5)
     with pytest.raises(M2BertError, match="length must lie in"):

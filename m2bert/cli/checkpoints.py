@@ -40,6 +40,7 @@ def validate_command(
     tokens: Annotated[int, typer.Option(help="Tokens of all buckets of length together.")] = 100_000,
     probes: Annotated[int, typer.Option(help="Long-range probes at most.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of what is masked.")] = 17,
+    cache: Annotated[str, typer.Option(help="Folder that keeps the tokens of the text, shared with training.")] = "",
 ) -> None:
     """Loss of a masked language model on held-out text, by length of the documents, and its long-range probe."""
     from rich.console import Console
@@ -48,7 +49,9 @@ def validate_command(
 
     _quietly()
     with Console(stderr=True).status("reading and scoring held-out text"):
-        result = validate_checkpoint(checkpoint, data, length=length, tokens=tokens, probes=probes, seed=seed)
+        result = validate_checkpoint(
+            checkpoint, data, length=length, tokens=tokens, probes=probes, seed=seed, cache=cache or None
+        )
     print(json.dumps(result))
 
 
