@@ -170,8 +170,8 @@ class SearchIndex:
     def search(self, query: str, k: int = 10, *, passages: int = 3, hybrid: bool = False) -> list[SearchResult]:
         """The k best documents for `query`, each with its `passages` most contributing passages, those first.
 
-        `hybrid` orders them by reciprocal rank fusion of the scores and of BM25 over the texts; scores and passages
-        are the embedding's all the same.
+        `hybrid` orders them by the fusion of the scores with those of BM25 over the texts (m2bert.fusion); scores and
+        passages are the embedding's all the same.
 
         Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1 and passages < 0.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from m2bert.bm25 import BM25, load_bm25s
 from m2bert.errors import M2BertError
-from m2bert.fusion import RRF_K, reciprocal_rank_fusion
+from m2bert.fusion import RRF_K, reciprocal_rank_fusion, score_fusion
 from m2bert.metrics import Run, run_from_scores
 from m2bert.tasks import RetrievalTask
 
@@ -253,19 +254,30 @@ class BM25System:
         return Ranking(run, index.fingerprint)
 
 
+FUSIONS = {"scores": "", "ranks": ", by rank"}
+"""How rankings may be fused (m2bert.fusion), and what that adds to the system's name."""
+
+
 @dataclass(frozen=True)
 class Fusion:
-    """Reciprocal rank fusion of systems of the same run, named; each gives its first `depth` documents."""
+    """Systems of the same run fused by their scores or their ranks, named; each gives its first `depth` documents."""
 
     name: str
     members: tuple[str, ...]
     depth: int = 1000
+    by: str = "scores"
+
+    def __post_init__(self) -> None:
+        if self.by not in FUSIONS:
+            raise M2BertError(f"evaluate: rankings are fused by {' or '.join(FUSIONS)}, got {self.by!r}")
 
     def fuse(self, rankings: Mapping[str, Ranking]) -> Ranking:
         """The fused ranking; queries come in the order of the first member's run."""
         runs = [rankings[name].run for name in self.members]
-        run = {
-            query_id: dict(reciprocal_rank_fusion([list(other[query_id])[: self.depth] for other in runs]))
-            for query_id in runs[0]
-        }
-        return Ranking(run, f"reciprocal rank fusion, k={RRF_K}, first {self.depth} of {' and '.join(self.members)}")
+        run = {query_id: dict(self._fused([run[query_id] for run in runs])) for query_id in runs[0]}
+        how = "fusion of scores" if self.by == "scores" else f"reciprocal rank fusion, k={RRF_K}"
+        return Ranking(run, f"{how}, first {self.depth} of {' and '.join(self.members)}")
+
+    def _fused(self, scores: Sequence[Mapping[str, float]]) -> list[tuple[str, float]]:
+        first = [dict(islice(own.items(), self.depth)) for own in scores]
+        return score_fusion(first) if self.by == "scores" else reciprocal_rank_fusion([list(own) for own in first])

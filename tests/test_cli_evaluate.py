@@ -150,7 +150,14 @@ def test_several_systems_in_one_run(run, data, tmp_path):
     summary = result.stdout[result.stdout.index("mean over tasks") :]
     assert "95 % interval" in summary and "minus" in summary and "<2k" in summary and "5 queries" in summary
     assert "one: read 2 of 4 documents in part, lost 12 tokens" in result.stdout
-    assert "reciprocal rank fusion, k=60, first 1000 of one and BM25" in result.stdout
+    assert "fusion of scores, first 1000 of one and BM25" in result.stdout
+
+
+def test_hybrids_by_scores_and_by_ranks(run, data):
+    result = run("--data", data, "--hybrid", "--fusion", "ranks,scores", "--metrics", "RR@1")
+    assert result.exception is None
+    assert "fusion of scores, first 1000 of" in result.stdout
+    assert "reciprocal rank fusion, k=60, first 1000 of" in result.stdout and "BM25, by rank" in result.stdout
 
 
 def test_embeddings_are_kept_where_they_are_wanted(run, data, cache, tmp_path):
@@ -205,6 +212,7 @@ def test_without_bm25(run, data):
         (["--json", "nowhere/report.json"], "no such folder for --json: .*nowhere"),
         (["--json", "."], "--json must name a file, got the folder"),
         (["--hybrid", "--no-bm25"], "--hybrid fuses with BM25"),
+        (["--hybrid", "--fusion", "votes"], "--fusion must be of scores, ranks, got votes"),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_loaded(run, data, args, message):

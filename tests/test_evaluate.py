@@ -245,8 +245,10 @@ def test_report_holds_what_is_needed_to_repeat_it(tmp_path):
     assert saved["settings"]["depth"] == 1
 
 
-def test_fusion_mends_what_one_member_gets_wrong():
-    """The answer a has ranks 1 and 2, the rival c has 3 and 1: 1/61 + 1/62 > 1/63 + 1/61."""
+@pytest.mark.parametrize("by", ["scores", "ranks"])
+def test_fusion_mends_what_one_member_gets_wrong(by):
+    """The answer a has ranks 1 and 2, the rival c has 3 and 1: 1/61 + 1/62 > 1/63 + 1/61, and of the scores
+    1, 1/2, 1/3, brought to 1, 1/4, 0, 1 + 1/4 > 0 + 1."""
     task = make_task(queries={"q": "x"}, qrels={"q": {"a": 1}})
 
     class Fixed:
@@ -257,7 +259,7 @@ def test_fusion_mends_what_one_member_gets_wrong():
             return Ranking({"q": {doc: 1.0 / place for place, doc in enumerate(self.order, 1)}}, self.name)
 
     systems = [Fixed("one", "abc"), Fixed("two", "cab")]
-    fusion = Fusion("both", ("one", "two"))
+    fusion = Fusion("both", ("one", "two"), by=by)
     report = evaluate_tasks([task], systems, fusions=[fusion], metrics=["RR@10"], baseline="two")
     assert {name: system.metrics["RR@10"] for name, system in systems_of(report).items()} == {
         "one": 1.0,
@@ -268,6 +270,10 @@ def test_fusion_mends_what_one_member_gets_wrong():
     assert report.buckets == []
     with pytest.raises(M2BertError, match="both needs one, two, got one"):
         evaluate_tasks([task], systems[:1], fusions=[fusion])
+    with pytest.raises(M2BertError, match="fused by scores or ranks, got 'votes'"):
+        Fusion("both", ("one", "two"), by="votes")
+    first = Fusion("both", ("one", "two"), depth=1, by=by)
+    assert evaluate_tasks([task], systems, fusions=[first]).tasks[0].systems[2].metrics
 
 
 def test_buckets_go_by_the_longest_answer_in_the_tokens_of_the_encoder():

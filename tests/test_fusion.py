@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion against exact fractions and values worked out by hand."""
+"""Fusion of rankings against exact fractions and values worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from m2bert.errors import M2BertError
-from m2bert.fusion import reciprocal_rank_fusion
+from m2bert.fusion import reciprocal_rank_fusion, score_fusion
 
 
 def test_scores_and_order_worked_out_by_hand():
@@ -43,3 +43,26 @@ def test_bad_input_is_refused_by_name():
         reciprocal_rank_fusion([["a", "b", "b"]])
     with pytest.raises(M2BertError, match="k must be 0 or more"):
         reciprocal_rank_fusion([["a"]], k=-1)
+
+
+def test_fused_scores_worked_out_by_hand():
+    cosines, counts = {"a": 0.9, "b": 0.8, "c": 0.5}, {"b": 30.0, "d": 10.0, "c": 12.0}
+    fused = score_fusion([cosines, counts])
+    expected = {"b": Fraction(3, 4) + 1, "a": Fraction(1), "c": 0 + Fraction(1, 10), "d": Fraction(0)}
+    assert [document for document, _ in fused] == ["b", "a", "c", "d"]
+    assert dict(fused) == pytest.approx({document: float(score) for document, score in expected.items()}, rel=1e-12)
+    # What a score is measured in does not matter, nor the order of the rankings.
+    scaled = {document: 7.0 * score - 100.0 for document, score in counts.items()}
+    assert dict(score_fusion([scaled, cosines])) == pytest.approx(dict(fused), abs=1e-12)
+    assert cosines == {"a": 0.9, "b": 0.8, "c": 0.5}
+
+
+def test_equal_scores_share_the_first_place_and_ties_go_by_id():
+    assert score_fusion([{"z": 2.0, "a": 2.0}, {"m": -1.0}]) == [("a", 1.0), ("m", 1.0), ("z", 1.0)]
+    assert score_fusion([]) == score_fusion([{}, {}]) == []
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused_by_name(bad):
+    with pytest.raises(M2BertError, match=r"must be finite, got (nan|inf) for 'b'"):
+        score_fusion([{"a": 1.0, "b": bad}])

@@ -100,18 +100,19 @@ def test_search_hits_are_the_passages_that_contribute_most(tmp_path: Path, embed
         assert hit.position == pytest.approx((hit.start + hit.end) / 2 / len(text))
 
 
-def test_hybrid_search_fuses_the_ranks_of_vectors_and_words(tmp_path: Path, embedder: Any) -> None:
-    """Equal lengths and different counts of the only rare word: BM25 must rank by the counts, whatever its formula."""
+def test_hybrid_search_fuses_the_scores_of_vectors_and_words(tmp_path: Path, embedder: Any) -> None:
+    """Equal lengths and different counts of the only rare word: by BM25's formula of the counts, worked out here."""
     counts = {"a": 2, "b": 0, "c": 4, "d": 1, "e": 3, "f": 5}
     texts = {name: "ladder " * count + "river " * (9 - count) + "stone" for name, count in counts.items()}
     index = SearchIndex(tmp_path, embedder)
     index.add(texts)
     query = "the ladder"
     scores = dict(zip(texts, embedder.encode(list(texts.values())) @ embedder.encode([query])[0], strict=True))
-    by_vector = sorted(texts, key=lambda name: -scores[name])
-    by_words = [name for name in sorted(texts, key=lambda name: -counts[name]) if counts[name]]
+    words = {name: count / (count + 1.2) for name, count in counts.items() if count}
     fused = {
-        name: sum(1 / (61 + ranking.index(name)) for ranking in (by_vector, by_words) if name in ranking)
+        name: sum(
+            (own[name] - min(own.values())) / np.ptp(list(own.values())) for own in (scores, words) if name in own
+        )
         for name in texts
     }
     found = index.search(query, 6, hybrid=True)

@@ -46,9 +46,10 @@ def loco(
     ] = "window",
     metrics: Annotated[str, typer.Option(help="Any of nDCG@k, R@k, RR@k, joined by commas.")] = "nDCG@10,R@10",
     bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help="Score BM25 beside the models.")] = True,
-    hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Score each model fused with BM25 by reciprocal rank.")
-    ] = False,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Score each model fused with BM25.")] = False,
+    fusion: Annotated[
+        str, typer.Option(help="How --hybrid fuses: by scores, ranks (reciprocal rank fusion), or both, with a comma.")
+    ] = "scores",
     baseline: Annotated[
         str | None, typer.Option(help="The system that the others are tested against. [default: BM25]")
     ] = None,
@@ -72,7 +73,7 @@ def loco(
     from m2bert.systems import BM25System
     from m2bert.tasks import choose_tasks
 
-    names, measures = split_list(tasks), split_list(metrics)
+    names, measures, ways = split_list(tasks), split_list(metrics), split_list(fusion)
     # What can be wrong is checked before a model is loaded; the work may take an hour.
     choose_tasks(names, data, split)
     largest_cutoff(measures)
@@ -80,11 +81,12 @@ def loco(
     check_output(json_file, who="evaluate")
     if hybrid and not bm25:
         raise M2BertError("evaluate: --hybrid fuses with BM25; leave out --no-bm25")
+    check_ways(ways)
     lexical: list[System] = [BM25System()] if bm25 else []
     folder = None if no_cache else cache or default_folder()
     encoders = open_systems(model or ["m2-bert-mini"], overflow, split_list(chunks), folder)
     systems: list[System] = [*encoders, *lexical]
-    fusions = [_with_bm25(system) for system in encoders] if hybrid else []
+    fusions = [_with_bm25(system, by) for system in encoders for by in ways] if hybrid else []
     known = [system.name for system in systems] + [fusion.name for fusion in fusions]
     baseline = _baseline(baseline, known)
     check_names([system.name for system in systems], fusions, baseline)
@@ -98,10 +100,19 @@ def loco(
         report.save(json_file)
 
 
-def _with_bm25(system: System) -> Fusion:
-    from m2bert.systems import BM25System, Fusion
+def check_ways(ways: list[str]) -> None:
+    """Raise M2BertError unless all are ways to fuse rankings."""
+    from m2bert.systems import FUSIONS
 
-    return Fusion(f"{system.name} + {BM25System.name}", (system.name, BM25System.name))
+    unknown = [way for way in ways if way not in FUSIONS]
+    if unknown or not ways:
+        raise M2BertError(f"evaluate: --fusion must be of {', '.join(FUSIONS)}, got {', '.join(unknown) or 'none'}")
+
+
+def _with_bm25(system: System, by: str) -> Fusion:
+    from m2bert.systems import FUSIONS, BM25System, Fusion
+
+    return Fusion(f"{system.name} + {BM25System.name}{FUSIONS[by]}", (system.name, BM25System.name), by=by)
 
 
 def _baseline(wanted: str | None, known: list[str]) -> str | None:

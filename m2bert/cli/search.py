@@ -38,7 +38,7 @@ Overflow = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Hybrid = Annotated[
-    bool, typer.Option("--hybrid", help="Rank by the model and by BM25 together (reciprocal rank fusion).")
+    bool, typer.Option("--hybrid", help="Rank by the model and by BM25 together (fusion of their scores).")
 ]
 
 

@@ -87,7 +87,7 @@ class VectorStore(Protocol):
     def search(self, vector: NDArray[np.float32], k: int, *, words: str | None = None) -> list[tuple[float, Record]]:
         """The k documents of highest inner product with `vector (dim,)`, exact, best first, ties by key.
 
-        With `words`, the query as text, that ranking and BM25's of the texts are fused by reciprocal rank, and the
+        With `words`, the query as text, that ranking and BM25's of the texts are fused by their scores, and the
         order is that of the fusion; the scores are inner products all the same.
         Raises M2BertError when the store cannot search words.
         """

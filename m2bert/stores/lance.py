@@ -22,7 +22,7 @@ from lancedb.index import FTS
 from numpy.typing import NDArray
 
 from m2bert.errors import M2BertError
-from m2bert.fusion import reciprocal_rank_fusion
+from m2bert.fusion import score_fusion
 from m2bert.stores import Key, Record, StoredState, StoreInfo, StoreStats
 from m2bert.stores.columns import read_info, table_schema, to_batches, to_record
 from m2bert.stores.staging import STAGING
@@ -158,18 +158,13 @@ class LanceStore:
             )
         depth = max(k, FUSED_DEPTH)
         matches = self._table.search(words, query_type="fts", fts_columns="text")
-        rankings = (
-            (self._nearest(vector, ["source", "id"], depth), "_distance", 1),
-            (matches.select(["source", "id", "_score"]).limit(depth).to_arrow().to_pylist(), "_score", -1),
-        )
-        keys = [
-            [
-                (row["source"], row["id"])
-                for row in sorted(rows, key=lambda row: (sign * row[by], row["source"], row["id"]))
-            ]
-            for rows, by, sign in rankings
+        near = self._nearest(vector, ["source", "id"], depth)
+        matching = matches.select(["source", "id", "_score"]).limit(depth).to_arrow().to_pylist()
+        rankings = [
+            {(row["source"], row["id"]): 1.0 - row["_distance"] for row in near},
+            {(row["source"], row["id"]): row["_score"] for row in matching},
         ]
-        order = [key for key, _ in reciprocal_rank_fusion(keys)[:k]]
+        order = [key for key, _ in score_fusion(rankings)[:k]]
         query = self._table.search().where(_condition(order)).select(table_schema(self.info).names)
         rows = query.limit(len(order)).to_arrow().to_pylist()
         records = {record.key: record for record in (to_record(row, self.info.dim) for row in rows)}
