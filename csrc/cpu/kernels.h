@@ -40,7 +40,7 @@ struct Ahead {
 };
 
 // All row pointers below are contiguous and hold `plan.size` elements; `work` holds 2 * size elements in the order
-// [n1 / lanes][n2][re lanes][im lanes]; `scratch` holds plan.scratch_elements().
+// [outer][n1 / lanes][n2][re lanes][im lanes]; `scratch` holds plan.scratch_elements().
 template <class T>
 struct FftKernels {
   // work = F(theta * row), frequencies in the plan's permuted order.
