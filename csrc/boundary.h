@@ -113,8 +113,8 @@ class Workspace {
 
 // An output of fresh memory in huge pages where the system leaves the choice to the program (Linux "madvise"): faulting in
 // 4 KB pages one by one costs more than a convolution. Only whole huge pages inside the tensor, so that no memory is added.
-inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape) {
-  Tensor out = torch::stable::new_empty(like, shape);
+inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape, std::optional<ScalarType> type = {}) {
+  Tensor out = torch::stable::new_empty(like, shape, type);
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());

@@ -1,8 +1,9 @@
 """Block-diagonal and Monarch matrix products: blockdiag_matmul, blockdiag_glu, monarch_matmul.
 
 The schemas are in csrc/ops.cpp; these implementations call torch's batched GEMM (already at the limit of the
-machine for one product) and serve every device. blockdiag_glu is one kernel on CPUs (csrc/cpu/blockdiag_glu.inl
-behind csrc/blockdiag_glu.cpp) and in 16 bits on CUDA (csrc/cuda/blockdiag_glu.cu), each where it is the faster way.
+machine for one product) and serve every device. blockdiag_glu and its gradient are one kernel each on CPUs
+(csrc/cpu/blockdiag_glu*.inl behind csrc/blockdiag_glu.cpp), and its forward is one in 16 bits on CUDA
+(csrc/cuda/blockdiag_glu.cu), each where it is the faster way.
 May import m2ops._library and _layout. Test: tests/test_blockdiag.py. Benchmark: benchmarks/bench_blockdiag.py.
 """
 
@@ -225,9 +226,9 @@ def _blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None)
 
 
 def cpu_kernel_serves(x: Tensor, w_in: Tensor, w_out: Tensor) -> bool:
-    """Whether the fused CPU kernel is the faster way: it has vectors, and the CPU no products in the dtype of x.
+    """Whether the fused CPU kernels are the faster way: they have vectors, and the CPU no products in the dtype of x.
 
-    It computes 16-bit tensors in float32; a CPU that multiplies 16-bit numbers is faster with torch's products.
+    They compute 16-bit tensors in float32; a CPU that multiplies 16-bit numbers is faster with torch's products.
     """
     if binding.current_isa() == "scalar" or max(w_in.shape[2], w_out.shape[1]) > MAX_KERNEL_WIDTH:
         return False
@@ -294,6 +295,15 @@ def _blockdiag_glu_bwd(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> 
                 dx_blocks[block].copy_(grad @ w_in[block])
                 dw_in[block] += grad.t() @ blocks[block]
     return dx.view(x.shape), dw_in.to(w_in.dtype), dw_out.to(w_out.dtype)
+
+
+@implement("blockdiag_glu_bwd", "CPU")
+def _blockdiag_glu_bwd_cpu(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not cpu_kernel_serves(x, w_in, w_out):
+        return _blockdiag_glu_bwd(dout, x, w_in, w_out)
+    rows, drows = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
+    dx, dw_in, dw_out = torch.ops.m2ops.blockdiag_glu_tiles_bwd(drows, rows, w_in, w_out)
+    return dx.view(x.shape), dw_in, dw_out
 
 
 def _glu_bwd_whole(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -122,6 +122,94 @@ def test_the_fused_mlp_gives_the_same_bits_on_any_number_of_threads_and_tokens(d
     assert out[3].isnan().all() and torch.equal(out[4:], once[4:])
 
 
+def glu_gradients(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> tuple[Tensor, ...]:
+    """Exact gradients of x (tokens, dim) and both weights, by dense matrices in float64."""
+    wide = [t.double().requires_grad_() for t in (x, w_in, w_out)]
+    out = glu_exact(*wide, torch.zeros(dout.shape[-1]))
+    return torch.autograd.grad(out, wide, dout.double())
+
+
+def assert_gradients_match(grads: tuple[Tensor, ...], exact: tuple[Tensor, ...], bound: float) -> None:
+    for grad, wanted in zip(grads, exact, strict=True):
+        assert_matches(grad, wanted, bound=bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("nblocks", "nblocks_out"), BLOCKS)
+def test_the_gradient_of_the_fused_mlp_matches_dense_matrices(
+    nblocks: int, nblocks_out: int, isa: str, dtype: torch.dtype
+) -> None:
+    """Every way the blocks can lie, whatever path this machine prefers."""
+    x, w_in, w_out, _ = glu_inputs(nblocks, nblocks_out, dtype, tokens=17)
+    rows, dout = x.flatten(0, 1), torch.randn(34, 24).to(dtype)
+    with m2ops.use_isa(isa):
+        grads = torch.ops.m2ops.blockdiag_glu_tiles_bwd(dout, rows, w_in, w_out)
+    assert_gradients_match(grads, glu_gradients(dout, rows, w_in, w_out), GLU_BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("tokens", [1, 7, 31, 193, 401])
+def test_the_gradient_of_the_fused_mlp_takes_awkward_sizes(tokens: int, isa: str, dtype: torch.dtype) -> None:
+    """Tiles, rows, strips and chunks of hidden channels that end early; rows with strides, or one number for all."""
+    in_size, inter, out_size = 13, 101, 19
+    x = torch.randn(tokens, 2 * 2 * in_size)[:, ::2].to(dtype)
+    w_in = (torch.randn(2, in_size, inter) / in_size**0.5).to(dtype).transpose(1, 2)
+    w_out = (torch.randn(1, out_size, inter) / inter**0.5).to(dtype)
+    wide = torch.randn(tokens, out_size + 3).to(dtype)
+    with m2ops.use_isa(isa):
+        for dout in (wide[:, :out_size], torch.ones(1, 1, dtype=dtype).expand(tokens, out_size)):
+            grads = torch.ops.m2ops.blockdiag_glu_tiles_bwd(dout, x, w_in, w_out)
+            assert_gradients_match(grads, glu_gradients(dout, x, w_in, w_out), GLU_BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_gradient_of_the_fused_mlp_sums_many_tokens_within_its_bound(isa: str) -> None:
+    x, w_in, w_out, _ = glu_inputs(4, 4, torch.float32, tokens=5000)
+    rows, dout = x.flatten(0, 1) + 0.5, torch.randn(10_000, 24) + 0.5  # sums that grow with the tokens
+    with m2ops.use_isa(isa):
+        grads = torch.ops.m2ops.blockdiag_glu_tiles_bwd(dout, rows, w_in, w_out)
+    assert_gradients_match(grads, glu_gradients(dout, rows, w_in, w_out), GLU_BOUNDS[torch.float32])
+
+
+def slope_by_kernel(gate: Tensor) -> Tensor:
+    """The derivative of the gate alone: value, weights and the gradient of the output are 1."""
+    x = torch.stack([gate, torch.ones_like(gate)], dim=1)
+    weights = torch.ones(2, 1, 1, dtype=gate.dtype), torch.ones(1, 1, 1, dtype=gate.dtype)
+    return torch.ops.m2ops.blockdiag_glu_tiles_bwd(torch.ones_like(gate)[:, None], x, *weights)[0][:, 0]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_derivative_of_the_gate_is_that_of_the_exact_gelu(isa: str) -> None:
+    gate = torch.cat([torch.linspace(-12, 12, 240_001), torch.logspace(-30, 30, 1001), -torch.logspace(-30, 30, 1001)])
+    wide = gate.double()
+    exact = torch.special.ndtr(wide) + wide * torch.exp(-wide.square() / 2) / (2 * torch.pi) ** 0.5
+    with m2ops.use_isa(isa):
+        assert ((slope_by_kernel(gate).double() - exact).abs() <= 2e-7).all()
+        torch.testing.assert_close(slope_by_kernel(wide), exact, rtol=1e-14, atol=1e-15)
+        for dtype in (torch.float32, torch.float64):
+            odd = slope_by_kernel(torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0], dtype=dtype))
+            assert odd[0].isnan() and odd[1:].tolist() == [1.0, 0.0, 0.5]
+    tanh = torch.autograd.grad(F.gelu(wide.requires_grad_(), approximate="tanh").sum(), wide)[0]
+    assert ((tanh - exact).abs() > 2e-7).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_gradient_of_the_fused_mlp_has_the_same_bits_on_any_number_of_threads(dtype: torch.dtype) -> None:
+    x, w_in, w_out, _ = glu_inputs(4, 2, dtype, tokens=1500)
+    rows, dout = x.flatten(0, 1), torch.randn(3000, 24).to(dtype)
+    op = torch.ops.m2ops.blockdiag_glu_tiles_bwd
+    once = op(dout, rows, w_in, w_out)
+    torch.set_num_threads(3)
+    assert all(map(torch.equal, op(dout, rows, w_in, w_out), once))
+    assert torch.equal(op(dout[5:9], rows[5:9], w_in, w_out)[0], once[0][5:9])
+    damaged = rows.clone()
+    damaged[3] = float("nan")
+    dx, *dweights = op(dout, damaged, w_in, w_out)
+    assert dx[3].isnan().all() and torch.equal(dx[4:], once[0][4:]) and all(dw.isnan().any() for dw in dweights)
+
+
 def test_the_fused_mlp_refuses_what_it_cannot_read() -> None:
     x, w_in, w_out, bias = glu_inputs(4, 4, torch.float32)
     fused, rows = torch.ops.m2ops.blockdiag_glu_tiles, x.flatten(0, 1)
@@ -129,6 +217,11 @@ def test_the_fused_mlp_refuses_what_it_cannot_read() -> None:
                  (rows, w_in, w_out[:, :, :3], bias), (rows, w_in, w_out, bias[:3])):  # fmt: skip
         with pytest.raises(RuntimeError, match="blockdiag_glu: "):
             fused(*args)
+    backward, dout = torch.ops.m2ops.blockdiag_glu_tiles_bwd, torch.zeros(100, 24)
+    for args in ((dout[:99], rows, w_in, w_out), (dout[:, :23], rows, w_in, w_out), (dout.double(), rows, w_in, w_out),
+                 (dout, rows, w_in[:2], w_out)):  # fmt: skip
+        with pytest.raises(RuntimeError, match="blockdiag_glu: "):
+            backward(*args)
 
 
 @pytest.mark.skipif(ISAS == ["scalar"], reason="needs a CPU with vectors")
@@ -140,13 +233,21 @@ def test_the_fused_mlp_is_used_where_it_is_the_faster_way(monkeypatch: pytest.Mo
     assert not serves(x, torch.zeros(1, 2, 4096), w_out)
     with m2ops.use_isa("scalar"):
         assert not serves(x, w_in, w_out)
-    products = m2ops.blockdiag_glu(x, w_in, w_out)
+    backward, dout = torch.ops.m2ops.blockdiag_glu_bwd, torch.randn_like(x)
+    fused, grads = m2ops.blockdiag_glu(x, w_in, w_out), backward(dout, x, w_in, w_out)
+    tiles = torch.ops.m2ops.blockdiag_glu_tiles_bwd(dout.flatten(0, 1), x.flatten(0, 1), w_in, w_out)
+    assert torch.equal(grads[0].flatten(0, 1), tiles[0]) and all(map(torch.equal, grads[1:], tiles[1:]))
     monkeypatch.setattr(_blockdiag, "cpu_kernel_serves", lambda *_: False)
-    assert_matches(m2ops.blockdiag_glu(x, w_in, w_out), products.double())
+    assert_matches(m2ops.blockdiag_glu(x, w_in, w_out), fused.double())
+    products = backward(dout, x, w_in, w_out)
+    assert not all(map(torch.equal, products, grads))
+    assert_gradients_match(products, tuple(grad.double() for grad in grads), GLU_BOUNDS[torch.float32])
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "products"])
 @pytest.mark.parametrize(("nblocks", "nblocks_out"), BLOCKS)
-def test_blockdiag_glu_gradcheck(nblocks: int, nblocks_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blockdiag_glu_gradcheck(nblocks: int, nblocks_out: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_blockdiag, "cpu_kernel_serves", lambda *_: fused)
     monkeypatch.setattr(_blockdiag, "CHUNK", 2)
     args = [t.requires_grad_() for t in glu_inputs(nblocks, nblocks_out, torch.float64, tokens=2)]
     assert torch.autograd.gradcheck(m2ops.blockdiag_glu, args)
@@ -187,6 +288,8 @@ def test_products_pass_opcheck() -> None:
 def test_products_take_an_empty_batch() -> None:
     x, w_in, w_out, bias = glu_inputs(4, 4, torch.float32, tokens=0)
     assert m2ops.blockdiag_glu(x, w_in, w_out, bias).shape == (2, 0, 24)
+    dx, *dweights = torch.ops.m2ops.blockdiag_glu_bwd(torch.zeros(2, 0, 24), x, w_in, w_out)
+    assert dx.shape == x.shape and not any(dw.any() for dw in dweights)
     assert m2ops.blockdiag_matmul(x, w_in).shape == (2, 0, 96)
 
 

@@ -5,10 +5,10 @@
 // a time, and multiplied with a panel, so that nothing of them is packed, and the result of the first product, again
 // [channel][token], is the panel of the second. Hidden channels exist kGluHidden at a time, in L1.
 
-// x Phi(x), Phi the distribution function of the standard normal. Both polynomials are weighted minimax fits: log2 of
-// Phi(-a) on 0 <= a <= 6, weighted with Phi(-a), and 2^f on |f| <= 1/2. Phi is within 8.1e-8 of its value.
+// Phi(-a), Phi the distribution function of the standard normal, for a >= 0; 0 above 6. Both polynomials are weighted
+// minimax fits: log2 of Phi(-a) on 0 <= a <= 6, weighted with Phi(-a), and 2^f on |f| <= 1/2. Within 8.1e-8.
 template <int W>
-M2_INLINE Vec<float, W> gelu(Vec<float, W> x) {
+M2_INLINE Vec<float, W> normal_tail(Vec<float, W> a) {
   using F = Vec<float, W>;
   using I = Vec<int32_t, W>;
   constexpr float kTail[] = {-1.0f, -1.1511057615280151f, -0.45920491218566895f, -0.052505023777484894f,
@@ -17,7 +17,6 @@ M2_INLINE Vec<float, W> gelu(Vec<float, W> x) {
   constexpr float kExp2[] = {1.0f, 0.6931471824645996f, 0.24022646248340607f, 0.05550328642129898f,
                              0.009618489071726799f, 0.0013399932067841291f, 0.0001534578768769279f};
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the lowest bits
-  const F a = (F)((I)x & 0x7fffffff);
   F y = F{} + kTail[8];
 #pragma GCC unroll 8
   for (int i = 7; i >= 0; --i) y = y * a + kTail[i];
@@ -25,13 +24,54 @@ M2_INLINE Vec<float, W> gelu(Vec<float, W> x) {
   F p = F{} + kExp2[6];
 #pragma GCC unroll 8
   for (int i = 5; i >= 0; --i) p = p * f + kExp2[i];
-  const F tail = (F)(((I)p + ((I)shifted << 23)) & ~(a > 6.0f));  // not a number stays what it is
+  return (F)(((I)p + ((I)shifted << 23)) & ~(a > 6.0f));  // not a number stays what it is
+}
+template <int W>
+M2_INLINE Vec<float, W> magnitude(Vec<float, W> x) {
+  return (Vec<float, W>)((Vec<int32_t, W>)x & 0x7fffffff);
+}
+
+// x Phi(x).
+template <int W>
+M2_INLINE Vec<float, W> gelu(Vec<float, W> x) {
+  const Vec<float, W> tail = normal_tail<W>(magnitude<W>(x));
   return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 template <int W>
 M2_INLINE Vec<double, W> gelu(Vec<double, W> x) {
   for (int i = 0; i < W; ++i) x[i] *= 0.5 * __builtin_erfc(-x[i] * 0.70710678118654752440);
   return x;
+}
+
+// gelu(x) and its derivative Phi(x) + x phi(x). With a = |x| that is u = Phi(-a) s(a) below 0 and 1 - u above, where
+// s(a) = 1 - a phi(a) / Phi(-a) is smooth: a polynomial, minimax for u with the Phi of above. Within 1.5e-7.
+template <class T, int W>
+struct GeluAndSlope {
+  Vec<T, W> value, slope;
+};
+template <int W>
+M2_INLINE GeluAndSlope<float, W> gelu_and_slope(Vec<float, W> x) {
+  using F = Vec<float, W>;
+  constexpr float kSlope[] = {1.0f, -0.7978876829147339f, -0.6365662813186646f, -0.10929252952337265f,
+                              0.01982230320572853f, -0.000695898022968322f, -0.0006669021677225828f,
+                              0.00016523276281077415f, -1.3302966181072406e-05f};
+  const F a = magnitude<W>(x), tail = normal_tail<W>(a), inside = a > 6.0f ? F{} + 6.0f : a;
+  F s = F{} + kSlope[8];
+#pragma GCC unroll 8
+  for (int i = 7; i >= 0; --i) s = s * inside + kSlope[i];
+  const F u = tail * s;
+  return {x * (x < 0.0f ? tail : 1.0f - tail), x < 0.0f ? u : 1.0f - u};
+}
+template <int W>
+M2_INLINE GeluAndSlope<double, W> gelu_and_slope(Vec<double, W> x) {
+  GeluAndSlope<double, W> result;
+  for (int i = 0; i < W; ++i) {
+    const double phi = 0.39894228040143267794 * __builtin_exp(-0.5 * x[i] * x[i]);
+    const double below = 0.5 * __builtin_erfc(-x[i] * 0.70710678118654752440);
+    result.value[i] = x[i] * below;
+    result.slope[i] = below + (phi > 0 ? x[i] * phi : 0);
+  }
+  return result;
 }
 
 template <class T, int W>
@@ -190,8 +230,3 @@ struct Glu {
   }
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 };
-
-template <class T, int W>
-constexpr GluKernels<T> glu_row() {
-  return {Glu<T, W>::forward};
-}

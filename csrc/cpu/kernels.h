@@ -129,15 +129,64 @@ struct GluTile {
   void* out;
   int64_t out_stride;
 };
+inline int64_t glu_work_elements(const GluShape& s) {
+  return (2 * s.in + s.out) * (kGluTokens + kGluHidden) + 2 * kLanes * kGluHidden;
+}
+
+// Gradients. Hidden channels in chunks of up to kGluChunk over which neither matrix changes its block: made of rows `gate`
+// and `value` of w_in, and column `column` of block `out` of w_out, and those that follow.
+constexpr int64_t kGluChunk = 96;
+struct GluChunk {
+  int64_t gate, value, out, column, count;
+};
+// Parts that share no channel of x: part i owns blocks i, i + glu_owners(), ... of w_in and of x.
+inline int64_t glu_owners(const GluShape& s) { return s.blocks_in % 2 ? 1 : s.blocks_in / 2; }
+struct GluGradTile {
+  const void *x, *dout;
+  int64_t x_stride, dout_stride, tokens;
+  void* dx;
+  int64_t dx_stride;
+};
+// Room for n channels: whole registers and rows of every instruction set.
+constexpr int64_t glu_padded(int64_t n) { return (n + kGluChunk - 1) / kGluChunk * kGluChunk; }
+// The same for rows that are read down the columns: an odd number of cache lines, so that they share no sets.
+template <class T>
+constexpr int64_t glu_pitch(int64_t n) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  return (glu_padded(n) / line | 1) * line;
+}
+// Elements of a chunk: its packed weights, and the sums of its gradients.
+inline int64_t glu_packed_elements(const GluShape& s) { return kGluChunk * (2 * s.in + s.out + 2 * glu_padded(s.in)); }
+inline int64_t glu_sums_elements(const GluShape& s) { return kGluChunk * (2 * glu_padded(s.in) + glu_padded(s.out)); }
+// Tokens of a tile: x, dx and dout of that many fill most of L2; a multiple of the rows of every instruction set.
+template <class T>
+int64_t glu_grad_tokens(const GluShape& s) {
+  const int64_t token = (2 * s.blocks_in / glu_owners(s) * glu_pitch<T>(s.in) + glu_pitch<T>(s.out)) * int64_t(sizeof(T));
+  const int64_t fit = (int64_t{400} << 10) / token / 12 * 12;
+  return fit < 48 ? 48 : fit > kGluTokens ? kGluTokens : fit;
+}
+template <class T>
+int64_t glu_grad_work_elements(const GluShape& s) {
+  return glu_grad_tokens<T>(s) * (2 * s.blocks_in / glu_owners(s) * glu_pitch<T>(s.in) + glu_pitch<T>(s.out) +
+                                  3 * glu_pitch<T>(kGluChunk));
+}
+
 template <class T>
 struct GluKernels {
   // The channels of `block` of out. Tensors of one dtype, computed in T; gelu is exact to 1e-7 in float32. `work` holds
   // glu_work_elements().
   void (*forward)(const GluShape&, Dtype, const GluTile&, int64_t block, T* work);
+  // The weights of a chunk as `backward` reads them, glu_packed_elements().
+  void (*pack)(const GluShape&, Dtype, const GluChunk&, const void* w_in, const void* w_out, T* packed);
+  // Of at most glu_grad_tokens() tokens: dx in the blocks of `owner`, and the gradients of the weights of its `count` chunks
+  // set, or added to, in `sums`, glu_sums_elements() a chunk. gelu' is exact to 2e-7 in float32. `work` holds
+  // glu_grad_work_elements().
+  void (*backward)(const GluShape&, Dtype, const GluGradTile&, int64_t owner, const GluChunk*, int64_t count, const T* packed,
+                   T* sums, bool first, T* work);
+  // The gradients of the weights of a chunk: `splits` sums, `split` elements apart, added in order.
+  void (*weights)(const GluShape&, Dtype, const GluChunk&, const T* sums, int64_t splits, int64_t split, void* dw_in,
+                  void* dw_out);
 };
-inline int64_t glu_work_elements(const GluShape& s) {
-  return (2 * s.in + s.out) * (kGluTokens + kGluHidden) + 2 * kLanes * kGluHidden;
-}
 
 struct KernelTable {
   const char* name;
