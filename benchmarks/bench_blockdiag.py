@@ -63,6 +63,49 @@ def test_blockdiag_glu(versus: Callable[..., None], dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "dim", "inter"),
+    [
+        (torch.float32, TOKENS, DIM, INTER),
+        (torch.float32, 2048, 384, 1536),  # the mini configuration
+        (torch.bfloat16, 2048, 384, 1536),
+    ],
+    ids=str,
+)
+def test_blockdiag_glu_training(
+    versus: Callable[..., None], dtype: torch.dtype, tokens: int, dim: int, inter: int
+) -> None:
+    x, dout, bias = (torch.randn(shape).to(dtype) for shape in ((tokens, dim), (tokens, dim), (dim,)))
+    w_in = (torch.randn(NBLOCKS, 2 * inter // NBLOCKS, dim // NBLOCKS) / 14).to(dtype)
+    w_out = (torch.randn(NBLOCKS, dim // NBLOCKS, inter // NBLOCKS) / 28).to(dtype)
+    leaves = [t.requires_grad_() for t in (x, w_in, w_out, bias)]
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+
+    @torch.no_grad()
+    def by_chunks() -> Tensor:
+        m2ops.blockdiag_glu(*leaves)
+        grads = _blockdiag._blockdiag_glu_bwd(dout, x, w_in, w_out)
+        dout.sum(0)
+        return grads[1]
+
+    def gradients(glu: Callable[..., Tensor], inputs: list[Tensor], dout: Tensor) -> Tensor:
+        return torch.autograd.grad(glu(*inputs), inputs, dout)[1]
+
+    versus(
+        "blockdiag_glu, forward and backward",
+        f"{str(dtype).removeprefix('torch.')}, {tokens} tokens, {dim} -> {inter}",
+        lambda: gradients(m2ops.blockdiag_glu, leaves, dout),
+        {
+            "torch.bmm": lambda: gradients(bmm_glu, leaves, dout),
+            "backward by chunks": by_chunks,
+        },
+        exact=gradients(m2ops.blockdiag_glu_ref, wide, dout.double()),
+        bound=2e-6 if dtype == torch.float32 else 1e-2,
+        flops=2 * tokens * (w_in.numel() + w_out.numel()) * 11 / 3 if dtype == torch.float32 else 0.0,
+        rounds=7 if dtype == torch.float32 else 3,
+    )
+
+
 def test_monarch_matmul(versus: Callable[..., None]) -> None:
     x, w1, w2 = torch.randn(TOKENS, 1024), torch.randn(32, 32, 32) / 6, torch.randn(32, 32, 32) / 6
     dense = torch.randn(1024, 1024)
