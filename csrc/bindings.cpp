@@ -1,5 +1,5 @@
 // pybind11: what is not a tensor. Plans with their flop and byte counts, instruction sets, build facts.
-// A module of its own, apart from the torch library (their headers do not mix). Test: tests/test_plan.py, test_isa.py.
+// A module of its own, apart from the torch library (their headers do not mix). Test: tests/test_plan.py, test_isa.py, test_amx.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,9 +7,11 @@
 #include <malloc.h>
 #endif
 
+#include "cpu/amx.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/plan_timing.h"
+#include "plan/toeplitz_cost.h"
 
 namespace py = pybind11;
 
@@ -54,6 +56,14 @@ PYBIND11_MODULE(_C, m) {
     return false;
 #endif
   }, "Keep freed memory for the next allocation; false where the C library cannot.");
+  m.def("amx_state", &m2::amx_state, "In words: whether matrix tiles (AMX) are used. Raises ValueError for an unknown M2OPS_AMX.");
+  m.def("select_amx", [](const std::optional<std::string>& mode, bool always) {
+    m2::select_amx(mode ? mode->c_str() : nullptr, always);
+  }, py::arg("mode"), py::arg("always") = false, "As M2OPS_AMX; None: back to it. `always`: whatever it costs.");
+  m.def("toeplitz_seconds", [](int64_t batch, int64_t seqlen, int64_t fft_size, bool gated, bool causal) {
+    return m2::toeplitz_seconds({batch, seqlen, fft_size, gated, causal});
+  }, py::arg("batch"), py::arg("seqlen"), py::arg("fft_size"), py::arg("gated"), py::arg("causal"));
+  m.def("transform_seconds", &m2::transform_seconds, py::arg("batch"), py::arg("fft_size"));
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = M2_COMPILER;

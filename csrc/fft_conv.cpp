@@ -1,6 +1,7 @@
 // CPU boundary of fft_conv and filter_spectrum: check, allocate, threads, call the row of the kernel table.
 // Test: tests/test_fft_conv.py.
 #include "boundary.h"
+#include "toeplitz.h"
 
 namespace m2 {
 namespace {
@@ -167,6 +168,7 @@ Tensor fft_conv_cpu(const Tensor& u, const Tensor& spectrum, const OptTensor& sk
   Tensor out = new_output(u, {u.size(0), u.size(1), u.size(2)});
   if (out.numel() == 0) return out;
   const View y = view("fft_conv", "out", out, channels_last);
+  if (convolve_with_tiles({in, pre, post, y}, filter, d, fft_size)) return out;
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
     convolve<T>(in, static_cast<const T*>(filter.const_data_ptr()),

@@ -74,6 +74,7 @@ def show_facts() -> None:
         "instruction sets": ", ".join(
             name + (" (in use)" if name == m2ops.current_isa() else "") for name in m2ops.available_isas()
         ),
+        "matrix tiles (AMX)": binding.amx_state(),
         "CUDA library": state,
         "operators": ", ".join(name for name in m2ops.__all__ if f"{name}_ref" in m2ops.__all__),
     }

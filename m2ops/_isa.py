@@ -1,7 +1,8 @@
 """Instruction sets of the CPU kernels: which this machine has, which is in use, and how to force one.
 
 The environment variable M2OPS_ISA forces one for the whole process; a wrong name is an error that lists the right
-ones. Test: tests/test_isa.py.
+ones. Matrix tiles (AMX) are used beside the best of them for short bfloat16 convolutions; M2OPS_AMX=0 turns them off,
+M2OPS_AMX=emulate computes what they would, slowly. Test: tests/test_isa.py, tests/test_amx.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def current_isa() -> str:
 
 @contextmanager
 def use_isa(name: str) -> Iterator[None]:
-    """Use the kernels of one instruction set inside the block, in every thread.
+    """Use the kernels of one instruction set inside the block, in every thread; no matrix tiles unless it is the best.
 
     Raises ValueError naming the available ones if this machine lacks it.
     """
