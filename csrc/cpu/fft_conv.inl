@@ -273,10 +273,11 @@ struct Transform {
     const int64_t at = 2 * (j / kLanes * kLanes) + j % kLanes;
     f[0] = load_cplx<T, W>(tables.outer_base.data() + at, kLanes);
     C power = load_cplx<T, W>(tables.outer_step.data() + at, kLanes);
+    constexpr int kDoublings = __builtin_ctz(R);
 #pragma GCC unroll 4
-    for (int q = 1; q < R; q *= 2) {
-#pragma GCC unroll 16
-      for (int i = 0; i < q; ++i) f[q + i] = mul<false>(f[i], power.r, power.i);
+    for (int d = 0; d < kDoublings; ++d) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 1 << d; ++i) f[(1 << d) + i] = mul<false>(f[i], power.r, power.i);
       power = mul<false>(power, power.r, power.i);
     }
   }
