@@ -57,7 +57,7 @@ const void* row(const View& x, int64_t b, int64_t c) { return x.block(b, c).data
 }  // namespace
 
 bool convolve_with_tiles(const ConvolutionViews& views, const Tensor& spectrum, const OptTensor& skip, int64_t fft_size) {
-  const auto& [u, pre, post, out] = views;
+  const View &u = views.u, &pre = views.pregate, &post = views.postgate, &out = views.out;
   const ToeplitzKernels* kernels = u.dtype == Dtype::bf16 && u.time_contiguous ? toeplitz_kernels() : nullptr;
   if (!kernels) return false;
   const float* filters = static_cast<const float*>(spectrum.const_data_ptr());
