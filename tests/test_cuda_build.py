@@ -28,7 +28,7 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
         "filter_spectrum_bwd_kernel": (7, 80),
     },
     # Shared memory allows at most 512 threads an SM from 1024 points on: 128 registers for each.
-    "fft_conv_bwd.cu": {"fft_conv_bwd_kernel": (14, 128), "fft_conv_bwd_sum_kernel": (1, 64)},
+    "fft_conv_bwd.cu": {"fft_conv_bwd_kernel": (7, 128), "fft_conv_bwd_sum_kernel": (1, 64)},
     "fft_conv_long.cu": {
         # Sources and results: in place, a filter, tensors of two widths; blocks of 256 threads. Rows of 1024 .. 16384.
         "fft_pass_fwd_kernel": (4, 128),
@@ -44,6 +44,7 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     },
     # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
     "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
+    "monarch_mixer_bwd.cu": {"monarch_mixer_bwd_kernel": (7, 128), "monarch_mixer_bwd_sum_kernel": (1, 40)},
     "short_conv.cu": {  # two widths of elements, aligned rows or not
         "short_conv_fwd_kernel": (4, 80),
         "short_conv_bwd_kernel": (4, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128

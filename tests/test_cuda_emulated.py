@@ -15,7 +15,7 @@ from torch import Tensor
 
 import m2ops
 from m2ops._blockdiag import glu_with_kernel
-from m2ops._monarch_mixer import mixer_with_kernel
+from m2ops._monarch_mixer import mixer_bwd_with_kernel, mixer_with_kernel
 
 pytestmark = needs_emulator
 
@@ -263,14 +263,75 @@ def test_emulated_monarch_mixer_matches_float64(ops: Any, seqlen: int, dtype: to
             assert out.dtype == dtype and not far(out, exact, tolerance) and far(0.99 * out.double(), exact, tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
+@pytest.mark.parametrize("seqlen", [1, 200, 700, 5000])
+def test_emulated_gradients_of_monarch_mixer_match_float64(
+    ops: Any, seqlen: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Of views with gaps; what lies under the mask is NaN."""
+    batch, dim, width, size = 2, 2, 3, max(256, 1 << (seqlen - 1).bit_length())
+    p, u, dout = (torch.randn(batch, seqlen, 2 * n).to(dtype)[..., n:] for n in (3 * dim, dim, dim))
+    weight, bias, skips = torch.randn(3 * dim, width), torch.randn(3 * dim), torch.randn(2, dim)
+    filters = list(torch.randn(4, dim, seqlen) / seqlen**0.5)
+    mask = torch.arange(seqlen) < torch.tensor([[seqlen], [seqlen // 2 + 1]])
+    first, second = (ops.filter_spectrum(*pair, size) for pair in (filters[:2], filters[2:]))
+    assert ops.monarch_mixer_bwd_fits(u, first)
+    for given, residual in ((mask, True), (None, False)):
+        hidden = [x if given is None else x.masked_fill(~given[..., None], torch.nan) for x in (dout, p, u)]
+        parts = (second, skips[1]) if residual else (None, None)
+        got = mixer_bwd_with_kernel(ops, *hidden, weight, bias, first, skips[0], *parts, given)
+        leaves = [t.double().requires_grad_() for t in (p, u, weight, bias, *filters, *skips)]
+        one, two = (*leaves[4:6], leaves[8]), (*leaves[6:8], leaves[9]) if residual else (None, None, None)
+        m2ops.monarch_mixer_ref(*leaves[:4], *one, *two, given).backward(dout.double())
+        dk = [g for d in (got[4], got[6])[: 1 + residual] for g in ops.filter_spectrum_bwd(d, seqlen, seqlen)]
+        wanted = [leaves[0], *leaves[2:6], leaves[8]] + ([leaves[1], *leaves[6:8], leaves[9]] if residual else [])
+        found = [got[0], *got[2:4], *dk[:2], got[5]] + ([got[1], *dk[2:], got[7]] if residual else [])
+        for grad, leaf in zip(found, wanted, strict=True):
+            assert leaf.grad is not None and grad.shape == leaf.shape
+            if float(leaf.grad.norm()) == 0:  # filters of one position have nothing to look back on
+                assert not grad.any()
+                continue
+            bound = tolerance if grad.dtype == dtype else 1e-6  # parameters' gradients are float32 whatever u is
+            assert not far(grad, leaf.grad, bound) and far(0.99 * grad.double(), leaf.grad, bound)
+        assert [x.numel() for x in got[1::5]] == ([u.numel(), second.numel()] if residual else [0, 0])
+
+
+def mixer_call(seqlen: int, points: int) -> list[Tensor | None]:
+    """Arguments of monarch_mixer, one channel."""
+    tensors = [torch.randn(2, seqlen, 3), torch.randn(2, seqlen, 1), torch.randn(3, 3), torch.randn(3)]
+    return [*tensors, torch.randn(1, 2 * points), torch.randn(1), torch.randn(1, 2 * points), torch.randn(1), None]
+
+
+def test_emulated_gradients_of_monarch_mixer_of_empty_tensors(ops: Any) -> None:
+    for batch, seqlen in ((0, 9), (2, 0)):
+        args = mixer_call(seqlen, 256)
+        p, u = (x[:batch] for x in args[:2] if x is not None)
+        got = ops.monarch_mixer_bwd_fused(u, p, u, *args[2:])
+        assert got[0].shape == p.shape and got[1].shape == u.shape
+        assert [tuple(x.shape) for x in got[2:]] == [(3, 3), (3,), (1, 512), (1,), (1, 512), (1,)]
+        assert not any(x.any() for x in got)
+
+
+def test_emulated_gradients_of_monarch_mixer_pass_opcheck(ops: Any) -> None:
+    args = mixer_call(9, 256)
+    torch.library.opcheck(ops.monarch_mixer_bwd_fused.default, (args[1], *args), test_utils="test_schema")
+
+
 def test_monarch_mixer_goes_without_the_kernel_where_it_does_not_fit(ops: Any) -> None:
     u = torch.zeros(1, 2, 3)
     assert ops.monarch_mixer_fits(u, torch.zeros(3, 2 * 16384))
     assert not ops.monarch_mixer_fits(u, torch.zeros(3, 2 * 32768))
     assert not ops.monarch_mixer_fits(u.double(), torch.zeros(3, 512))
+    assert ops.monarch_mixer_bwd_fits(u, torch.zeros(3, 2 * 16384))
+    assert not ops.monarch_mixer_bwd_fits(u, torch.zeros(3, 2 * 32768))
+    assert not ops.monarch_mixer_bwd_fits(u.double(), torch.zeros(3, 512))
     with pytest.raises(ValueError, match=r"no kernel for a spectrum of shape \(3, 65536\) on this device"):
         ops.monarch_mixer_fused(
             torch.zeros(1, 2, 9), u, torch.zeros(9, 3), None, torch.zeros(3, 65536), None, None, None, None
+        )
+    with pytest.raises(ValueError, match=r"monarch_mixer_bwd: no kernel for a spectrum of shape \(3, 65536\)"):
+        ops.monarch_mixer_bwd_fused(
+            u, torch.zeros(1, 2, 9), u, torch.zeros(9, 3), None, torch.zeros(3, 65536), *[None] * 4
         )
 
 
@@ -320,6 +381,14 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its m
     "alignment": (
         lambda ops: ops.fft_conv(U, torch.zeros(3 * 1024 + 1)[1:].view(3, 1024), None, None, None, False),
         r"8-byte boundary; pass a copy",
+    ),
+    "mixer dout": (
+        lambda ops: ops.monarch_mixer_bwd_fused(U.half(), *mixer_call(300, 512)),
+        r"dout must have the shape and dtype of u, \(2, 300, 1\) Float, got \(2, 3, 300\) Half",
+    ),
+    "mixer p": (
+        lambda ops: ops.monarch_mixer_bwd_fused(U, U, *mixer_call(300, 512)[1:]),
+        r"p must have shape \(batch, seqlen, 3 \* dim\) and the dtype of u, \(2, 300, 1\), got \(2, 3, 300\)",
     ),
     "short dtype": (
         lambda ops: ops.short_conv(U.double(), K[:, :3], None, False),

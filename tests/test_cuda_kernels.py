@@ -20,6 +20,7 @@ from emulation import (
     FFT_CONV_MMA,
     GLU,
     MIXER,
+    MIXER_BWD,
     SANITIZERS,
     SHORT_CONV,
     TRANSFORM,
@@ -37,16 +38,18 @@ PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
     "monarch_mixer": [*TRANSFORM, MIXER],
+    "monarch_mixer_bwd": [*TRANSFORM, FFT_CONV_BWD, MIXER, MIXER_BWD],
 }
 BARRIER = re.compile(r"^(?!\s*//).*(__syncthreads\(\)|__syncwarp\(\)|wait_for_copies<\d+>\(\));")
 # Every file with barriers, and programs that run its code.
 USERS = {
     "fft_passes.cuh": ("fft_conv", "fft_conv_bwd", "monarch_mixer"),
-    "fft_bwd_passes.cuh": ("fft_conv_bwd",),
+    "fft_bwd_passes.cuh": ("fft_conv_bwd", "monarch_mixer_bwd"),
     "fft_conv.cu": ("fft_conv_bwd",),
     "fft_conv_bwd.cu": ("fft_conv_bwd",),
     "fft_conv_long.cu": ("fft_conv_bwd",),
     "fft_conv_mma.cu": ("fft_conv_mma",),
+    "monarch_mixer_bwd.cu": ("monarch_mixer_bwd",),
     "short_conv.cu": ("short_conv",),
     "blockdiag_glu.cu": ("blockdiag_glu",),
 }

@@ -1,6 +1,9 @@
 // The gradient of a right-angle convolution of one row by one block: two forward and two inverse transforms in one row of
-// shared memory, for fft_conv_bwd.cu. The passes: fft_passes.cuh.
+// shared memory, for fft_conv_bwd.cu, fft_conv_long.cu and monarch_mixer_bwd.cu. The passes: fft_passes.cuh.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "fft_passes.cuh"
 
 namespace m2::cuda {
@@ -29,6 +32,22 @@ class Frequencies {
   Complex* memory_;
 };
 
+// What a block of a gradient works on: a channel of a part of the batch. The batch is split only where `threads` of whole
+// batches would leave a GPU idle, by the shapes alone, so that the same bits come out on every device.
+constexpr int64_t kWantedThreads = int64_t{1} << 17;  // as many as run at a time on a large GPU
+constexpr int64_t kLeastRows = 4;                     // of a part: fewer do not pay for its sums
+
+inline int64_t batch_parts(int64_t batch, int64_t threads) {
+  return std::clamp<int64_t>(kWantedThreads / std::max<int64_t>(1, threads), 1, std::max<int64_t>(1, batch / kLeastRows));
+}
+
+// Points of a row whose frequencies and sums lie beside it: 98 KB, which a block of every GPU since 2020 has.
+constexpr int64_t kMaxSharedSums = 4096;
+
+inline size_t bwd_shared_bytes(int64_t fft_size) {
+  return shared_bytes_needed(fft_size) + (fft_size <= kMaxSharedSums ? 2 * size_t(fft_size) * sizeof(Complex) : 0);
+}
+
 // Calls run(i) for every frequency of this thread: its place in a spectrum.
 template <int kPlan, class Run>
 __device__ __forceinline__ void each_frequency(const Run& run) {
@@ -39,44 +58,51 @@ __device__ __forceinline__ void each_frequency(const Run& run) {
     for (int q = 0; q < P::kRadix; ++q) run(q * P::kButterflies + b);
 }
 
-// With U = F(source(0)) and D = F(source(1)), S = spectrum + skip: sink(0) of F^-1(S U) if wanted, sink(1) of
-// F^-1(conj(S) D), sums += conj(U) D. `kept` holds U in between.
+// One direction of the gradient of a row: of its input (which = 0), with U = F(source), or of its result (which = 1), with
+// D = F(source); S = spectrum + skip. Keeps U, or adds conj(U) D to the sums; then, if `goes_on`, sink(n, y) of
+// y = F^-1(S U) or F^-1(conj(S) D).
 template <int kPlan, class Kept, class Sums, class Source, class Sink>
-__device__ __forceinline__ void backward_row(const SharedArray<Complex>& row, const Complex* table,
-                                             const Complex* spectrum, float skip, bool output_wanted, Kept& kept,
-                                             Sums& sums, const Source& source, const Sink& sink) {
+__device__ __forceinline__ void backward_way(int which, const SharedArray<Complex>& row, const Complex* table,
+                                             const Complex* spectrum, float skip, bool goes_on, Kept& kept, Sums& sums,
+                                             const Source& source, const Sink& sink) {
   using P = LastPass<kPlan>;
+  forward_first<kPlan>(row, table, [&](int n, Complex twist) { return source(n) * twist; });
+  forward_middle<kPlan, 1>(row, table);
   M2_NO_UNROLL
-  for (int which = 0; which < 2; ++which) {
-    forward_first<kPlan>(row, table, [&](int n, Complex twist) { return source(which, n) * twist; });
-    forward_middle<kPlan, 1>(row, table);
-    const bool goes_on = which || output_wanted;
-    M2_NO_UNROLL
-    for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-      Complex x[P::kRadix];
-      load<P>(row, P::slot(b), x);
-      Dft<P::kRadix, false>::run(x);
-      M2_UNROLL
-      for (int q = 0; q < P::kRadix; ++q) {
-        const int i = q * P::kButterflies + b;
-        if (which == 0) kept.set(i, x[q]);
-        else sums.set(i, sums.get(i) + conj(kept.get(i)) * x[q]);
-      }
-      if (!goes_on) continue;
-      M2_UNROLL
-      for (int q = 0; q < P::kRadix; ++q) {
-        const Complex k = load_readonly(spectrum + q * P::kButterflies + b);
-        x[q] = x[q] * Complex{k.re + skip, which ? -k.im : k.im};
-      }
-      Dft<P::kRadix, true>::run(x);
-      store<P>(row, P::slot(b), x);
+  for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+    Complex x[P::kRadix];
+    load<P>(row, P::slot(b), x);
+    Dft<P::kRadix, false>::run(x);
+    M2_UNROLL
+    for (int q = 0; q < P::kRadix; ++q) {
+      const int i = q * P::kButterflies + b;
+      if (which == 0) kept.set(i, x[q]);
+      else sums.set(i, sums.get(i) + conj(kept.get(i)) * x[q]);
     }
-    __syncthreads();
     if (!goes_on) continue;
-    inverse_middle<kPlan, kFftPlans[kPlan].passes - 2>(row, table);
-    // The next forward pass of this thread writes no other points than this reads: no barrier in between.
-    inverse_first<kPlan>(row, table, [&](int n, Complex y) { sink(which, n, y); });
+    M2_UNROLL
+    for (int q = 0; q < P::kRadix; ++q) {
+      const Complex k = load_readonly(spectrum + q * P::kButterflies + b);
+      x[q] = x[q] * Complex{k.re + skip, which ? -k.im : k.im};
+    }
+    Dft<P::kRadix, true>::run(x);
+    store<P>(row, P::slot(b), x);
   }
+  __syncthreads();
+  if (!goes_on) return;
+  inverse_middle<kPlan, kFftPlans[kPlan].passes - 2>(row, table);
+  // The next forward pass of this thread writes no other points than this reads: no barrier in between.
+  inverse_first<kPlan>(row, table, sink);
+}
+
+// The same of a row that lies in the real parts of its points; the result replaces it.
+template <int kPlan, class Kept, class Sums>
+__device__ __forceinline__ void backward_way_in_place(int which, const SharedArray<Complex>& row, const Complex* table,
+                                                      const Complex* spectrum, float skip, bool goes_on, Kept& kept,
+                                                      Sums& sums) {
+  backward_way<kPlan>(
+      which, row, table, spectrum, skip, goes_on, kept, sums, [&](int n) { return row.load(padded(n)).re; },
+      [&](int n, Complex y) { row.store(padded(n), y); });
 }
 
 }  // namespace m2::cuda

@@ -15,29 +15,57 @@
 
 #include "fft_bwd_passes.cuh"
 #include "fft_conv.h"
-#include "fft_signals.cuh"
+#include "fft_row_points.cuh"
 
 namespace m2::cuda {
 namespace {
 
-constexpr int64_t kWantedThreads = int64_t{1} << 17;  // as many as run at a time on a large GPU
-constexpr int64_t kLeastRows = 4;                     // of a part: fewer do not pay for its sums
 constexpr int kSumThreads = 256;
 
-constexpr int64_t kMaxShared = 4096;                  // 98 KB: fits into a block of every GPU since 2020
-
-// Into how many parts the batch is split.
 int64_t parts_for(const FftConvBwdArgs& args, const FftPlan& plan) {
-  const int64_t threads = std::max<int64_t>(1, args.dim * plan.threads);
-  return std::clamp<int64_t>(kWantedThreads / threads, 1, std::max<int64_t>(1, args.batch / kLeastRows));
+  return batch_parts(args.batch, args.dim * plan.threads);
 }
 
-size_t shared_bytes_for(int64_t fft_size) {
-  return shared_bytes_needed(fft_size) + (fft_size <= kMaxShared ? 2 * size_t(fft_size) * sizeof(Complex) : 0);
+// The row becomes x * gate.
+template <int kPlan>
+__device__ __forceinline__ void read_row(const SharedArray<Complex>& row, Element element, int seqlen,
+                                         const Row<const void>& x, const Row<const void>& gate) {
+  M2_NO_UNROLL
+  for (int input = 0; input < (gate.data ? 2 : 1); ++input) {
+    // Chosen by value: a choice of references would need a stack.
+    const Row<const void> from = {input ? gate.data : x.data, input ? gate.stride : x.stride};
+    each_points<kPlan>([&](int n) {
+      Points g, before;
+      read_points<kPlan>(element, from, n, real_points<kPlan>(n, seqlen), g);
+      if (input) {
+        get_points<kPlan>(row, n, before);
+        M2_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) g[i] *= before[i];
+      }
+      put_points<kPlan>(row, n, g);
+    });
+  }
+}
+
+// out = the row's real parts * factor, if there is such an output.
+template <int kPlan>
+__device__ __forceinline__ void write_row(const SharedArray<Complex>& row, Element element, int seqlen,
+                                          const Row<void>& out, const Row<const void>& factor) {
+  if (!out.data) return;
+  each_points<kPlan>([&](int n) {
+    Points y, x;
+    get_points<kPlan>(row, n, y);
+    if (factor.data) {
+      read_points<kPlan>(element, factor, n, real_points<kPlan>(n, seqlen), x);
+      M2_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) y[i] *= x[i];
+    }
+    write_points<kPlan>(element, out, n, seqlen, y);
+  });
 }
 
 // Scratch: the sums of the parts if there are several, then the frequencies of each block if they are in memory.
-template <int kPlan, bool kNarrow>
+template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     fft_conv_bwd_kernel(FftConvBwdArgs args, const Complex* table, int64_t parts) {
   constexpr int kSize = kFftPlans[kPlan].size;
@@ -46,32 +74,31 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / kSize : 0.0f;
   Complex* scratch = reinterpret_cast<Complex*>(args.scratch);
   Complex* target = (parts > 1 ? scratch : reinterpret_cast<Complex*>(args.dspectrum)) + int64_t(blockIdx.x) * kSize;
-  constexpr bool kShared = kSize <= kMaxShared;
+  constexpr bool kShared = kSize <= kMaxSharedSums;
   Frequencies<kPlan, kShared> sums(0, target);
   Frequencies<kPlan, kShared> kept(1, scratch + ((parts > 1 ? rows : 0) + int64_t(blockIdx.x)) * kSize);
   const SharedArray<Complex> row;
+  const Element element = args.element;
+  const int seqlen = int(args.seqlen);
 
   each_frequency<kPlan>([&](int i) { sums.set(i, {0.0f, 0.0f}); });
   const int64_t first = part * args.batch / parts, last = (part + 1) * args.batch / parts;
   M2_NO_UNROLL
   for (int64_t b = first; b < last; ++b) {
-    const int seqlen = int(args.seqlen);
-    const auto row_at = [&](const auto& x) { return row_of<kNarrow>(x, b, d); };
-    const auto u = row_at(args.u), pregate = row_at(args.pregate), dout = row_at(args.dout);
-    const auto postgate = row_at(args.postgate);
-    const Product<kNarrow> du = {args.element, seqlen, row_at(args.du), pregate};
-    const Product<kNarrow> dpregate = {args.element, seqlen, row_at(args.dpregate), u};
-    const Product<kNarrow> dpostgate = {args.element, seqlen, row_at(args.dpostgate), dout};
-    backward_row<kPlan>(
-        row, table, spectrum, skip, args.dpostgate.data != nullptr, kept, sums,
-        [&](int which, int n) {
-          return Signal<kNarrow>{args.element, seqlen, which ? dout : u, which ? postgate : pregate}(n);
-        },
-        [&](int which, int n, Complex y) {
-          if (which == 0) return dpostgate(n, y.re);
-          du(n, y.re);
-          dpregate(n, y.re);
-        });
+    const auto row_at = [&](const auto& x) { return row_of(element, x, b, d); };
+    M2_NO_UNROLL
+    for (int which = 0; which < 2; ++which) {
+      read_row<kPlan>(row, element, seqlen, which ? row_at(args.dout) : row_at(args.u),
+                      which ? row_at(args.postgate) : row_at(args.pregate));
+      const bool goes_on = which || args.dpostgate.data;
+      backward_way_in_place<kPlan>(which, row, table, spectrum, skip, goes_on, kept, sums);
+      if (!goes_on) continue;
+      M2_NO_UNROLL
+      for (int output = 0; output <= which; ++output)
+        write_row<kPlan>(row, element, seqlen,
+                         !which ? row_at(args.dpostgate) : output ? row_at(args.dpregate) : row_at(args.du),
+                         !which ? row_at(args.dout) : output ? row_at(args.u) : row_at(args.pregate));
+    }
   }
   if (kShared) each_frequency<kPlan>([&](int i) { target[i] = sums.get(i); });
 }
@@ -104,7 +131,7 @@ int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args) {
   const FftPlan* plan = find_fft_plan(args.fft_size);
   if (!plan) return 0;
   const int64_t parts = parts_for(args, *plan), rows = parts * args.dim;
-  return 2 * args.fft_size * ((parts > 1 ? rows : 0) + (args.fft_size <= kMaxShared ? 0 : rows));
+  return 2 * args.fft_size * ((parts > 1 ? rows : 0) + (args.fft_size <= kMaxSharedSums ? 0 : rows));
 }
 
 cudaError_t sum_spectrum_gradients(const FftConvBwdArgs& args, int64_t parts, cudaStream_t stream) {
@@ -118,10 +145,8 @@ cudaError_t fft_conv_bwd(const FftConvBwdArgs& args, cudaStream_t stream, Launch
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
   return with_plan(args.fft_size, [&](auto plan) {
     const int64_t parts = parts_for(args, kFftPlans[plan.value]);
-    const cudaError_t error = with_width(args.element, [&](auto narrow) {
-      return launch_rows(&fft_conv_bwd_kernel<plan.value, narrow.value>, kFftPlans[plan.value], args, args.dim * parts,
-                         shared_bytes_for(args.fft_size), stream, shape, parts);
-    });
+    const cudaError_t error = launch_rows(&fft_conv_bwd_kernel<plan.value>, kFftPlans[plan.value], args,
+                                          args.dim * parts, bwd_shared_bytes(args.fft_size), stream, shape, parts);
     return error == cudaSuccess ? sum_spectrum_gradients(args, parts, stream) : error;
   });
 }

@@ -22,7 +22,6 @@ namespace {
 
 constexpr int kRadix = 16;
 constexpr int kThreads = 256;
-constexpr int64_t kMaxShared = 4096;  // as in fft_conv_bwd.cu
 
 // Batch entries b .. b + batch - 1 of channels d .. d + dim - 1; the work holds a row of each, [batch][dim][size].
 struct Chunk {
@@ -215,7 +214,7 @@ template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     fft_rows_bwd_kernel(RowBwdArgs args, const Complex* table) {
   constexpr int kSize = kFftPlans[kPlan].size;
-  constexpr bool kShared = kSize <= kMaxShared;
+  constexpr bool kShared = kSize <= kMaxSharedSums;
   const Chunk& chunk = args.u.chunk;
   const int64_t size = args.u.size;
   const unsigned parts = unsigned(size / kSize);
@@ -231,10 +230,13 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   M2_NO_UNROLL
   for (int64_t b = 0; b < chunk.batch; ++b) {
     const int64_t at = (b * chunk.dim + channel) * size + part;
-    backward_row<kPlan>(
-        shared, table, spectrum, skip, args.output_wanted, kept, sums,
-        [&](int which, int n) { return (which ? args.dout : args.u).data[at + n]; },
-        [&](int which, int n, Complex y) { (which ? args.dout : args.u).data[at + n] = y; });
+    M2_NO_UNROLL
+    for (int which = 0; which < 2; ++which) {
+      Complex* points = (which ? args.dout : args.u).data + at;
+      backward_way<kPlan>(
+          which, shared, table, spectrum, skip, which || args.output_wanted, kept, sums, [&](int n) { return points[n]; },
+          [&](int n, Complex y) { points[n] = y; });
+    }
   }
   if (kShared) each_frequency<kPlan>([&](int i) { target[i] = sums.get(i); });
 }
@@ -382,7 +384,7 @@ cudaError_t fft_conv_long_bwd(const FftConvBwdArgs& args, float* work, cudaStrea
       if (failed == cudaSuccess) failed = launch_passes_fwd(plan, dout, gy, stream);
       if (failed == cudaSuccess)
         failed = with_row_plan(plan.row, [&](auto index) {
-          const size_t extra = plan.row <= kMaxShared ? 2 * size_t(plan.row) * sizeof(Complex) : 0;
+          const size_t extra = plan.row <= kMaxSharedSums ? 2 * size_t(plan.row) * sizeof(Complex) : 0;
           return launch_rows(&fft_rows_bwd_kernel<index.value>, kFftPlans[index.value], rows,
                              chunk.dim * (plan.size / plan.row), shared_bytes_needed(plan.row) + extra, stream, shape);
         });

@@ -15,7 +15,6 @@
 
 #include "element.cuh"
 #include "fft_passes.cuh"
-#include "short_conv.h"
 
 namespace m2::cuda {
 namespace {
@@ -111,9 +110,7 @@ cudaError_t available_shared_bytes(size_t* bytes) {
 
 cudaError_t monarch_mixer_fwd(const MonarchMixerArgs& args, cudaStream_t stream, LaunchShape* shape) {
   const FftPlan* plan = find_fft_plan(args.fft_size);
-  if (!plan || args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size || args.width < 2 ||
-      args.width > kMaxShortWidth || (args.dim > 0 && args.batch > INT32_MAX / args.dim))
-    return cudaErrorInvalidValue;
+  if (!plan || !mixer_sizes_fit(args)) return cudaErrorInvalidValue;
   const LaunchShape wanted = {args.batch * args.dim, plan->threads, monarch_mixer_shared_bytes(args.fft_size)};
   if (shape) *shape = wanted;
   if (wanted.blocks == 0 || args.seqlen == 0) return cudaSuccess;
