@@ -102,6 +102,13 @@ def option_checks(device: torch.device, dtype: torch.dtype, seqlen: int, backwar
     inputs = [p, x, make(9, 3), make(9), k, k, make(3), k, k, make(3)]
     masked = partial(m2ops.monarch_mixer, mask=mask), partial(m2ops.monarch_mixer_ref, mask=mask)
     yield f"monarch_mixer {seqlen} masked {name}", partial(compare, *masked, inputs, backward)
+    alone = partial(without_u, m2ops.monarch_mixer, x), partial(without_u, m2ops.monarch_mixer_ref, x.double())
+    yield f"monarch_mixer {seqlen} one convolution {name}", partial(compare, *alone, [p, *inputs[2:7]], backward)
+
+
+def without_u(mixer: Callable[..., Tensor], u: Tensor, p: Tensor, *rest: Tensor) -> Tensor:
+    """The mixer of arguments that leave out u, which without a second convolution changes nothing."""
+    return mixer(p, u, *rest)
 
 
 def check_repeats(op: Callable[..., Tensor], inputs: list[Tensor]) -> None:

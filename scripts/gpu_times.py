@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import m2ops
+from m2ops._monarch_mixer import _monarch_mixer, _monarch_mixer_bwd
 
 REPEATS = 15
 Call = Callable[[], Any]
@@ -180,6 +181,33 @@ def short_convolutions(run: Any, rate: float) -> None:
         record(run, "short_conv", name, calls, 2 * x.numel() * x.element_size(), rate)
 
 
+def sequence_mixers(run: Any, rate: float) -> None:
+    """The sequence mixer and its gradient, each against the composition of the other operators."""
+    dim, tokens, lengths = (4, 256, (64,)) if run.tiny else (768, 65536, (256, 1024, 4096, 8192, 16384))
+    for dtype in (torch.bfloat16, torch.float32):
+        for seqlen in lengths:
+            batch = tokens // seqlen
+            name = f"{str(dtype).removeprefix('torch.')} {batch} x {seqlen} x {dim}"
+            if not run.fits(f"monarch_mixer {name}", 0.5 if run.tiny else 8.0):
+                continue
+            p, u, dout = (torch.randn(batch, seqlen, n * dim, device=run.device).to(dtype) for n in (3, 1, 1))
+            taps = [torch.randn(dim, seqlen, device=run.device) / seqlen**0.5 for _ in range(2)]
+            spectrum = m2ops.filter_spectrum(*taps, seqlen).data
+            weight, bias, skip = (torch.randn(*s, device=run.device) for s in ((3 * dim, 3), (3 * dim,), (dim,)))
+            mask = torch.ones(batch, seqlen, dtype=torch.bool, device=run.device)
+            args = (p, u, weight, bias, spectrum, skip, spectrum, skip, mask)
+            ways = {"forward": (torch.ops.m2ops.monarch_mixer, _monarch_mixer, args, 5),
+                    "backward": (torch.ops.m2ops.monarch_mixer_bwd, _monarch_mixer_bwd, (dout, *args), 9)}  # fmt: skip
+            for way, (ours, composition, given, rows) in ways.items():
+                calls: dict[str, Call] = {
+                    "ours": lambda op=ours, a=given: op(*a),
+                    "composition": lambda op=composition, a=given: op(*a),
+                }
+                # Forward: p (three rows) and u read, one row written; backward: dout too, and four rows written.
+                moved = rows * u.numel() * u.element_size() + (2 if way == "forward" else 4) * spectrum.numel() * 4
+                record(run, f"monarch_mixer, {way}", name, calls, moved, rate)
+
+
 def mlps(run: Any, rate: float) -> None:
     tokens, dim, inter = (64, 64, 128) if run.tiny else (65536, 768, 3072)
     for dtype in (torch.bfloat16, torch.float32):
@@ -229,7 +257,7 @@ def measure(run: Any) -> None:
     """All rows, the most telling first; a part that fails is a failed check."""
     rate = copy_rate(run.device, run.tiny)
     run.rows.append({"group": "copy", "case": "bytes a second, read and written", "bytes_per_second": rate})
-    for part in (encoders, mlps, short_convolutions, long_convolutions):
+    for part in (encoders, mlps, short_convolutions, sequence_mixers, long_convolutions):
         run.check(f"times: {part.__name__}", lambda part=part: part(run, rate))
         if run.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -51,7 +51,10 @@ def test_every_operator_is_checked_and_timed(results: dict[str, Any]) -> None:
         assert f"the same bits in every run: {op}" in names
     assert "elements apart" in names and "short_conv of 256 elements" in names and "fft_conv of 768 elements" in names
     groups = {row["group"].split(",")[0] for row in results["rows"]}
-    assert groups == {"copy", "encoder", "blockdiag_glu", "short_conv", "fft_conv"}
+    assert groups == {"copy", "encoder", "blockdiag_glu", "short_conv", "fft_conv", "monarch_mixer"}
+    for way in ("forward", "backward"):
+        mixers = [row for row in results["rows"] if row["group"] == f"monarch_mixer, {way}"]
+        assert mixers and all(row["seconds"]["composition"] > 0 and not row["without"] for row in mixers)
     assert all(row["seconds"]["ours"] > 0 for row in results["rows"] if row["group"] != "copy")
 
 
