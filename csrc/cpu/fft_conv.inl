@@ -439,12 +439,16 @@ struct Transform {
   // f(q, offset of its frequencies) for every row of the outer pass, between split(in) and merge(out), which may be null.
   template <class Split, class Row, class Merge>
   M2_INLINE void with_outer(Split in, Row row, Merge out) const {
-    if constexpr (L == kLanes)
-      with_power_of_two(int(tables.plan.outer), [&]<int R>() {
-        in.template operator()<R>();
-        for (int64_t q = 0; q < R; ++q) row(q, q * 2 * tables.plan.inner());
-        out.template operator()<R>();
-      });
+    const auto all = [&]<int R>() {
+      in.template operator()<R>();
+      for (int64_t q = 0; q < R; ++q) row(q, q * 2 * tables.plan.inner());
+      out.template operator()<R>();
+    };
+    if constexpr (L == kLanes) switch (tables.plan.outer) {
+      case 2: all.template operator()<2>(); break;
+      case 4: all.template operator()<4>(); break;
+      default: all.template operator()<8>();
+    }
   }
 
   template <class Input>

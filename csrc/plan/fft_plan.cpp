@@ -84,7 +84,7 @@ double dft_flops(int64_t n, const std::vector<int>& radices) {
 // From here on the columns of a row lie so far apart that reading them waits for memory: a first pass, which reads along
 // the row, leaves transforms that L2 holds.
 constexpr int64_t kOuterFrom = 12288;
-constexpr int64_t kOuter = 4, kMaxOuter = 16;
+constexpr int64_t kOuter = 4, kMaxOuter = 8;
 // Up to here one pass down the columns, with n1 = lanes, saves a pass.
 constexpr int64_t kOneColumnPass = 3072;
 
