@@ -18,6 +18,7 @@
 #include "../cuda/fft_conv.h"
 #include "../cuda/fft_conv_long.h"
 #include "../cuda/fft_conv_mma.h"
+#include "judge.h"
 
 namespace {
 
@@ -156,18 +157,6 @@ struct Problem {
     must(fft_conv_bwd(conv, nullptr), "fft_conv_bwd");
     must(filter_spectrum_bwd(filter_bwd_args(), nullptr), "filter_spectrum_bwd");
   }
-};
-
-// Sums of squares of differences, of a copy one percent off, and of the exact values.
-struct Judge {
-  double error = 0, off = 0, norm = 0;
-  // `terms`: the sum of squares of what was added up, for a single sum, whose terms may happen to cancel.
-  void see(double got, double exact, double terms = 0) {
-    error += (got - exact) * (got - exact);
-    off += (1.01 * got - exact) * (1.01 * got - exact);
-    norm += std::max(exact * exact, terms);
-  }
-  bool good(double bound) const { return std::sqrt(error / norm) <= bound && std::sqrt(off / norm) > bound; }
 };
 
 struct Judges {
