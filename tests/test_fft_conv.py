@@ -53,6 +53,21 @@ def inputs(dtype: torch.dtype, seqlen: int, dim: int = 3, batch: int = 2) -> dic
     )  # fmt: skip
 
 
+def forward_and_backward(x: dict[str, Any], dout: Tensor, layout: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Result ("out") and gradient of every input in `layout`, each with that of torch.fft in float64; all as "bdl"."""
+
+    def turned(t: Tensor) -> Tensor:
+        return t.transpose(1, 2) if layout == "bld" and t.dim() == 3 else t
+
+    wide = {n: t.double().requires_grad_() for n, t in x.items()}
+    want = m2ops.fft_conv_ref(**wide)
+    wanted = [want.detach(), *torch.autograd.grad(want, list(wide.values()), dout.double())]
+    leaves = {n: turned(t).contiguous().clone().requires_grad_() for n, t in x.items()}
+    out = m2ops.fft_conv(**leaves, layout=layout)
+    got = [out.detach(), *torch.autograd.grad(out, list(leaves.values()), turned(dout))]
+    return {n: (turned(t), right) for n, t, right in zip(("out", *x), got, wanted, strict=True)}
+
+
 def exact(x: dict[str, Any]) -> Tensor:
     return direct(x["u"], x["k"], x["k_rev"], x["skip"], x["pregate"], x["postgate"])
 
@@ -77,17 +92,10 @@ def test_fft_conv_reads_channels_last(seqlen: int, dim: int, dtype: torch.dtype)
 @pytest.mark.parametrize(("seqlen", "dim"), [(700, 41), (100, 75)])
 def test_fft_conv_of_more_channels_than_are_worked_on_together(seqlen: int, dim: int, layout: str) -> None:
     x = inputs(torch.float32, seqlen, dim, batch=3)
-    want, dout = exact(x), torch.randn(3, dim, seqlen)
-    wide = {n: t.double().requires_grad_() for n, t in x.items()}
-    wanted = torch.autograd.grad(m2ops.fft_conv_ref(**wide), list(wide.values()), dout.double())
-    if layout == "bld":
-        x = {n: t.transpose(1, 2).contiguous() if t.dim() == 3 else t for n, t in x.items()}
-        want, dout = want.transpose(1, 2), dout.transpose(1, 2)
-        wanted = tuple(t.transpose(1, 2) if t.dim() == 3 else t for t in wanted)
-    leaves = [t.requires_grad_() for t in x.values()]
-    out = m2ops.fft_conv(**x, layout=layout)
-    assert_matches(out.detach(), want)
-    for name, grad, right in zip(x, torch.autograd.grad(out, leaves, dout), wanted, strict=True):
+    dout = torch.randn(3, dim, seqlen)
+    results = forward_and_backward(x, dout, layout)
+    assert_matches(results["out"][0], exact(x))
+    for name, (grad, right) in results.items():
         assert relative_error(grad, right) < 3e-6, name
 
 
@@ -106,19 +114,10 @@ def test_fft_conv_of_more_channels_than_are_worked_on_together(seqlen: int, dim:
 def test_fft_conv_of_rows_that_are_first_split(seqlen: int, dtype: torch.dtype, layout: str) -> None:
     """Lengths with an outer pass, and their gradients; the oracle is torch.fft in float64."""
     x = inputs(dtype, seqlen, dim=2, batch=1)
-    wide = {n: t.double().requires_grad_() for n, t in x.items()}
-    dout = torch.randn(1, 2, seqlen).to(dtype)
-    want = m2ops.fft_conv_ref(**wide)
-    wanted = torch.autograd.grad(want, list(wide.values()), dout.double())
-    if layout == "bld":
-        x = {n: t.transpose(1, 2).contiguous() if t.dim() == 3 else t for n, t in x.items()}
-        want, dout = want.transpose(1, 2), dout.transpose(1, 2)
-        wanted = tuple(t.transpose(1, 2) if t.dim() == 3 else t for t in wanted)
-    leaves = [t.requires_grad_() for t in x.values()]
-    out = m2ops.fft_conv(**x, layout=layout)
-    assert_matches(out.detach(), want.detach())
-    for leaf, grad, right in zip(leaves, torch.autograd.grad(out, leaves, dout), wanted, strict=True):
-        assert_matches(grad, right, bound=3 * bound_for(right, leaf.dtype))
+    results = forward_and_backward(x, torch.randn(1, 2, seqlen).to(dtype), layout)
+    assert_matches(*results.pop("out"))
+    for grad, right in results.values():
+        assert_matches(grad, right, bound=3 * bound_for(right, grad.dtype))
 
 
 @pytest.mark.parametrize("missing", ["k_rev", "skip", "pregate", "postgate"])
