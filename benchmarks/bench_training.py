@@ -52,7 +52,7 @@ class BertWithOurHead(nn.Module):
 
 
 def step_of(model: nn.Module, loss_of: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A training step; returns the loss and the norm of all gradients, (2,)."""
+    """A training step; returns the loss and the logarithm of every gradient's norm: small ones count as well."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
     def step() -> Tensor:
@@ -60,8 +60,8 @@ def step_of(model: nn.Module, loss_of: Callable[[], Tensor]) -> Callable[[], Ten
         loss = loss_of()
         loss.backward()
         optimizer.step()
-        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-        return torch.stack([loss.detach(), norm])
+        norms = [p.grad.norm().clamp(min=1e-12).log() for p in model.parameters() if p.grad is not None]
+        return torch.stack([loss.detach(), *norms])
 
     return step
 
