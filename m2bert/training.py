@@ -25,7 +25,7 @@ from transformers.trainer_callback import ExportableState, PrinterCallback
 from m2bert.errors import M2BertError
 from m2bert.parameter_groups import parameter_groups
 from m2bert.settings import TrainConfig, make_output, schedule_factor
-from m2bert.training_setup import checkpoint_blocks, keep_freed_memory, reporters, warn_of_slow_bfloat16
+from m2bert.training_setup import checkpoint_blocks, reporters, warn_of_slow_bfloat16
 
 logger = logging.getLogger(__name__)
 LOG_NAME = "log.jsonl"
@@ -331,7 +331,6 @@ def run_training(
     output = Path(config.output)
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    keep_freed_memory()
     if config.bf16:
         warn_of_slow_bfloat16()
     if config.gradient_checkpointing:

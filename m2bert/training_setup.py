@@ -1,13 +1,11 @@
-"""What a process and a model are prepared with before training: memory, trackers, gradient checkpointing.
+"""What a process and a model are prepared with before training: trackers, gradient checkpointing.
 
 May import m2bert.errors, m2bert.settings and transformers. Test: tests/test_training_setup.py.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,21 +16,6 @@ from m2bert.errors import M2BertError
 from m2bert.settings import has_bf16
 
 logger = logging.getLogger(__name__)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks instead of returning them to the system, for the rest of the process.
-
-    A training step frees and takes the same large buffers again and again; fresh pages for each cost a fifth of
-    the step. Does nothing with another C library.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mmap_max, trim_threshold, top_pad = -4, -1, -2
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20)):
-            libc.mallopt(option, value)
 
 
 def warn_of_slow_bfloat16() -> None:

@@ -9,7 +9,8 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what this process frees instead of giving it back to the system; for good.
 
     Where large tensors come and go, fresh pages can cost more than the work on them (docs/kernels.md, "Fresh memory").
-    The process then keeps the memory of its peak. Call it before the first large allocation. Returns whether the C
-    library can do it (glibc); nothing is changed otherwise.
+    The process then keeps the memory of its peak; the first few blocks of a size may still be fresh, as the scraps that
+    alignment leaves between blocks fill glibc's own caches before blocks are joined. Call it before the first large
+    allocation. Returns whether the C library can do it (glibc); nothing is changed otherwise.
     """
     return bool(binding.keep_freed_memory())

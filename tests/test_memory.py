@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-# Pages that a second allocation of 64 MB touches for the first time, without and with freed memory kept.
+# Pages that an allocation of 64 MB touches for the first time, once allocations of that size have settled: how many of
+# the first ones find no freed block depends on where the heap happens to start (scraps of alignment fill the caches of
+# small blocks, seven of a size, before they are joined to the block they were cut from).
 PROGRAM = """
 import resource, torch, m2ops
 {call}
@@ -16,8 +18,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(1 << 24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+print(min([faults() for _ in range(40)][20:]))
 """
 
 
