@@ -48,6 +48,7 @@ USERS = {
     "fft_conv.cu": ("fft_conv_bwd",),
     "fft_conv_bwd.cu": ("fft_conv_bwd",),
     "fft_conv_long.cu": ("fft_conv_bwd",),
+    "fft_conv_mma.cuh": ("fft_conv_mma",),
     "fft_conv_mma.cu": ("fft_conv_mma",),
     "monarch_mixer_bwd.cu": ("monarch_mixer_bwd",),
     "short_conv.cu": ("short_conv",),
