@@ -33,8 +33,8 @@ pytestmark = needs_emulator
 
 PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv": TRANSFORM,
-    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, FFT_CONV_MMA],
-    "fft_conv_mma": [*TRANSFORM, FFT_CONV_LONG, FFT_CONV_BWD, FFT_CONV_MMA],
+    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, *FFT_CONV_MMA],
+    "fft_conv_mma": [*TRANSFORM, FFT_CONV_LONG, FFT_CONV_BWD, *FFT_CONV_MMA],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
     "monarch_mixer": [*TRANSFORM, MIXER],
@@ -50,6 +50,7 @@ USERS = {
     "fft_conv_long.cu": ("fft_conv_bwd",),
     "fft_conv_mma.cuh": ("fft_conv_mma",),
     "fft_conv_mma.cu": ("fft_conv_mma",),
+    "fft_conv_mma_large.cu": ("fft_conv_mma",),
     "monarch_mixer_bwd.cu": ("monarch_mixer_bwd",),
     "short_conv.cu": ("short_conv",),
     "blockdiag_glu.cu": ("blockdiag_glu",),

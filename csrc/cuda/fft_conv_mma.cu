@@ -1,13 +1,13 @@
-// Right-angle FFT convolution of 16-bit tensors on tensor cores, forward, 256 R points for R = 1, 2, .. 64. Interface:
-// fft_conv_mma.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_mma_cuda.cpp.
+// Right-angle FFT convolution of 16-bit tensors on tensor cores, forward, 256 .. 8192 points; more: fft_conv_mma_large.cu.
+// Interface: fft_conv_mma.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_mma_cuda.cpp.
 //
 // A block owns a row; its transform and the way back: fft_conv_mma.cuh.
 //
 // Range: operands are float16, whose largest value is 65504. Every step is scaled to be unitary, so no value exceeds
 // sqrt(points) times the largest input, nor after the way back points times. A row is scaled by a power of two to at most
-// 8 (4 of 8192 points, 2 of 16384), a channel's spectrum to at most 1 (both exact), so nothing can exceed 8 * 4096 = 32768,
-// whatever comes in; what is small against the row's largest value loses precision below 2^-14 of it. Infinities and NaN
-// make their row NaN.
+// 8 (4 of 8192 points, 2 of 16384, 1 of 32768), a channel's spectrum to at most 1 (both exact), so nothing can exceed
+// 8 * 4096 = 32768, whatever comes in; what is small against the row's largest value loses precision below 2^-14 of it.
+// Infinities and NaN make their row NaN.
 #include "fft_conv_mma.h"
 
 #include <cmath>
@@ -27,13 +27,13 @@ struct Shape {
   static constexpr int kThreads = kOuter > 16 ? kRun : kOuter > 2 ? 16 * kOuter : 32, kWarps = kThreads / 32;
   static constexpr int kColumns = kRun / kThreads;  // of a thread
   static constexpr int kGroup = kOuter >= 8 ? kColumns : 8 / kOuter;  // at a time on the way back: 8 stores or more
-  static constexpr int kLargest = kSize <= 4096 ? 2 : kSize == 8192 ? 1 : 0;  // a row is scaled to less than 2^(this + 1)
+  static constexpr int kLargest = kSize <= 4096 ? 2 : 1;  // a row is scaled to less than 2^(this + 1)
   static constexpr size_t kBytes = (kOuter * kRunWords + kWarps) * sizeof(uint32_t);
 };
 
 template <int kPlan>
 __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
-    fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales, Order order) {
+    fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales) {
   using S = Shape<kPlan>;
   constexpr int kOuter = S::kOuter;
   const bool batch_first = args.u.stride_seq == 1;  // which blocks share memory: as in fft_conv.cu
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
   const int64_t d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
   const Signal<true> signal = {args.element, int(args.seqlen), row_of<true>(args.u, b, d),
                                row_of<true>(args.pregate, b, d)};
-  const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int thread = int(threadIdx.x), warp = thread / 32;
   const Words words;
   const SharedArray<float> maxima;  // behind the words
 
@@ -54,14 +54,10 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
       g[c][i] = signal(thread + c * S::kThreads + i * kRun);
       largest = fmaxf(largest, fabsf(g[c][i]));
     }
-  largest = warp_max(largest);
-  if (lane == 0) maxima.store(kOuter * kRunWords + warp, largest);
-  __syncthreads();
-  M2_UNROLL
-  for (int i = 0; i < S::kWarps; ++i) largest = fmaxf(largest, maxima.load(kOuter * kRunWords + i));
+  largest = block_max<S::kWarps>(maxima, kOuter * kRunWords, largest);
   const int exponent = exponent_of(largest);
   constexpr float kUnit = kOuter == 1 ? 1.0f : kOuter == 2 ? 0.70710678f : kOuter == 4 ? 0.5f
-                          : kOuter == 8 ? 0.35355339f : kOuter == 16 ? 0.25f : kOuter == 32 ? 0.17677670f : 0.125f;
+                          : kOuter == 8 ? 0.35355339f : kOuter == 16 ? 0.25f : 0.17677670f;
   const float scale = kUnit * ldexpf(1.0f, S::kLargest - exponent);
 
   M2_UNROLL
@@ -81,16 +77,16 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads)
   Complex w[2][4];
   make_fourier(f, w);
   const Complex* spectrum = reinterpret_cast<const Complex*>(args.spectrum) + d * S::kSize;
-  const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / S::kSize : 0.0f;
   const float spectrum_scale = scales[d];
+  const float skip = args.skip ? spectrum_scale * load_readonly(args.skip + d * args.stride_skip) / S::kSize : 0.0f;
   M2_NO_UNROLL
   for (int run = warp; run < kOuter; run += S::kWarps) {
     Tiles y;
     transform_run(words, run, f, w, y);
     each_value(y, [&](Complex x, int k) {
-      const int at = spectrum_index<kPlan>(run + kOuter * k, S::kSize > 8192 ? order : kOrder<kPlan>);
+      const int at = spectrum_index<kPlan>(run + kOuter * k, kOrder<kPlan>);
       const Complex s = load_readonly(spectrum + at);
-      return x * (spectrum_scale * Complex{s.re + skip, s.im});
+      return x * Complex{spectrum_scale * s.re + skip, spectrum_scale * s.im};
     });
     invert_run(words, run, f, w, y);
   }
@@ -131,44 +127,18 @@ __global__ void __launch_bounds__(kScaleThreads) fft_conv_mma_scale_kernel(FftCo
     const Complex s = load_readonly(spectrum + i);
     largest = fmaxf(largest, fabsf(s.re + skip) + fabsf(s.im));
   }
-  largest = warp_max(largest);
-  if (threadIdx.x % 32 == 0) maxima.store(int(threadIdx.x) / 32, largest);
-  __syncthreads();
-  for (int i = 0; i < kScaleThreads / 32; ++i) largest = fmaxf(largest, maxima.load(i));
+  largest = block_max<kScaleThreads / 32>(maxima, 0, largest);
   if (threadIdx.x == 0) scales[d] = ldexpf(1.0f, -1 - exponent_of(largest));
-}
-
-// The order of the spectra that filter_spectrum makes on the current device.
-template <int kPlan>
-cudaError_t order_of(Order* order) {
-  constexpr FftPlan plan = kFftPlans[kPlan];
-  int64_t largest = 0;
-  const cudaError_t error = max_fft_size(&largest);
-  if (error != cudaSuccess) return error;
-  *order = kOrder<kPlan>;
-  if (plan.size <= largest) return cudaSuccess;
-  LongFftPlan rows;
-  const cudaError_t unplanned = find_long_plan(plan.size, &rows);
-  const FftPlan* row = find_fft_plan(rows.row);
-  if (unplanned != cudaSuccess || !row || rows.passes != 1 || row->passes + 1 != plan.passes) return cudaErrorInvalidValue;
-  for (int pass = 0; pass < row->passes; ++pass)  // the digits are the same, first and last elsewhere
-    if (row->radix[pass] != plan.radix[pass + 1]) return cudaErrorInvalidValue;
-  *order = {row->size, row->size / row->radix[row->passes - 1]};
-  return cudaSuccess;
 }
 
 }  // namespace
 
 bool fft_conv_mma_serves(const FftConvArgs& args) {
   if (args.element == Element::f32) return false;
+  if (args.fft_size > kMaxSmallMmaFftSize) return fft_conv_mma_large_serves(args.fft_size);
   return with_plan(args.fft_size, [&](auto plan) {
-           int device = 0, available = 0;
-           cudaError_t error = cudaGetDevice(&device);
-           if (error == cudaSuccess)
-             error = cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-           Order order;
-           if (error == cudaSuccess) error = order_of<plan.value>(&order);
-           return error != cudaSuccess || Shape<plan.value>::kBytes <= size_t(available) ? error : cudaErrorInvalidValue;
+           if constexpr (kFftPlans[plan.value].size > kMaxSmallMmaFftSize) return cudaErrorInvalidValue;
+           else return fits_block(Shape<plan.value>::kBytes);
          }) == cudaSuccess;
 }
 
@@ -176,19 +146,22 @@ cudaError_t fft_conv_mma_fwd(const FftConvArgs& args, float* scales, cudaStream_
   if (!fft_conv_mma_serves(args) || args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size)
     return cudaErrorInvalidValue;
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
-  return with_plan(args.fft_size, [&](auto plan) {
-    using S = Shape<plan.value>;
-    const LaunchShape wanted = {args.batch * args.dim, S::kThreads, S::kBytes};
-    if (shape) *shape = wanted;
-    if (wanted.blocks == 0) return cudaSuccess;
-    Order order;
-    cudaError_t error = order_of<plan.value>(&order);
-    if (error == cudaSuccess)
-      error = launch(&fft_conv_mma_scale_kernel, unsigned(args.dim), kScaleThreads, kScaleThreads / 32 * sizeof(float),
-                     stream, args, scales);
+  if (args.batch * args.dim > 0) {
+    const cudaError_t error = launch(&fft_conv_mma_scale_kernel, unsigned(args.dim), kScaleThreads,
+                                     kScaleThreads / 32 * sizeof(float), stream, args, scales);
     if (error != cudaSuccess) return error;
-    return launch(&fft_conv_mma_fwd_kernel<plan.value>, unsigned(wanted.blocks), unsigned(wanted.threads),
-                  wanted.shared_bytes, stream, args, static_cast<const float*>(scales), order);
+  }
+  if (args.fft_size > kMaxSmallMmaFftSize) return fft_conv_mma_large_fwd(args, scales, stream, shape);
+  return with_plan(args.fft_size, [&](auto plan) {
+    if constexpr (kFftPlans[plan.value].size > kMaxSmallMmaFftSize) return cudaErrorInvalidValue;
+    else {
+      using S = Shape<plan.value>;
+      const LaunchShape wanted = {args.batch * args.dim, S::kThreads, S::kBytes};
+      if (shape) *shape = wanted;
+      if (wanted.blocks == 0) return cudaSuccess;
+      return launch(&fft_conv_mma_fwd_kernel<plan.value>, unsigned(wanted.blocks), unsigned(wanted.threads),
+                    wanted.shared_bytes, stream, args, static_cast<const float*>(scales));
+    }
   });
 }
 

@@ -1,5 +1,5 @@
-// The steps of a right-angle transform of 16-bit values on tensor cores by one block, 256 R points for R = 1, 2, .. 64, for
-// fft_conv_mma.cu. Compiled by nvcc, or by g++ under the emulator.
+// The steps of a right-angle transform of 16-bit values on tensor cores by one block, 256 R points for R = 1, 2, .. 128, for
+// fft_conv_mma.cu and fft_conv_mma_large.cu. Compiled by nvcc, or by g++ under the emulator.
 //
 // A pass of radix R in float32 registers twists a row and splits it into R runs of 256 points, each of which one warp
 // transforms, multiplies by the spectrum and transforms back without leaving its registers: 256 = 16 x 16, and each of the
@@ -235,6 +235,26 @@ __device__ __forceinline__ float warp_max(float x) {
   M2_UNROLL
   for (int bits = 16; bits > 0; bits /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, bits));
   return x;
+}
+
+// The largest x of the threads of a block, by way of kWarps floats of shared memory from `at` on.
+template <int kWarps>
+__device__ __forceinline__ float block_max(const SharedArray<float>& maxima, int at, float x) {
+  x = warp_max(x);
+  if (threadIdx.x % 32 == 0) maxima.store(at + int(threadIdx.x) / 32, x);
+  __syncthreads();
+  M2_UNROLL
+  for (int i = 0; i < kWarps; ++i) x = fmaxf(x, maxima.load(at + i));
+  return x;
+}
+
+// Whether a block of the current device can have so much shared memory; cudaErrorInvalidValue if not.
+inline cudaError_t fits_block(size_t bytes) {
+  int device = 0, available = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return error != cudaSuccess || bytes <= size_t(available) ? error : cudaErrorInvalidValue;
 }
 
 }  // namespace m2::cuda

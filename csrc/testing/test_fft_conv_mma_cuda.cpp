@@ -111,8 +111,10 @@ bool report(bool good, const char* what) {
   return good;
 }
 
-// The worst row must be within the bound, and would not be if it were half a percent off or zero.
+// The worst row must be within the bound, and would not be if it were half a percent off (two of a few values, whose
+// rounding may make up for less) or zero.
 bool check(const Case& c) {
+  const double wrong = c.seqlen < 16 ? 1.02 : 1.005;
   Problem p(c);
   p.run();
   double worst = 0, rounding = 0, least_off = 1e30;
@@ -125,7 +127,7 @@ bool check(const Case& c) {
         const double got = p.out.get(b, d, t), want = exact[size_t(t)];
         rounded.write(0, float(want));
         error += (got - want) * (got - want);
-        off += (1.005 * got - want) * (1.005 * got - want);
+        off += (wrong * got - want) * (wrong * got - want);
         least += std::pow(rounded.get(0, 0, 0) - want, 2);
         norm += want * want;
       }
@@ -157,6 +159,8 @@ bool check_values() {
       good = check({1, 2, 12000, 16384, 300, 0, element, false, true}) && good;
     }
     m2::emulator::options() = {};
+    for (int seqlen : {17000, 32768}) good = check({1, 2, seqlen, 32768, 400, 300, element}) && good;
+    good = check({2, 1, 20001, 32768, 300, 0, element, false, true}) && good;
     good = check({2, 3, 200, 256, 200, 0, element, false, true}) && good;  // causal, no gates, no skip
     good = check({2, 3, 700, 1024, 900, 800, element, true, true}) && good;
   }
@@ -180,7 +184,7 @@ bool check_range() {
   for (int64_t t = 0; t < 4096; ++t)
     error += std::pow(equal.out.get(0, 0, t) - exact[size_t(t)], 2), norm += std::pow(exact[size_t(t)], 2);
   good = report(std::sqrt(error / norm) <= 2.5e-3, "equal values, whose sums are the largest possible") && good;
-  for (int64_t size : {8192, 16384}) {  // the same of more points, in closed form
+  for (int64_t size : {8192, 16384, 32768}) {  // the same of more points, in closed form
     Problem more({1, 1, size, size, size, 0, Element::bf16, false});
     for (int64_t t = 0; t < size; ++t) more.u.write(t, 60000.0f), more.k[size_t(t)] = 100.0f;
     more.run();
@@ -223,9 +227,15 @@ bool check_specials() {
   FftConvArgs args = p.args();
   args.element = Element::f32;
   good = report(fft_conv_mma_fwd(args, p.scales.data(), nullptr) == cudaErrorInvalidValue, "float32 is refused") && good;
-  args.element = Element::f16, args.fft_size = 32768;
+  args.element = Element::f16, args.fft_size = 65536;
   good = report(!fft_conv_mma_serves(args) && fft_conv_mma_fwd(args, p.scales.data(), nullptr) == cudaErrorInvalidValue,
-                "32768 points are refused") && good;
+                "65536 points are refused") && good;
+  args.fft_size = 32768;
+  for (int shared : {99, 163, 227}) {
+    m2::emulator::options().shared_bytes_per_block = size_t(shared) * 1024;
+    good = report(fft_conv_mma_serves(args) == (shared > 99), "32768 points are served with 163 KB a block or more") && good;
+  }
+  m2::emulator::options() = {};
   args.fft_size = 16384;
   good = report(fft_conv_mma_serves(args), "16384 points are served") && good;
   m2::emulator::options().shared_bytes_per_block = 64 * 1024;
