@@ -36,7 +36,8 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
         "fft_rows_kernel": (5, 128),
         "fft_rows_bwd_kernel": (5, 128),
     },
-    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (6, 112), "fft_conv_mma_scale_kernel": (1, 64)},  # 256 .. 8192 points
+    # 256 .. 8192 points.
+    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (6, 112), "fft_conv_mma_scale_kernel": (1, 64)},
     # A thread holds 64 complex values: one block of 256 threads an SM.
     "fft_conv_mma_large.cu": {"fft_conv_mma_large_fwd_kernel": (1, 232)},
     # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.

@@ -67,6 +67,19 @@ def conv_inputs(dtype: torch.dtype, batch: int, dim: int, seqlen: int, channels_
 def test_emulated_fft_conv_and_its_gradients_match_float64(
     ops: Any, channels_last: bool, shape: tuple[int, int, int], size: int, dtype: torch.dtype, tolerance: float
 ) -> None:
+    check_conv(ops, channels_last, shape, size, dtype, tolerance)
+
+
+@pytest.mark.parametrize(("points", "bounds"), [(2**19, BOUNDS[1]), (2**20, BOUNDS[2]), (2**22, BOUNDS[0])], ids=str)
+def test_emulated_fft_conv_of_the_longest_sequences(ops: Any, points: int, bounds: tuple[torch.dtype, float]) -> None:
+    """Two passes through memory around the rows."""
+    check_conv(ops, False, (1, 1, points), points, *bounds)
+
+
+def check_conv(
+    ops: Any, channels_last: bool, shape: tuple[int, int, int], size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """fft_conv and all its gradients are within their bounds, and would not be if they were a hundredth off."""
     *inputs, dout = conv_inputs(dtype, *shape, channels_last)
     u, k, k_rev, skip, pre, post = inputs
     leaves = [x.double().requires_grad_() for x in inputs]
