@@ -1,5 +1,5 @@
 // Every operator schema: the table of contents of m2ops. The meaning of each is its `<name>_ref` in Python.
-// Kernels: fft_conv.cpp, short_conv.cpp, monarch_mixer.cpp, blockdiag_glu.cpp (CPU), cuda_ops.cpp (CUDA, a library of its
+// Kernels: fft_conv.cpp, short_conv.cpp, monarch_mixer.cpp, blockdiag_glu.cpp (CPU), cuda_ops (CUDA, a library of its
 // own); the other products, and what no kernel serves, are compositions registered in Python (m2ops/_blockdiag.py,
 // m2ops/_monarch_mixer.py).
 #include <torch/csrc/stable/library.h>

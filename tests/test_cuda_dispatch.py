@@ -16,7 +16,8 @@ import m2ops
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 SCHEMAS = re.findall(r'm\.def\("(\w+)\(', (CSRC / "ops.cpp").read_text(encoding="utf-8"))
-IN_CUDA_LIBRARY = set(re.findall(r'm\.impl\("(\w+)"', (CSRC / "cuda_ops.cpp").read_text(encoding="utf-8")))
+BOUNDARIES = "".join(path.read_text(encoding="utf-8") for path in (CSRC / "cuda_ops").glob("*.cpp"))
+IN_CUDA_LIBRARY = set(re.findall(r'm\.impl\("(\w+)"', BOUNDARIES))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

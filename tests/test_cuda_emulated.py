@@ -1,4 +1,4 @@
-"""The CUDA boundary and kernels, compiled by g++ under csrc/testing/cuda_emulator.h: csrc/cuda_ops.cpp as
+"""The CUDA boundary and kernels, compiled by g++ under csrc/testing/cuda_emulator.h: csrc/cuda_ops as
 torch.ops.m2ops_emulated on CPU tensors, against float64. The kernels alone: test_cuda_kernels.py."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     library, objects = folder / "libm2ops_emulated.so", Objects(folder)
     flags = ["-fPIC", "-fvisibility=hidden"]
     torch_flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(torch_folder / "include")]
-    parts = [*objects([*flags, *torch_flags], [CSRC / "cuda_ops.cpp"]), *objects(flags, KERNELS)]
+    parts = [*objects([*flags, *torch_flags], sorted((CSRC / "cuda_ops").glob("*.cpp"))), *objects(flags, KERNELS)]
     compile_cpp(library, "-shared", *parts, f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
     torch.ops.load_library(str(library))
     return torch.ops.m2ops_emulated

@@ -1,6 +1,6 @@
 // blockdiag_glu on CUDA in one kernel: raw pointers, sizes, a stream. No torch. float16 or bfloat16 with float32 sums;
 // the hidden channels are rounded to the element type once, as operands of the second product.
-// Kernel: blockdiag_glu.cu. Boundary: ../cuda_ops.cpp. Test: ../testing/test_blockdiag_glu_cuda.cpp,
+// Kernel: blockdiag_glu.cu. Boundary: ../cuda_ops/blockdiag_glu.cpp. Test: ../testing/test_blockdiag_glu_cuda.cpp,
 // tests/test_cuda_*.py.
 #pragma once
 #include "element.h"

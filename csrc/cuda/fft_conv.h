@@ -1,7 +1,7 @@
 // fft_conv and filter_spectrum on CUDA, with their gradients: raw pointers, sizes, strides in elements, a stream. No
 // torch. float32, float16 or bfloat16 in and out, float32 arithmetic: relative L2 error of float32 about 2e-7, bound 1e-6;
 // of 16 bits, the rounding of the output. The same bits in every run.
-// Kernels: fft_conv.cu, fft_conv_bwd.cu; longer transforms: fft_conv_long.h. Boundary: ../cuda_ops.cpp.
+// Kernels: fft_conv.cu, fft_conv_bwd.cu; longer transforms: fft_conv_long.h. Boundary: ../cuda_ops/fft_conv.cpp.
 // Test: ../testing/test_fft_conv_cuda.cpp, ../testing/test_fft_conv_bwd_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #ifdef M2_CUDA_EMULATED

@@ -1,6 +1,6 @@
 // fft_conv and filter_spectrum on CUDA for transforms that a block's shared memory does not hold: the same arguments and
 // results as in fft_conv.h, several kernels and memory in between.
-// Kernels: fft_conv_long.cu. Boundary: ../cuda_ops.cpp. Test: ../testing/test_fft_conv_bwd_cuda.cpp, tests/test_cuda_*.py.
+// Kernels: fft_conv_long.cu. Boundary: ../cuda_ops/fft_conv.cpp. Test: ../testing/test_fft_conv_bwd_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #include "fft_conv.h"
 

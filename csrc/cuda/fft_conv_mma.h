@@ -1,6 +1,6 @@
 // fft_conv forward on tensor cores for 16-bit tensors: float16 operands, float32 sums and twiddles. The arguments and the
 // spectrum of fft_conv.h; relative L2 error about 5e-4 before the output is rounded.
-// Kernels: fft_conv_mma.cu, fft_conv_mma_large.cu. Boundary: ../cuda_ops.cpp. Test: ../testing/test_fft_conv_mma_cuda.cpp.
+// Kernels: fft_conv_mma.cu, fft_conv_mma_large.cu. Boundary: ../cuda_ops/fft_conv.cpp. Test: ../testing/test_fft_conv_mma_cuda.cpp.
 #pragma once
 #include "fft_conv.h"
 

@@ -1,6 +1,6 @@
 // monarch_mixer on CUDA in one kernel, and its gradients in one: raw pointers, sizes, strides in elements, a stream. No torch.
 // float32, float16 or bfloat16 in and out, float32 in between, rounded once at the end. The same bits in every run.
-// Kernels: monarch_mixer.cu, monarch_mixer_bwd.cu. Boundary: ../cuda_ops.cpp.
+// Kernels: monarch_mixer.cu, monarch_mixer_bwd.cu. Boundary: ../cuda_ops/monarch_mixer.cpp.
 // Test: ../testing/test_monarch_mixer_cuda.cpp, ../testing/test_monarch_mixer_bwd_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #include "element.h"

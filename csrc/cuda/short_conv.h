@@ -1,6 +1,6 @@
 // short_conv on CUDA: raw pointers, sizes, strides in elements, a stream. No torch.
 // float32, float16 or bfloat16 in and out, products and sums in float32; the same bits in every run.
-// Kernels: short_conv.cu. Boundary: ../cuda_ops.cpp. Test: ../testing/test_short_conv_cuda.cpp, tests/test_cuda_*.py.
+// Kernels: short_conv.cu. Boundary: ../cuda_ops/short_conv.cpp. Test: ../testing/test_short_conv_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #include "element.h"
 #include "fft_conv.h"

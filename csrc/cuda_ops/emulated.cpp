@@ -1,0 +1,13 @@
+// The schemas of ../ops.cpp that have CUDA kernels, for the emulated library alone.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
+  m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");
+  m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last)"
+        " -> Tensor");
+  m.def("filter_spectrum_bwd(Tensor dspectrum, int taps, int taps_rev) -> (Tensor, Tensor)");
+  m.def("fft_conv_bwd(Tensor dout, Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate,"
+        " bool channels_last) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("short_conv(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor");
+  m.def("short_conv_bwd(Tensor dout, Tensor x, Tensor weight, bool channels_last) -> (Tensor, Tensor, Tensor)");
+}
