@@ -36,7 +36,7 @@ __device__ __forceinline__ void read_row(const SharedArray<Complex>& row, Elemen
     const Row<const void> from = {input ? gate.data : x.data, input ? gate.stride : x.stride};
     each_points<kPlan>([&](int n) {
       Points g, before;
-      read_points<kPlan>(element, from, n, real_points<kPlan>(n, seqlen), g);
+      read_points<kPlan>(element, from, n, real_points<kFftPlans[kPlan].threads>(n, seqlen), g);
       if (input) {
         get_points<kPlan>(row, n, before);
         M2_UNROLL
@@ -56,7 +56,7 @@ __device__ __forceinline__ void write_row(const SharedArray<Complex>& row, Eleme
     Points y, x;
     get_points<kPlan>(row, n, y);
     if (factor.data) {
-      read_points<kPlan>(element, factor, n, real_points<kPlan>(n, seqlen), x);
+      read_points<kPlan>(element, factor, n, real_points<kFftPlans[kPlan].threads>(n, seqlen), x);
       M2_UNROLL
       for (int i = 0; i < kAtOnce; ++i) y[i] *= x[i];
     }
@@ -69,7 +69,8 @@ template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     fft_conv_bwd_kernel(FftConvBwdArgs args, const Complex* table, int64_t parts) {
   constexpr int kSize = kFftPlans[kPlan].size;
-  const int64_t d = blockIdx.x % unsigned(args.dim), part = blockIdx.x / unsigned(args.dim), rows = parts * args.dim;
+  const unsigned part = blockIdx.x / unsigned(args.dim);
+  const int64_t d = blockIdx.x % unsigned(args.dim), rows = parts * args.dim;
   const Complex* spectrum = reinterpret_cast<const Complex*>(args.spectrum) + d * kSize;
   const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / kSize : 0.0f;
   Complex* scratch = reinterpret_cast<Complex*>(args.scratch);
@@ -82,9 +83,9 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   const int seqlen = int(args.seqlen);
 
   each_frequency<kPlan>([&](int i) { sums.set(i, {0.0f, 0.0f}); });
-  const int64_t first = part * args.batch / parts, last = (part + 1) * args.batch / parts;
+  const BatchPart of_batch(args.batch, parts, part);
   M2_NO_UNROLL
-  for (int64_t b = first; b < last; ++b) {
+  for (int64_t b = of_batch.first; b < of_batch.last; ++b) {
     const auto row_at = [&](const auto& x) { return row_of(element, x, b, d); };
     M2_NO_UNROLL
     for (int which = 0; which < 2; ++which) {

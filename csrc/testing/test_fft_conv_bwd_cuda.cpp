@@ -260,8 +260,8 @@ bool check_long() {
     good = check(c) && good;
   m2::emulator::options() = {};
   good = report(find_long_plan(32768, &plan) == cudaSuccess && plan.passes == 1 && plan.row == 2048 &&
-                    find_long_plan(1 << 22, &plan) == cudaSuccess && plan.passes == 2 && plan.row == 16384,
-                "227 KB a block: 32,768 points in one pass and 4,194,304 in two") && good;
+                    find_long_plan(1 << 22, &plan) == cudaSuccess && plan.passes == 3 && plan.row == 1024,
+                "227 KB a block: 32,768 points in one pass and 4,194,304 in three") && good;
   return check({1, 1, 32768, 32768, 40, 30}) && good;
 }
 
