@@ -36,6 +36,8 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
         "fft_rows_kernel": (4, 128),
         "fft_rows_bwd_kernel": (4, 128),
     },
+    # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.
+    "fft_conv_mma_bwd.cu": {"fft_conv_mma_bwd_kernel": (7, 128)},
     # 256 .. 8192 points, and 16384, of which a thread holds 64 complex values: one block of 256 threads an SM.
     "fft_conv_mma.cu": {
         "fft_conv_mma_fwd_kernelILi[0-5]E": (6, 112),
