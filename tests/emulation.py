@@ -19,12 +19,14 @@ FFT_CONV = CSRC / "cuda/fft_conv.cu"
 FFT_CONV_BWD = CSRC / "cuda/fft_conv_bwd.cu"
 FFT_CONV_LONG = CSRC / "cuda/fft_conv_long.cu"
 FFT_CONV_MMA = [CSRC / "cuda/fft_conv_mma.cu", CSRC / "cuda/fft_conv_mma_large.cu"]
+FFT_CONV_MMA_BWD = CSRC / "cuda/fft_conv_mma_bwd.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
 MIXER = CSRC / "cuda/monarch_mixer.cu"
 MIXER_BWD = CSRC / "cuda/monarch_mixer_bwd.cu"
 TRANSFORM = [CSRC / "cuda/fft_plan.cpp", CSRC / "cuda/device_table.cu", FFT_CONV]
-KERNELS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, *FFT_CONV_MMA, SHORT_CONV, GLU, MIXER, MIXER_BWD]
+CONVOLUTIONS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, *FFT_CONV_MMA, FFT_CONV_MMA_BWD]
+KERNELS = [*CONVOLUTIONS, SHORT_CONV, GLU, MIXER, MIXER_BWD]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 needs_emulator = [

@@ -92,8 +92,10 @@ def check_conv(
     assert not far(out, exact, tolerance) and far(0.99 * out.double(), exact, tolerance)
     du, dspectrum, *rest = ops.fft_conv_bwd(dout, u, spectrum, skip, pre, post, channels_last)
     grads = [du, *ops.filter_spectrum_bwd(dspectrum, k.shape[1], k_rev.shape[1]), *rest]
-    for grad, leaf in zip(grads, leaves, strict=True):
-        bound = tolerance if grad.dtype == dtype else 1e-6  # the filter's gradients are float32 whatever u is
+    # The filter's gradients are float32 whatever u is; tensor cores, up to 16,384 points, multiply float16 for them.
+    taps = 1e-3 if dtype != torch.float32 and size <= 16384 else 1e-6
+    bounds = [tolerance, taps, taps, 1e-6, tolerance, tolerance]
+    for grad, leaf, bound in zip(grads, leaves, bounds, strict=True):
         assert leaf.grad is not None and grad.shape == leaf.shape
         assert not far(grad, leaf.grad, bound) and far(0.99 * grad.double(), leaf.grad, bound)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from emulation import (
+    CONVOLUTIONS,
     CSRC,
     FFT_CONV_BWD,
     FFT_CONV_LONG,
@@ -33,7 +34,7 @@ pytestmark = needs_emulator
 
 PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv": TRANSFORM,
-    "fft_conv_bwd": [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, *FFT_CONV_MMA],
+    "fft_conv_bwd": CONVOLUTIONS,
     "fft_conv_mma": [*TRANSFORM, FFT_CONV_LONG, FFT_CONV_BWD, *FFT_CONV_MMA],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
@@ -48,9 +49,10 @@ USERS = {
     "fft_conv.cu": ("fft_conv_bwd",),
     "fft_conv_bwd.cu": ("fft_conv_bwd",),
     "fft_conv_long.cu": ("fft_conv_bwd",),
-    "fft_conv_mma.cuh": ("fft_conv_mma",),
+    "fft_conv_mma.cuh": ("fft_conv_mma", "fft_conv_bwd"),
     "fft_conv_mma.cu": ("fft_conv_mma",),
     "fft_conv_mma_large.cu": ("fft_conv_mma",),
+    "fft_conv_mma_bwd.cu": ("fft_conv_bwd",),
     "monarch_mixer_bwd.cu": ("monarch_mixer_bwd",),
     "short_conv.cu": ("short_conv",),
     "blockdiag_glu.cu": ("blockdiag_glu",),

@@ -1,7 +1,7 @@
 // fft_conv and filter_spectrum on CUDA, with their gradients: raw pointers, sizes, strides in elements, a stream. No
-// torch. float32, float16 or bfloat16 in and out, float32 arithmetic: relative L2 error of float32 about 2e-7, bound 1e-6;
-// of 16 bits, the rounding of the output. The same bits in every run.
-// Kernels: fft_conv.cu, fft_conv_bwd.cu; longer transforms: fft_conv_long.h. Boundary: ../cuda_ops/fft_conv.cpp.
+// torch. float32: relative L2 error about 2e-7, bound 1e-6. The same bits in every run.
+// Kernels: fft_conv.cu, fft_conv_bwd.cu; 16-bit tensors: fft_conv_mma.h, fft_conv_mma_bwd.h; longer transforms:
+// fft_conv_long.h. Boundary: ../cuda_ops/fft_conv.cpp.
 // Test: ../testing/test_fft_conv_cuda.cpp, ../testing/test_fft_conv_bwd_cuda.cpp, tests/test_cuda_*.py.
 #pragma once
 #ifdef M2_CUDA_EMULATED
@@ -86,7 +86,7 @@ cudaError_t max_fft_size(int64_t* size);
 int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args);
 
 // All put their work on `stream` of the current device and return the launch's error; cudaErrorInvalidValue if sizes
-// contradict each other, and from fft_conv_fwd for 16-bit tensors, which fft_conv_mma.h serves. No blocks (batch or dim 0)
+// contradict each other, and for 16-bit tensors, which fft_conv_mma.h and fft_conv_mma_bwd.h serve. No blocks (batch or dim 0)
 // is no work. The first call for a transform size on a device also copies its twiddles there (at most 140 KB, kept for
 // the life of the process); graph capture may be under way. `shape`, if not null, receives the configuration, also on
 // failure.
@@ -96,7 +96,8 @@ cudaError_t filter_spectrum_fwd(const FilterSpectrumArgs& args, cudaStream_t str
 cudaError_t filter_spectrum_bwd(const FilterSpectrumBwdArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
 
 // The last step of fft_conv_bwd: dspectrum = the sum of `parts` parts in args.scratch (of one part, what it holds), and
-// dskip = the mean of its real parts.
-cudaError_t sum_spectrum_gradients(const FftConvBwdArgs& args, int64_t parts, cudaStream_t stream);
+// dskip = the mean of its real parts or, if there are `skips`, [parts][dim], their sum.
+cudaError_t sum_spectrum_gradients(const FftConvBwdArgs& args, int64_t parts, cudaStream_t stream,
+                                   const float* skips = nullptr);
 
 }  // namespace m2::cuda

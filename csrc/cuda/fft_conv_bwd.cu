@@ -28,15 +28,16 @@ int64_t parts_for(const FftConvBwdArgs& args, const FftPlan& plan) {
 
 // The row becomes x * gate.
 template <int kPlan>
-__device__ __forceinline__ void read_row(const SharedArray<Complex>& row, Element element, int seqlen,
-                                         const Row<const void>& x, const Row<const void>& gate) {
+__device__ __forceinline__ void read_row(const SharedArray<Complex>& row, int seqlen, const Row<const void>& x,
+                                         const Row<const void>& gate) {
+  constexpr int kThreads = kFftPlans[kPlan].threads;
   M2_NO_UNROLL
   for (int input = 0; input < (gate.data ? 2 : 1); ++input) {
     // Chosen by value: a choice of references would need a stack.
     const Row<const void> from = {input ? gate.data : x.data, input ? gate.stride : x.stride};
     each_points<kPlan>([&](int n) {
       Points g, before;
-      read_points<kPlan>(element, from, n, real_points<kPlan>(n, seqlen), g);
+      read_points_as<kThreads, false>(Element::f32, from, n, real_points<kThreads>(n, seqlen), g);
       if (input) {
         get_points<kPlan>(row, n, before);
         M2_UNROLL
@@ -49,18 +50,19 @@ __device__ __forceinline__ void read_row(const SharedArray<Complex>& row, Elemen
 
 // out = the row's real parts * factor, if there is such an output.
 template <int kPlan>
-__device__ __forceinline__ void write_row(const SharedArray<Complex>& row, Element element, int seqlen,
-                                          const Row<void>& out, const Row<const void>& factor) {
+__device__ __forceinline__ void write_row(const SharedArray<Complex>& row, int seqlen, const Row<void>& out,
+                                          const Row<const void>& factor) {
+  constexpr int kThreads = kFftPlans[kPlan].threads;
   if (!out.data) return;
   each_points<kPlan>([&](int n) {
     Points y, x;
     get_points<kPlan>(row, n, y);
     if (factor.data) {
-      read_points<kPlan>(element, factor, n, real_points<kPlan>(n, seqlen), x);
+      read_points_as<kThreads, false>(Element::f32, factor, n, real_points<kThreads>(n, seqlen), x);
       M2_UNROLL
       for (int i = 0; i < kAtOnce; ++i) y[i] *= x[i];
     }
-    write_points<kPlan>(element, out, n, seqlen, y);
+    write_points_as<kThreads, false>(Element::f32, out, n, seqlen, y);
   });
 }
 
@@ -69,7 +71,8 @@ template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     fft_conv_bwd_kernel(FftConvBwdArgs args, const Complex* table, int64_t parts) {
   constexpr int kSize = kFftPlans[kPlan].size;
-  const int64_t d = blockIdx.x % unsigned(args.dim), part = blockIdx.x / unsigned(args.dim), rows = parts * args.dim;
+  const unsigned part = blockIdx.x / unsigned(args.dim);
+  const int64_t d = blockIdx.x % unsigned(args.dim), rows = parts * args.dim;
   const Complex* spectrum = reinterpret_cast<const Complex*>(args.spectrum) + d * kSize;
   const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / kSize : 0.0f;
   Complex* scratch = reinterpret_cast<Complex*>(args.scratch);
@@ -78,24 +81,23 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   Frequencies<kPlan, kShared> sums(0, target);
   Frequencies<kPlan, kShared> kept(1, scratch + ((parts > 1 ? rows : 0) + int64_t(blockIdx.x)) * kSize);
   const SharedArray<Complex> row;
-  const Element element = args.element;
   const int seqlen = int(args.seqlen);
 
   each_frequency<kPlan>([&](int i) { sums.set(i, {0.0f, 0.0f}); });
-  const int64_t first = part * args.batch / parts, last = (part + 1) * args.batch / parts;
+  const BatchPart of_batch(args.batch, parts, part);
   M2_NO_UNROLL
-  for (int64_t b = first; b < last; ++b) {
-    const auto row_at = [&](const auto& x) { return row_of(element, x, b, d); };
+  for (int64_t b = of_batch.first; b < of_batch.last; ++b) {
+    const auto row_at = [&](const auto& x) { return row_of<false>(x, b, d); };
     M2_NO_UNROLL
     for (int which = 0; which < 2; ++which) {
-      read_row<kPlan>(row, element, seqlen, which ? row_at(args.dout) : row_at(args.u),
+      read_row<kPlan>(row, seqlen, which ? row_at(args.dout) : row_at(args.u),
                       which ? row_at(args.postgate) : row_at(args.pregate));
       const bool goes_on = which || args.dpostgate.data;
       backward_way_in_place<kPlan>(which, row, table, spectrum, skip, goes_on, kept, sums);
       if (!goes_on) continue;
       M2_NO_UNROLL
       for (int output = 0; output <= which; ++output)
-        write_row<kPlan>(row, element, seqlen,
+        write_row<kPlan>(row, seqlen,
                          !which ? row_at(args.dpostgate) : output ? row_at(args.dpregate) : row_at(args.du),
                          !which ? row_at(args.dout) : output ? row_at(args.u) : row_at(args.pregate));
     }
@@ -103,8 +105,9 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   if (kShared) each_frequency<kPlan>([&](int i) { target[i] = sums.get(i); });
 }
 
-// dspectrum = the parts' sum, dskip = the mean of its real parts.
-__global__ void __launch_bounds__(kSumThreads) fft_conv_bwd_sum_kernel(FftConvBwdArgs args, int64_t parts) {
+// dspectrum = the parts' sum, dskip = the mean of its real parts or the sum of the parts' own.
+__global__ void __launch_bounds__(kSumThreads)
+    fft_conv_bwd_sum_kernel(FftConvBwdArgs args, int64_t parts, const float* skips) {
   const int64_t d = blockIdx.x;
   const int thread = int(threadIdx.x);
   Complex* dspectrum = reinterpret_cast<Complex*>(args.dspectrum) + d * args.fft_size;
@@ -122,7 +125,10 @@ __global__ void __launch_bounds__(kSumThreads) fft_conv_bwd_sum_kernel(FftConvBw
     __syncthreads();
     if (thread < half) tree.store(thread, tree.load(thread) + tree.load(thread + half));
   }
-  if (thread == 0) args.dskip[d] = float(tree.load(0) / double(args.fft_size));
+  if (thread != 0) return;
+  total = skips ? 0.0 : tree.load(0) / double(args.fft_size);
+  for (int64_t part = 0; skips && part < parts; ++part) total += double(skips[part * args.dim + d]);
+  args.dskip[d] = float(total);
 }
 
 }  // namespace
@@ -134,13 +140,15 @@ int64_t fft_conv_bwd_scratch(const FftConvBwdArgs& args) {
   return 2 * args.fft_size * ((parts > 1 ? rows : 0) + (args.fft_size <= kMaxSharedSums ? 0 : rows));
 }
 
-cudaError_t sum_spectrum_gradients(const FftConvBwdArgs& args, int64_t parts, cudaStream_t stream) {
+cudaError_t sum_spectrum_gradients(const FftConvBwdArgs& args, int64_t parts, cudaStream_t stream,
+                                   const float* skips) {
   if (args.dim == 0) return cudaSuccess;
   return launch(&fft_conv_bwd_sum_kernel, unsigned(args.dim), kSumThreads, kSumThreads * sizeof(double), stream, args,
-                parts);
+                parts, skips);
 }
 
 cudaError_t fft_conv_bwd(const FftConvBwdArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  if (args.element != Element::f32) return cudaErrorInvalidValue;
   if (args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size) return cudaErrorInvalidValue;
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
   return with_plan(args.fft_size, [&](auto plan) {

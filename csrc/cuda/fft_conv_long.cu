@@ -36,45 +36,128 @@ struct Work {
   __host__ __device__ int64_t rows() const { return chunk.batch * chunk.dim; }
 };
 
-// exp(-i pi j (4 q + 15) / (2 length)). The angle is exact: lengths are powers of two up to 2^22.
-__device__ __forceinline__ Complex pass_twiddle(int j, int q, int length) {
-  const int steps = (j * (4 * q + kRadix - 1)) & (4 * length - 1);
-  float sine, cosine;
-  sincospif(float(steps) / float(2 * length), &sine, &cosine);
-  return {cosine, -sine};
+// w[q] = exp(-i pi j (4 q + 15) / (2 length)), of seven sines and their products. The angles are exact: lengths are powers
+// of two up to 2^22.
+__device__ __forceinline__ void pass_twiddles(int j, int length, Complex (&w)[kRadix]) {
+  const auto turn = [&](int count) {
+    float sine, cosine;
+    sincospif(float((j * count) & (4 * length - 1)) / float(2 * length), &sine, &cosine);
+    return Complex{cosine, -sine};
+  };
+  Complex fine[4];
+  M2_UNROLL
+  for (int q = 1; q < 4; ++q) fine[q] = turn(4 * q);
+  M2_UNROLL
+  for (int q = 0; q < kRadix; ++q) w[q] = q % 4 ? w[q / 4 * 4] * fine[q % 4] : turn(4 * q + kRadix - 1);
 }
 
-// Where the values of a row come from and go to. `row(b, d, work)` is a function of the position (and the value).
+// Where the values of a row come from and go to: a port's `row(b, d, work)` reads or writes the kRadix values of a
+// butterfly.
 struct InPlace {
+  using Value = Complex;
   Complex* data;
-  __device__ __forceinline__ Complex operator()(int n) const { return data[n]; }
-  __device__ __forceinline__ void operator()(int n, Complex y) const { data[n] = y; }
+
+  __device__ __forceinline__ void read(int first, int step, Complex (&x)[kRadix]) const {
+    M2_UNROLL
+    for (int i = 0; i < kRadix; ++i) x[i] = data[first + i * step];
+  }
+  __device__ __forceinline__ void write(int first, int step, const Complex (&y)[kRadix]) const {
+    M2_UNROLL
+    for (int i = 0; i < kRadix; ++i) data[first + i * step] = y[i];
+  }
 };
 struct InPlacePort {
   __device__ __forceinline__ InPlace row(int64_t, int64_t, Complex* work) const { return {work}; }
 };
 
+// Rows of tensors, whose width is told apart once for all values: one kernel for both.
+template <class Void>
+__device__ __forceinline__ Row<Void> tensor_row(Element element, const AnyStrided<Void>& x, int64_t b, int64_t d) {
+  return element == Element::f32 ? row_of<false>(x, b, d) : row_of<true>(x, b, d);
+}
+
 template <bool kNarrow>
+__device__ __forceinline__ void read_row_as(Element element, int seqlen, const Row<const void>& x, int first, int step,
+                                            float (&out)[kRadix]) {
+  const Raw<kNarrow>* from = static_cast<const Raw<kNarrow>*>(x.data);
+  Raw<kNarrow> raw[kRadix];
+  M2_UNROLL
+  for (int i = 0; i < kRadix; ++i) {
+    const int n = first + i * step;
+    raw[i] = n < seqlen ? load_readonly(from + n * x.stride) : Raw<kNarrow>{};
+  }
+  M2_UNROLL
+  for (int i = 0; i < kRadix; ++i) out[i] = widen<kNarrow>(element, raw[i]);
+}
+__device__ __forceinline__ void read_row(Element element, int seqlen, const Row<const void>& x, int first, int step,
+                                         float (&out)[kRadix]) {
+  if (element == Element::f32) read_row_as<false>(element, seqlen, x, first, step, out);
+  else read_row_as<true>(element, seqlen, x, first, step, out);
+}
+
+template <bool kNarrow>
+__device__ __forceinline__ void write_row_as(Element element, int seqlen, const Row<void>& out, int first, int step,
+                                             const float (&y)[kRadix]) {
+  Raw<kNarrow>* to = static_cast<Raw<kNarrow>*>(out.data);
+  Raw<kNarrow> raw[kRadix];
+  M2_UNROLL
+  for (int i = 0; i < kRadix; ++i) raw[i] = narrowed<kNarrow>(element, y[i]);
+  M2_UNROLL
+  for (int i = 0; i < kRadix; ++i) {
+    const int n = first + i * step;
+    if (n < seqlen) to[n * out.stride] = raw[i];
+  }
+}
+
+struct TensorSource {
+  using Value = float;
+  Element element;
+  int seqlen;
+  Row<const void> x, gate;
+
+  __device__ __forceinline__ void read(int first, int step, float (&g)[kRadix]) const {
+    read_row(element, seqlen, x, first, step, g);
+    if (!gate.data) return;
+    float by[kRadix];
+    read_row(element, seqlen, gate, first, step, by);
+    M2_UNROLL
+    for (int i = 0; i < kRadix; ++i) g[i] *= by[i];
+  }
+};
 struct SignalPort {
   Element element;
   int64_t seqlen;
   AnyStrided<const void> x, gate;
 
-  __device__ __forceinline__ Signal<kNarrow> row(int64_t b, int64_t d, Complex*) const {
-    return {element, int(seqlen), row_of<kNarrow>(x, b, d), row_of<kNarrow>(gate, b, d)};
+  __device__ __forceinline__ TensorSource row(int64_t b, int64_t d, Complex*) const {
+    return {element, int(seqlen), tensor_row(element, x, b, d), tensor_row(element, gate, b, d)};
   }
 };
 
-template <bool kNarrow>
-struct TwoProducts {
-  Product<kNarrow> first, second;
-  __device__ __forceinline__ void operator()(int n, Complex y) const {
-    first(n, y.re);
-    second(n, y.re);
+struct TensorSink {
+  Element element;
+  int seqlen;
+  Row<void> out[2];  // may be absent
+  Row<const void> factor[2];
+
+  __device__ __forceinline__ void write(int first, int step, const Complex (&y)[kRadix]) const {
+    M2_NO_UNROLL
+    for (int which = 0; which < 2; ++which) {
+      // Chosen by value: a choice of references would need a stack.
+      const Row<void> to = {which ? out[1].data : out[0].data, which ? out[1].stride : out[0].stride};
+      const Row<const void> by = {which ? factor[1].data : factor[0].data, which ? factor[1].stride : factor[0].stride};
+      if (!to.data) continue;
+      float x[kRadix];
+      M2_UNROLL
+      for (int i = 0; i < kRadix; ++i) x[i] = 1.0f;
+      if (by.data) read_row(element, seqlen, by, first, step, x);
+      M2_UNROLL
+      for (int i = 0; i < kRadix; ++i) x[i] *= y[i].re;
+      if (element == Element::f32) write_row_as<false>(element, seqlen, to, first, step, x);
+      else write_row_as<true>(element, seqlen, to, first, step, x);
+    }
   }
 };
-
-template <bool kNarrow>
 struct ProductPort {
   Element element;
   int64_t seqlen;
@@ -83,24 +166,41 @@ struct ProductPort {
   AnyStrided<void> out2;  // may be absent
   AnyStrided<const void> factor2;
 
-  __device__ __forceinline__ TwoProducts<kNarrow> row(int64_t b, int64_t d, Complex*) const {
-    return {{element, int(seqlen), row_of<kNarrow>(out, b, d), row_of<kNarrow>(factor, b, d)},
-            {element, int(seqlen), row_of<kNarrow>(out2, b, d), row_of<kNarrow>(factor2, b, d)}};
+  __device__ __forceinline__ TensorSink row(int64_t b, int64_t d, Complex*) const {
+    return {element,
+            int(seqlen),
+            {tensor_row(element, out, b, d), tensor_row(element, out2, b, d)},
+            {tensor_row(element, factor, b, d), tensor_row(element, factor2, b, d)}};
   }
 };
 
+struct FilterSource {
+  using Value = Complex;
+  Filter filter;
+  __device__ __forceinline__ void read(int first, int step, Complex (&x)[kRadix]) const {
+    M2_UNROLL
+    for (int i = 0; i < kRadix; ++i) x[i] = filter(first + i * step);
+  }
+};
 struct FilterPort {
   FilterSpectrumArgs args;
-  __device__ __forceinline__ Filter row(int64_t, int64_t d, Complex*) const {
-    return {args.k + d * args.stride_k_dim, args.k_rev ? args.k_rev + d * args.stride_k_rev_dim : nullptr,
-            args.taps,  args.taps_rev, args.stride_k_tap, args.stride_k_rev_tap, int(args.fft_size)};
+  __device__ __forceinline__ FilterSource row(int64_t, int64_t d, Complex*) const {
+    return {{args.k + d * args.stride_k_dim, args.k_rev ? args.k_rev + d * args.stride_k_rev_dim : nullptr, args.taps,
+             args.taps_rev, args.stride_k_tap, args.stride_k_rev_tap, int(args.fft_size)}};
   }
 };
 
+struct FilterSink {
+  FilterGradient gradient;
+  __device__ __forceinline__ void write(int first, int step, const Complex (&y)[kRadix]) const {
+    M2_UNROLL
+    for (int i = 0; i < kRadix; ++i) gradient(first + i * step, y[i]);
+  }
+};
 struct FilterGradientPort {
   FilterSpectrumBwdArgs args;
-  __device__ __forceinline__ FilterGradient row(int64_t, int64_t d, Complex*) const {
-    return {args.dk + d * args.taps, args.dk_rev + d * args.taps_rev, args.taps, args.taps_rev, int(args.fft_size)};
+  __device__ __forceinline__ FilterSink row(int64_t, int64_t d, Complex*) const {
+    return {{args.dk + d * args.taps, args.dk_rev + d * args.taps_rev, args.taps, args.taps_rev, int(args.fft_size)}};
   }
 };
 
@@ -125,12 +225,15 @@ __global__ void __launch_bounds__(kThreads, 2) fft_pass_fwd_kernel(Work work, in
   const Butterfly at(work, length);
   Complex* row = work.data + at.row * work.size;
   const auto source = port.row(work.chunk.b + at.row / work.chunk.dim, work.chunk.d + at.row % work.chunk.dim, row);
-  Complex x[kRadix];
+  typename decltype(port.row(0, 0, row))::Value g[kRadix];
+  source.read(at.first, at.step, g);
+  Complex x[kRadix], w[kRadix];
   M2_UNROLL
-  for (int i = 0; i < kRadix; ++i) x[i] = source(at.first + i * at.step) * twist<kRadix>(i);
+  for (int i = 0; i < kRadix; ++i) x[i] = g[i] * twist<kRadix>(i);
   Dft<kRadix, false>::run(x);
+  pass_twiddles(at.j, length, w);
   M2_UNROLL
-  for (int q = 0; q < kRadix; ++q) row[at.first + q * at.step] = x[q] * pass_twiddle(at.j, q, length);
+  for (int q = 0; q < kRadix; ++q) row[at.first + q * at.step] = x[q] * w[q];
 }
 
 template <class Port>
@@ -138,12 +241,14 @@ __global__ void __launch_bounds__(kThreads) fft_pass_bwd_kernel(Work work, int l
   const Butterfly at(work, length);
   Complex* row = work.data + at.row * work.size;
   const auto sink = port.row(work.chunk.b + at.row / work.chunk.dim, work.chunk.d + at.row % work.chunk.dim, row);
-  Complex x[kRadix];
+  Complex x[kRadix], w[kRadix];
+  pass_twiddles(at.j, length, w);
   M2_UNROLL
-  for (int q = 0; q < kRadix; ++q) x[q] = row[at.first + q * at.step] * conj(pass_twiddle(at.j, q, length));
+  for (int q = 0; q < kRadix; ++q) x[q] = row[at.first + q * at.step] * conj(w[q]);
   Dft<kRadix, true>::run(x);
   M2_UNROLL
-  for (int i = 0; i < kRadix; ++i) sink(at.first + i * at.step, x[i] * conj(twist<kRadix>(i)));
+  for (int i = 0; i < kRadix; ++i) x[i] = x[i] * conj(twist<kRadix>(i));
+  sink.write(at.first, at.step, x);
 }
 
 // What becomes of the rows on chip: multiplied by the spectrum; written to it (times 1 / size); read from it.
@@ -173,28 +278,30 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1) fft_rows_kernel(R
     forward_first<kPlan>(shared, table, [&](int n, Complex twist) { return points[n] * twist; });
     forward_middle<kPlan, 1>(shared, table);
   }
-  if (args.task == RowTask::convolve) {
-    const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / float(args.work.size) : 0.0f;
-    multiply_spectrum<kPlan>(shared, spectrum, skip);
-  } else {
-    M2_NO_UNROLL
-    for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
-      Complex x[P::kRadix];
+  const float skip = args.skip ? load_readonly(args.skip + d * args.stride_skip) / float(args.work.size) : 0.0f;
+  M2_NO_UNROLL
+  for (int b = thread_index_again(); b < P::kButterflies; b += kFftPlans[kPlan].threads) {
+    Complex x[P::kRadix];
+    if (args.task != RowTask::from_spectrum) {
+      load<P>(shared, P::slot(b), x);
+      Dft<P::kRadix, false>::run(x);
+    }
+    M2_UNROLL
+    for (int q = 0; q < P::kRadix; ++q) {
+      const int i = q * P::kButterflies + b;
       if (args.task == RowTask::to_spectrum) {
-        load<P>(shared, P::slot(b), x);
-        Dft<P::kRadix, false>::run(x);
-        M2_UNROLL
-        for (int q = 0; q < P::kRadix; ++q) made[q * P::kButterflies + b] = (1.0f / float(args.work.size)) * x[q];
+        made[i] = (1.0f / float(args.work.size)) * x[q];
       } else {
-        M2_UNROLL
-        for (int q = 0; q < P::kRadix; ++q) x[q] = load_readonly(spectrum + q * P::kButterflies + b);
-        Dft<P::kRadix, true>::run(x);
-        store<P>(shared, P::slot(b), x);
+        const Complex k = load_readonly(spectrum + i);
+        x[q] = args.task == RowTask::convolve ? x[q] * Complex{k.re + skip, k.im} : k;
       }
     }
-    if (args.task == RowTask::to_spectrum) return;
-    __syncthreads();
+    if (args.task == RowTask::to_spectrum) continue;
+    Dft<P::kRadix, true>::run(x);
+    store<P>(shared, P::slot(b), x);
   }
+  if (args.task == RowTask::to_spectrum) return;
+  __syncthreads();
   inverse_middle<kPlan, kFftPlans[kPlan].passes - 2>(shared, table);
   inverse_first<kPlan>(shared, table, [&](int n, Complex y) { points[n] = y; });
 }
@@ -272,7 +379,8 @@ cudaError_t launch_passes_bwd(const LongFftPlan& plan, const Work& work, const P
 template <class Run>
 cudaError_t with_row_plan(int64_t size, const Run& run) {
   return with_plan(size, [&](auto index) {
-    if constexpr (kFftPlans[index.value].size < kMinLongRow) return cudaErrorInvalidValue;
+    constexpr int kSize = kFftPlans[index.value].size;
+    if constexpr (kSize < kMinLongRow || kSize > kMaxLongRow) return cudaErrorInvalidValue;
     else return run(index);
   });
 }
@@ -322,7 +430,7 @@ cudaError_t find_long_plan(int64_t size, LongFftPlan* plan) {
   if (error != cudaSuccess) return error;
   *plan = {size, 0, size};
   if (size < 1 || size > kMaxLongFftSize || (size & (size - 1))) return cudaErrorInvalidValue;
-  for (; plan->row > largest || plan->passes == 0; plan->row /= kRadix) ++plan->passes;
+  for (; plan->row > std::min(largest, kMaxLongRow) || plan->passes == 0; plan->row /= kRadix) ++plan->passes;
   return plan->row >= kMinLongRow ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -347,16 +455,14 @@ cudaError_t fft_conv_long_fwd(const FftConvArgs& args, float* work, cudaStream_t
   const cudaError_t unplanned = find_long_plan(args.fft_size, &plan);
   if (unplanned != cudaSuccess) return unplanned;
   return each_chunk(args.batch, args.dim, chunk_of(args, points), [&](const Chunk& chunk) {
-    return with_width(args.element, [&](auto narrow) {
-      const Work rows = {reinterpret_cast<Complex*>(work), args.fft_size, chunk};
-      const SignalPort<narrow.value> source = {args.element, args.seqlen, args.u, args.pregate};
-      const ProductPort<narrow.value> sink = {args.element, args.seqlen, args.out, args.postgate, {}, {}};
-      cudaError_t error = launch_passes_fwd(plan, rows, source, stream);
-      if (error == cudaSuccess)
-        error = launch_row_task(plan, {rows, RowTask::convolve, args.spectrum, args.skip, args.stride_skip, nullptr},
-                                stream, shape);
-      return error == cudaSuccess ? launch_passes_bwd(plan, rows, sink, stream) : error;
-    });
+    const Work rows = {reinterpret_cast<Complex*>(work), args.fft_size, chunk};
+    const SignalPort source = {args.element, args.seqlen, args.u, args.pregate};
+    const ProductPort sink = {args.element, args.seqlen, args.out, args.postgate, {}, {}};
+    cudaError_t error = launch_passes_fwd(plan, rows, source, stream);
+    if (error == cudaSuccess)
+      error = launch_row_task(plan, {rows, RowTask::convolve, args.spectrum, args.skip, args.stride_skip, nullptr},
+                              stream, shape);
+    return error == cudaSuccess ? launch_passes_bwd(plan, rows, sink, stream) : error;
   });
 }
 
@@ -368,29 +474,25 @@ cudaError_t fft_conv_long_bwd(const FftConvBwdArgs& args, float* work, cudaStrea
   if (error != cudaSuccess) return error;
   const bool output_wanted = args.dpostgate.data != nullptr;
   error = each_chunk(args.batch, args.dim, chunk_of(args, points), [&](const Chunk& chunk) {
-    return with_width(args.element, [&](auto narrow) {
-      Complex* values = reinterpret_cast<Complex*>(work);
-      const Work u = {values, args.fft_size, chunk};
-      const Work dout = {values + u.rows() * args.fft_size, args.fft_size, chunk};
-      const RowBwdArgs rows = {u, dout, output_wanted, args.spectrum, args.skip, args.stride_skip, args.dspectrum,
-                               values + 2 * u.rows() * args.fft_size};
-      using Source = SignalPort<narrow.value>;
-      using Sink = ProductPort<narrow.value>;
-      const Source g = {args.element, args.seqlen, args.u, args.pregate};
-      const Source gy = {args.element, args.seqlen, args.dout, args.postgate};
-      const Sink y = {args.element, args.seqlen, args.dpostgate, args.dout, {}, {}};
-      const Sink v = {args.element, args.seqlen, args.du, args.pregate, args.dpregate, args.u};
-      cudaError_t failed = launch_passes_fwd(plan, u, g, stream);
-      if (failed == cudaSuccess) failed = launch_passes_fwd(plan, dout, gy, stream);
-      if (failed == cudaSuccess)
-        failed = with_row_plan(plan.row, [&](auto index) {
-          const size_t extra = plan.row <= kMaxSharedSums ? 2 * size_t(plan.row) * sizeof(Complex) : 0;
-          return launch_rows(&fft_rows_bwd_kernel<index.value>, kFftPlans[index.value], rows,
-                             chunk.dim * (plan.size / plan.row), shared_bytes_needed(plan.row) + extra, stream, shape);
-        });
-      if (failed == cudaSuccess && output_wanted) failed = launch_passes_bwd(plan, u, y, stream);
-      return failed == cudaSuccess ? launch_passes_bwd(plan, dout, v, stream) : failed;
-    });
+    Complex* values = reinterpret_cast<Complex*>(work);
+    const Work u = {values, args.fft_size, chunk};
+    const Work dout = {values + u.rows() * args.fft_size, args.fft_size, chunk};
+    const RowBwdArgs rows = {u, dout, output_wanted, args.spectrum, args.skip, args.stride_skip, args.dspectrum,
+                             values + 2 * u.rows() * args.fft_size};
+    const SignalPort g = {args.element, args.seqlen, args.u, args.pregate};
+    const SignalPort gy = {args.element, args.seqlen, args.dout, args.postgate};
+    const ProductPort y = {args.element, args.seqlen, args.dpostgate, args.dout, {}, {}};
+    const ProductPort v = {args.element, args.seqlen, args.du, args.pregate, args.dpregate, args.u};
+    cudaError_t failed = launch_passes_fwd(plan, u, g, stream);
+    if (failed == cudaSuccess) failed = launch_passes_fwd(plan, dout, gy, stream);
+    if (failed == cudaSuccess)
+      failed = with_row_plan(plan.row, [&](auto index) {
+        const size_t extra = plan.row <= kMaxSharedSums ? 2 * size_t(plan.row) * sizeof(Complex) : 0;
+        return launch_rows(&fft_rows_bwd_kernel<index.value>, kFftPlans[index.value], rows,
+                           chunk.dim * (plan.size / plan.row), shared_bytes_needed(plan.row) + extra, stream, shape);
+      });
+    if (failed == cudaSuccess && output_wanted) failed = launch_passes_bwd(plan, u, y, stream);
+    return failed == cudaSuccess ? launch_passes_bwd(plan, dout, v, stream) : failed;
   });
   return error == cudaSuccess ? sum_spectrum_gradients(args, 1, stream) : error;
 }

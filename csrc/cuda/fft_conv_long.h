@@ -8,6 +8,7 @@ namespace m2::cuda {
 
 constexpr int64_t kMaxLongFftSize = int64_t{1} << 22;
 constexpr int64_t kMinLongRow = 1024;  // no GPU that we serve has so little shared memory that rows would be shorter
+constexpr int64_t kMaxLongRow = 8192;  // and where it has room for 16384, few lengths would gain for all that machine code
 
 // Passes of radix 16 through global memory, then rows of `row` points in shared memory: size = 16^passes * row.
 struct LongFftPlan {
@@ -17,7 +18,7 @@ struct LongFftPlan {
 };
 
 // The plan of `size` with the fewest passes whose rows fit into shared memory on the current device;
-// cudaErrorInvalidValue if there is none: rows have at least kMinLongRow points.
+// cudaErrorInvalidValue if there is none: rows have kMinLongRow .. kMaxLongRow points.
 cudaError_t find_long_plan(int64_t size, LongFftPlan* plan);
 
 // Points of the rows that are worked on at a time, at least one row: 16 MB of complex values, which the L2 cache of an

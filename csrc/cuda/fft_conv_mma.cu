@@ -27,12 +27,13 @@ struct Shape {
   static constexpr int kThreads = kOuter > 16 ? kRun : kOuter > 2 ? 16 * kOuter : 32, kWarps = kThreads / 32;
   static constexpr int kColumns = kRun / kThreads;  // of a thread
   static constexpr int kGroup = kOuter >= 8 ? kColumns : 8 / kOuter;  // at a time on the way back: 8 stores or more
+  static constexpr int kBlocks = kSize == 4096 ? 3 : 0;  // an SM, at least; ptxas would spill for a fourth
   static constexpr int kLargest = kSize <= 4096 ? 2 : 1;  // a row is scaled to less than 2^(this + 1)
   static constexpr size_t kBytes = (kOuter * kRunWords + kWarps) * sizeof(uint32_t);
 };
 
 template <int kPlan>
-__global__ void __launch_bounds__(Shape<kPlan>::kThreads)
+__global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
     fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales) {
   using S = Shape<kPlan>;
   constexpr int kOuter = S::kOuter;

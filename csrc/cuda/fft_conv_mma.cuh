@@ -91,20 +91,31 @@ struct Matrix {
 
 __device__ __forceinline__ uint32_t negated(uint32_t pair) { return pair ^ 0x80008000u; }
 
-// This lane's part of the unitary Fourier matrix of 16, and of the twiddles between the two steps of 256.
+// This lane's part of the unitary Fourier matrix of 16, exp(-2 pi i k n / 16) / 4 in rows k = g + 8 a, columns
+// n = 2 t + 8 b + c, and of the twiddles between the two steps of 256, exp(-2 pi i k n / 256), in the rows and columns of
+// Tiles. Of six sines and their products: k n = g (2 t + c) + 8 (g b + a c) modulo 16.
 __device__ __forceinline__ void make_fourier(Matrix& f, Complex (&w)[2][4]) {
-  const int lane = int(threadIdx.x) % 32, row = lane / 4, pair = lane % 4 * 2;
+  const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const Complex low = 0.25f * root(g * 2 * t, 16), high = 0.25f * root(g * (2 * t + 1), 16);
+  const uint32_t minus_low = g % 2 ? 0x80008000u : 0u, minus_high = 0x80000000u;
+  f.re[0] = pack_half(low.re, high.re);
+  f.im[0] = pack_half(low.im, high.im);
   M2_UNROLL
-  for (int r = 0; r < 4; ++r) {
-    const int k = row + r % 2 * 8, n = pair + r / 2 * 8;
-    const Complex low = 0.25f * root(k * n & 15, 16), high = 0.25f * root(k * (n + 1) & 15, 16);
-    f.re[r] = pack_half(low.re, high.re);
-    f.im[r] = pack_half(low.im, high.im);
+  for (int r = 1; r < 4; ++r) {
+    const uint32_t signs = (r / 2 ? minus_low : 0u) ^ (r % 2 ? minus_high : 0u);
+    f.re[r] = f.re[0] ^ signs;
+    f.im[r] = f.im[0] ^ signs;
   }
+  const Complex next_column = root(g, kRun), columns_8 = root(8 * g, kRun), rows_8 = root(8 * 2 * t, kRun);
+  w[0][0] = root(g * 2 * t, kRun);
+  w[0][1] = w[0][0] * next_column;
+  w[0][2] = w[0][0] * rows_8;
+  w[0][3] = w[0][1] * (rows_8 * Complex{cos_128th(8), -cos_128th(56)});
   M2_UNROLL
-  for (int j = 0; j < 2; ++j)
-    M2_UNROLL
-    for (int e = 0; e < 4; ++e) w[j][e] = root((row + 8 * (e / 2)) * (8 * j + pair + e % 2), kRun);
+  for (int e = 0; e < 4; ++e) {
+    const Complex x = w[0][e] * columns_8;
+    w[1][e] = e / 2 ? Complex{x.im, -x.re} : x;  // 8 rows and 8 columns: a quarter turn
+  }
 }
 
 // out = F x or conj(F) x, `right` holding the fragments of x for the two tiles.
@@ -232,7 +243,7 @@ __device__ __forceinline__ void each_value(Tiles& y, const Run& run) {
 }
 
 __device__ __forceinline__ float warp_max(float x) {
-  M2_UNROLL
+  M2_NO_UNROLL  // every shuffle has code of its own for threads that come late
   for (int bits = 16; bits > 0; bits /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, bits));
   return x;
 }

@@ -29,22 +29,22 @@ __device__ __forceinline__ Row<Void> row_of(Element element, const AnyStrided<Vo
   return element == Element::f32 ? row_of<false>(x, b, d) : row_of<true>(x, b, d);
 }
 
-// Bit i: point i is a position of the sequence, and a real one if there is a mask of the batch entry.
-template <int kPlan>
+// Bit i: point i, of kThreads a row, is a position of the sequence, and a real one if there is a mask of the batch entry.
+template <int kThreads>
 __device__ __forceinline__ uint32_t real_points(int n, int seqlen, const bool* mask = nullptr) {
   uint32_t real = 0;
   M2_UNROLL
   for (int i = 0; i < kAtOnce; ++i) {
-    const int at = n + i * kFftPlans[kPlan].threads;
+    const int at = n + i * kThreads;
     if (at < seqlen && (!mask || mask[at])) real |= 1u << i;
   }
   return real;
 }
 
-template <int kPlan, bool kNarrow>
+template <int kThreads, bool kNarrow>
 __device__ __forceinline__ void read_points_as(Element element, const Row<const void>& x, int n, uint32_t wanted,
                                                Points& out) {
-  const int64_t step = x.stride * kFftPlans[kPlan].threads;
+  const int64_t step = x.stride * kThreads;
   const Raw<kNarrow>* from = static_cast<const Raw<kNarrow>*>(x.data) + n * x.stride;
   Raw<kNarrow> raw[kAtOnce];
   M2_UNROLL
@@ -57,27 +57,31 @@ __device__ __forceinline__ void read_points_as(Element element, const Row<const 
 template <int kPlan>
 __device__ __forceinline__ void read_points(Element element, const Row<const void>& x, int n, uint32_t wanted,
                                             Points& out) {
-  if (element == Element::f32) read_points_as<kPlan, false>(element, x, n, wanted, out);
-  else read_points_as<kPlan, true>(element, x, n, wanted, out);
+  constexpr int kThreads = kFftPlans[kPlan].threads;
+  if (element == Element::f32) read_points_as<kThreads, false>(element, x, n, wanted, out);
+  else read_points_as<kThreads, true>(element, x, n, wanted, out);
 }
 
-template <int kPlan, bool kNarrow>
+template <int kThreads, bool kNarrow>
 __device__ __forceinline__ void write_points_as(Element element, const Row<void>& out, int n, int seqlen,
                                                 const Points& x) {
-  constexpr int kThreads = kFftPlans[kPlan].threads;
   const int64_t step = out.stride * kThreads;
   Raw<kNarrow>* to = static_cast<Raw<kNarrow>*>(out.data) + n * out.stride;
+  Raw<kNarrow> raw[kAtOnce];
+  M2_UNROLL
+  for (int i = 0; i < kAtOnce; ++i) raw[i] = narrowed<kNarrow>(element, x[i]);
   M2_UNROLL
   for (int i = 0; i < kAtOnce; ++i)
-    if (n + i * kThreads < seqlen) to[i * step] = narrowed<kNarrow>(element, x[i]);
+    if (n + i * kThreads < seqlen) to[i * step] = raw[i];
 }
 
 // Writes the positions that exist.
 template <int kPlan>
 __device__ __forceinline__ void write_points(Element element, const Row<void>& out, int n, int seqlen,
                                              const Points& x) {
-  if (element == Element::f32) write_points_as<kPlan, false>(element, out, n, seqlen, x);
-  else write_points_as<kPlan, true>(element, out, n, seqlen, x);
+  constexpr int kThreads = kFftPlans[kPlan].threads;
+  if (element == Element::f32) write_points_as<kThreads, false>(element, out, n, seqlen, x);
+  else write_points_as<kThreads, true>(element, out, n, seqlen, x);
 }
 
 // From point 0 to point i in the row: threads are a multiple of 16, so it is the same for all.

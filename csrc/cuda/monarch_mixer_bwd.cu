@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
     monarch_mixer_bwd_kernel(MonarchMixerBwdArgs args, const Complex* table, int64_t parts) {
   using M = Memory<kPlan>;
   constexpr int kSize = M::kSize;
-  const int64_t dim = args.forward.dim, d = blockIdx.x % unsigned(dim), rest = blockIdx.x / unsigned(dim);
-  const int64_t part = rest % unsigned(parts);
+  const int64_t dim = args.forward.dim, d = blockIdx.x % unsigned(dim);
+  const unsigned rest = blockIdx.x / unsigned(dim), part = rest % unsigned(parts);
   const bool residual = rest >= parts;
   const float* skips = residual ? args.forward.skip2 : args.forward.skip;
   const float skip = skips ? load_readonly(skips + d) / kSize : 0.0f;
@@ -111,9 +111,9 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
 
   each_frequency<kPlan>([&](int i) { sums.set(i, {0.0f, 0.0f}); });
   totals.clear();
-  const int64_t batch = args.forward.batch, first = part * batch / parts, last = (part + 1) * batch / parts;
+  const BatchPart of_batch(args.forward.batch, parts, part);
   M2_NO_UNROLL
-  for (int64_t b = first; b < last; ++b) {
+  for (int64_t b = of_batch.first; b < of_batch.last; ++b) {
     const bool* mask = args.forward.mask ? args.forward.mask + b * seqlen : nullptr;
     const auto row_at = [&](const auto& x, int64_t channel) { return row_of(element, x, b, channel); };
     M2_NO_UNROLL
@@ -132,7 +132,8 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
         for (int input = 0; input < (step == kPost ? 2 : 1); ++input)
           each_points<kPlan>([&](int n) {
             Points values;
-            read_points<kPlan>(element, input ? row_at(args.dout, d) : x, n, real_points<kPlan>(n, seqlen, mask), values);
+            const uint32_t real = real_points<kFftPlans[kPlan].threads>(n, seqlen, mask);
+            read_points<kPlan>(element, input ? row_at(args.dout, d) : x, n, real, values);
             if (residual) return put_points<kPlan>(row, n, values);
             M2_UNROLL
             for (int i = 0; i < kAtOnce; ++i) {
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
       const float* weight = args.forward.short_weight + channel * width + width - 1;  // of lag 0
       const float bias = args.forward.short_bias && !back ? load_readonly(args.forward.short_bias + channel) : 0.0f;
       if (!residual || step == kGateBack) each_points<kPlan>([&](int n) {
-        const uint32_t real = real_points<kPlan>(n, seqlen, mask);
+        const uint32_t real = real_points<kFftPlans[kPlan].threads>(n, seqlen, mask);
         Points x;
         if (residual) {
           get_points<kPlan>(row, n, x);

@@ -2,6 +2,7 @@
 #include "../cuda/fft_conv.h"
 #include "../cuda/fft_conv_long.h"
 #include "../cuda/fft_conv_mma.h"
+#include "../cuda/fft_conv_mma_bwd.h"
 #include "boundary.h"
 
 namespace m2::cuda {
@@ -109,7 +110,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tenso
   args.dspectrum = static_cast<float*>(dspectrum.mutable_data_ptr());
   args.dskip = static_cast<float*>(dskip.mutable_data_ptr());
   LaunchShape shape;
-  if (is_long) {
+  if (fft_conv_mma_bwd_serves(args)) {
+    const Tensor scratch = new_work(filter, fft_conv_mma_bwd_scratch(args));
+    args.scratch = floats_of(scratch);
+    const cudaError_t error = fft_conv_mma_bwd(args, device.stream(), &shape);
+    check_launch(op, "fft_conv_mma_bwd_kernel or a sum after it", args.fft_size, error, shape, u);
+  } else if (is_long) {
     const Tensor work = new_work(filter, fft_conv_long_bwd_work(args));
     const cudaError_t error = fft_conv_long_bwd(args, floats_of(work), device.stream(), &shape);
     check_launch(op, "fft_rows_bwd_kernel or a pass around it", args.fft_size, error, shape, u);
