@@ -53,6 +53,7 @@ USERS = {
     "fft_conv_mma.cu": ("fft_conv_mma",),
     "fft_conv_mma_large.cu": ("fft_conv_mma",),
     "fft_conv_mma_bwd.cu": ("fft_conv_bwd",),
+    "monarch_mixer.cu": ("monarch_mixer",),
     "monarch_mixer_bwd.cu": ("monarch_mixer_bwd",),
     "short_conv.cu": ("short_conv",),
     "blockdiag_glu.cu": ("blockdiag_glu",),

@@ -3,45 +3,20 @@
 // ../testing/test_monarch_mixer_cuda.cpp.
 //
 // Three short convolutions, both gates and both long convolutions share the block's memory: beside the row of the
-// transform lie `sums`, seqlen floats that hold x1 * v, then its convolution, then that times x2, then the result.
-// Nothing in between goes back to global memory. Channels are contiguous in p, so blocks that run together take neighbouring
-// channels and share cache lines. The two convolutions run through one copy of the passes, and element types are told
-// apart where memory is read: machine code for each combination was seven times as large.
+// transform lie `sums`, a float for each of its points, that hold v, then x1 * v, its convolution, that times x2, and the
+// result. Nothing in between goes back to global memory. Each channel of p is read once, several positions under way
+// together, into the row, where the short convolution finds its neighbours. Channels are contiguous in p, so blocks that run
+// together take neighbouring channels and share cache lines. The short convolutions run through one copy of their code, the
+// two long ones through one copy of the passes.
 //
-// Position n of `sums` belongs to thread n % threads from beginning to end, in the passes too, whose first step is a
-// multiple of the threads; and of the row a thread's first forward pass writes no other points than its last inverse
-// pass read. So the barriers of the passes are all there are.
+// Position n of `sums` and of the row, before its first pass and after its last, belongs to thread n % threads, in the
+// passes too, whose first step is a multiple of the threads: barriers are needed only around what reads neighbours.
 #include "monarch_mixer.h"
 
-#include "element.cuh"
-#include "fft_passes.cuh"
+#include "fft_row_points.cuh"
 
 namespace m2::cuda {
 namespace {
-
-__device__ __forceinline__ float load_element(Element element, const void* data, int64_t i) {
-  return element == Element::f32 ? read_element<false>(element, data, i) : read_element<true>(element, data, i);
-}
-
-__device__ __forceinline__ void store_element(Element element, void* data, int64_t i, float x) {
-  if (element == Element::f32) write_element<false>(element, data, i, x);
-  else write_element<true>(element, data, i, x);
-}
-
-// Position n of a channel of the short convolution.
-__device__ __forceinline__ float short_conv_at(const MonarchMixerArgs& args, const bool* mask, int64_t b,
-                                               int64_t channel, int n) {
-  const int64_t start = b * args.p.stride_batch + channel * args.p.stride_dim;
-  float sum = args.short_bias ? load_readonly(args.short_bias + channel) : 0.0f;
-  M2_NO_UNROLL
-  for (int j = 0; j < args.width; ++j) {
-    const int s = n - (args.width - 1) + j;
-    if (s >= 0 && (!mask || mask[s]))
-      sum += load_readonly(args.short_weight + channel * args.width + j) *
-             load_element(args.element, args.p.data, start + s * args.p.stride_seq);
-  }
-  return sum;
-}
 
 template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
@@ -49,47 +24,68 @@ __global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
   constexpr int kSize = kFftPlans[kPlan].size, kThreads = kFftPlans[kPlan].threads, kSums = 2 * padded(kSize);
   const int64_t b = blockIdx.x / unsigned(args.dim), d = blockIdx.x % unsigned(args.dim);
   const bool* mask = args.mask ? args.mask + b * args.seqlen : nullptr;
-  const int64_t u = b * args.u.stride_batch + d * args.u.stride_dim;
-  const int64_t out = b * args.out.stride_batch + d * args.out.stride_dim;
-  const int seqlen = int(args.seqlen);
+  const int seqlen = int(args.seqlen), width = args.width;
   const SharedArray<Complex> row;
   const SharedArray<float> sums;  // from kSums on
-  static_assert(FirstPass<kPlan>::kStep % kThreads == 0, "the passes would read sums of other threads");
 
   M2_NO_UNROLL
-  for (int n = threadIdx.x; n < seqlen; n += kThreads) {
-    const bool real = !mask || mask[n];
-    const float x1 = short_conv_at(args, mask, b, d, n), v = short_conv_at(args, mask, b, 2 * args.dim + d, n);
-    sums.store(kSums + n, real ? x1 * v : 0.0f);
-  }
-  M2_NO_UNROLL
-  for (int which = 0; which < (args.spectrum2 ? 2 : 1); ++which) {
-    const float* skips = which ? args.skip2 : args.skip;
+  for (int step = 0; step < (args.spectrum2 ? 4 : 3); ++step) {  // v, x1, x2, u
+    const int64_t channel = (step == 0 ? 2 : step - 1) * args.dim + d;
+    each_points<kPlan>([&](int n) {
+      const Row<const void> from =
+          step < 3 ? row_of(args.element, args.p, b, channel) : row_of(args.element, args.u, b, d);
+      Points x;
+      read_points<kPlan>(args.element, from, n, real_points<kThreads>(n, seqlen, mask), x);
+      put_points<kPlan>(row, n, x);
+    });
+    if (step < 3) {
+      __syncthreads();
+      const float* weight = args.short_weight + channel * width + width - 1;  // of lag 0
+      const float bias = args.short_bias ? load_readonly(args.short_bias + channel) : 0.0f;
+      each_points<kPlan>([&](int n) {
+        const uint32_t real = real_points<kThreads>(n, seqlen, mask);
+        Points x;
+        M2_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) x[i] = bias;
+        M2_NO_UNROLL
+        for (int k = 0; k < width; ++k) {
+          const float w = load_readonly(weight - k);
+          const int at = n - k, slot = at + (at >> 4);  // padded(at), of the few before the beginning too
+          M2_UNROLL
+          for (int i = 0; i < kAtOnce; ++i)
+            if (i > 0 || at >= 0) x[i] += w * row.load(slot + point_distance<kPlan>(i)).re;
+        }
+        M2_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int at = kSums + n + i * kThreads;
+          const float factor = real >> i & 1 ? x[i] : 0.0f;
+          sums.store(at, step ? sums.load(at) * factor : factor);
+        }
+      });
+      __syncthreads();
+      if (step != 1) continue;
+    }
+
+    const float* skips = step == 3 ? args.skip2 : args.skip;
     const float skip = skips ? load_readonly(skips + d) / kSize : 0.0f;
-    const float* spectrum = which ? args.spectrum2 : args.spectrum;
+    const float* spectrum = step == 3 ? args.spectrum2 : args.spectrum;
     forward_first<kPlan>(row, table, [&](int n, Complex twist) {
-      float g = 0.0f;
-      if (n < seqlen) {
-        if (which == 0) g = sums.load(kSums + n);
-        else if (!mask || mask[n]) g = load_element(args.element, args.u.data, u + n * args.u.stride_seq);
-      }
-      return g * twist;
+      return (step == 3 ? row.load(padded(n)).re : sums.load(kSums + n)) * twist;
     });
     forward_middle<kPlan, 1>(row, table);
     multiply_spectrum<kPlan>(row, reinterpret_cast<const Complex*>(spectrum) + d * kSize, skip);
     inverse_middle<kPlan, kFftPlans[kPlan].passes - 2>(row, table);
     inverse_first<kPlan>(row, table, [&](int n, Complex y) {
-      if (n < seqlen) sums.store(kSums + n, which ? sums.load(kSums + n) + y.re : y.re);
+      sums.store(kSums + n, step == 3 ? sums.load(kSums + n) + y.re : y.re);
     });
-    if (which) continue;
-    M2_NO_UNROLL
-    for (int n = threadIdx.x; n < seqlen; n += kThreads)
-      sums.store(kSums + n, sums.load(kSums + n) * short_conv_at(args, mask, b, args.dim + d, n));
   }
-  M2_NO_UNROLL
-  for (int n = threadIdx.x; n < seqlen; n += kThreads)
-    store_element(args.element, args.out.data, out + n * args.out.stride_seq,
-                  !mask || mask[n] ? sums.load(kSums + n) : 0.0f);
+  each_points<kPlan>([&](int n) {
+    const uint32_t real = real_points<kThreads>(n, seqlen, mask);
+    Points x;
+    M2_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) x[i] = real >> i & 1 ? sums.load(kSums + n + i * kThreads) : 0.0f;
+    write_points<kPlan>(args.element, row_of(args.element, args.out, b, d), n, seqlen, x);
+  });
 }
 
 }  // namespace
