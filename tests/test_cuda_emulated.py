@@ -72,7 +72,7 @@ def test_emulated_fft_conv_and_its_gradients_match_float64(
 
 @pytest.mark.parametrize(("points", "bounds"), [(2**19, BOUNDS[1]), (2**20, BOUNDS[2]), (2**22, BOUNDS[0])], ids=str)
 def test_emulated_fft_conv_of_the_longest_sequences(ops: Any, points: int, bounds: tuple[torch.dtype, float]) -> None:
-    """Two passes through memory around the rows."""
+    """Two and three passes through memory around the rows."""
     check_conv(ops, False, (1, 1, points), points, *bounds)
 
 
