@@ -108,7 +108,6 @@ class Sums {
 template <int kPlan>
 __device__ __forceinline__ float scale_spectrum(const Complex* spectrum, float skip, Complex* scaled) {
   using S = Shape<kPlan>;
-  const Floats maxima;
   float largest = 0.0f;
   each_own_frequency<kPlan>([&](int at, int frequency) {
     Complex s = load_readonly(spectrum + spectrum_index<kPlan>(frequency, kOrder<kPlan>));
@@ -116,12 +115,7 @@ __device__ __forceinline__ float scale_spectrum(const Complex* spectrum, float s
     scaled[at] = s;
     largest = fmaxf(largest, fabsf(s.re) + fabsf(s.im));
   });
-  largest = warp_max(largest);
-  constexpr int kPlace = S::kMaxima + 2 * S::kRowWarps;
-  if (threadIdx.x % 32 == 0) maxima.store(kPlace + int(threadIdx.x) / 32, largest);
-  __syncthreads();
-  M2_UNROLL
-  for (int i = 0; i < S::kWarps; ++i) largest = fmaxf(largest, maxima.load(kPlace + i));
+  largest = block_max<S::kWarps>(SharedArray<float>(), S::kMaxima + 2 * S::kRowWarps, largest);
   const float scale = ldexpf(1.0f, -1 - exponent_of(largest));
   each_own_frequency<kPlan>([&](int at, int) { scaled[at] = scale * scaled[at]; });
   return scale;
