@@ -97,28 +97,30 @@ def losses(run: Run) -> Any:
     return figure
 
 
+def mean_curve(run: Run, arm: str) -> tuple[list[float], list[float]]:
+    """Thousands of tokens and training loss of an arm, step by step the mean over its seeds."""
+    logs = [row["log"] for row in run["arms"] if row["arm"] == arm]
+    steps = list(zip(*logs, strict=False))
+    tokens, losses = ([mean([point[axis] for point in step]) for step in steps] for axis in (0, 1))
+    return [count / 1e3 for count in tokens], losses
+
+
 def extension(run: Run) -> Any:
     """Training loss of long models by how they start, for each window of filters."""
-    windows = list(dict.fromkeys(name.partition("-")[0] for name in names_of(run)))
+    arms = [name.partition("-") for name in names_of(run)]
+    windows = list(dict.fromkeys(window for window, _, _ in arms))
     figure, axes = plots.new_figure(3.2, len(windows), sharey=True)
-    seed = run["arms"][0]["seed"]
+    note = seeds_note(run).partition(",")[0]
     for axis, window in zip([axes] if len(windows) == 1 else axes, windows, strict=True):
-        chosen = {
-            row["arm"].partition("-")[2]: row
-            for row in run["arms"]
-            if row["seed"] == seed and row["arm"].startswith(f"{window}-")
-        }
-        before = chosen.pop("short")["log"]
-        length = before[-1][0]
-        axis.plot(
-            [(tokens - length) / 1e3 for tokens, _ in before], [loss for _, loss in before], color=plots.GREY,
-            linewidth=1, label=f"at {run['settings']['short']:,} tokens",
-        )  # fmt: skip
-        for number, (start, row) in enumerate(chosen.items()):
-            x, y = [tokens / 1e3 for tokens, _ in row["log"]], [loss for _, loss in row["log"]]
+        x, y = mean_curve(run, f"{window}-short")
+        short = f"at {run['settings']['short']:,} tokens"
+        axis.plot([tokens - x[-1] for tokens in x], y, color=plots.GREY, linewidth=1, label=short)
+        starts = [start for other, _, start in arms if other == window and start != "short"]
+        for number, start in enumerate(starts):
+            x, y = mean_curve(run, f"{window}-{start}")
             axis.plot(x, y, label=start, markersize=4, markevery=max(1, len(x) // 6), **plots.style(number))
         axis.axvline(0.0, color=plots.GREY, linewidth=0.8, linestyle=":")
-        plots.label(axis, "thousand tokens after the switch", "training loss, nats", f"{window} windows")
+        plots.label(axis, "thousand tokens after the switch", "training loss, nats", f"{window} windows, {note}")
     first = axes if len(windows) == 1 else axes[0]
     handles = first.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=plots.FONT_SIZE - 1, handlelength=4)
