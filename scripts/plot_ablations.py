@@ -14,6 +14,7 @@ from typing import Any
 from m2bert import plots
 
 Run = Mapping[str, Any]
+LEAST_QUERIES = 10  # of a point in a figure
 
 
 def names_of(run: Run) -> list[str]:
@@ -75,6 +76,8 @@ def losses(run: Run) -> Any:
     metric, names = scores["metric"], names_of(run)
     figure, (left, right) = plots.new_figure(3.4, 2)
     overall = scores["comparison"]["overall"]
+    # The mean of a handful of queries says nothing.
+    buckets = [bucket for bucket in scores["buckets"] if bucket["num_queries"] >= LEAST_QUERIES]
     order = [*names, "start", "BM25"]
     for number, name in enumerate(order):
         place, estimate = len(order) - 1 - number, overall[name][metric]
@@ -84,11 +87,11 @@ def losses(run: Run) -> Any:
         for seed in scores["seeds"] if name in names and len(scores["seeds"]) > 1 else []:
             value = scores["by_seed"][f"{name}-{seed}"][metric]
             left.plot(value, place + 0.25, marker="|", markersize=7, color=look["color"])
-        values = [bucket["means"][name][metric] for bucket in scores["buckets"]]
+        values = [bucket["means"][name][metric] for bucket in buckets]
         right.plot(range(len(values)), values, label=name, **plots.style(number))
     left.set_yticks(range(len(order)), order[::-1])
     left.set_ylim(-0.6, len(order) - 0.4)
-    right.set_xticks(range(len(scores["buckets"])), [bucket["name"] for bucket in scores["buckets"]])
+    right.set_xticks(range(len(buckets)), [bucket["name"] for bucket in buckets])
     right.set_ylim(0, 1.03)
     plots.label(left, f"{metric}, mean over tasks (95 %)", "", seeds_note(run))
     plots.label(right, "tokens in the answer", metric)
