@@ -188,7 +188,8 @@ def check_many_rows(device: torch.device, rows: int, seqlen: int) -> None:
     du, dk = torch.autograd.grad(out, (u, k), dout)
     assert last.grad is not None and k64.grad is not None
     assert_matches(du[-1:], last.grad, bound=3e-3)
-    assert_matches(dk, k64.grad, bound=1e-3)  # float16 operands on a GPU
+    # Tensor cores multiply float16 values for it; a CPU computes in float32.
+    assert_matches(dk, k64.grad, bound=3e-6 if device.type == "cpu" else 1e-3)
 
 
 def check_many_elements(device: torch.device, length: int) -> None:
