@@ -18,15 +18,10 @@ namespace m2::cuda {
 
 namespace {
 
-// Blocks that run together should share memory: with positions contiguous, rows of one channel come first and share
-// its spectrum; with channels contiguous, the channels of one batch entry come first and share cache lines.
 template <int kPlan>
 __global__ void __launch_bounds__(kFftPlans[kPlan].threads)
     fft_conv_fwd_kernel(FftConvArgs args, const Complex* table) {
-  const bool batch_first = args.u.stride_seq == 1;
-  const unsigned inner = unsigned(batch_first ? args.batch : args.dim);
-  const int64_t b = batch_first ? blockIdx.x % inner : blockIdx.x / inner;
-  const int64_t d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
+  const auto [b, d] = BlockRow(args);
   const Signal<false> g = {args.element, int(args.seqlen), row_of<false>(args.u, b, d),
                            row_of<false>(args.pregate, b, d)};
   const Product<false> out = {args.element, int(args.seqlen), row_of<false>(args.out, b, d),

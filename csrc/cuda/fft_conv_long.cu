@@ -15,12 +15,12 @@
 #include <cstdint>
 
 #include "fft_bwd_passes.cuh"
-#include "fft_signals.cuh"
+#include "fft_long_ports.cuh"
 
 namespace m2::cuda {
 namespace {
 
-constexpr int kRadix = 16;
+constexpr int kRadix = kPortValues;
 constexpr int kThreads = 256;
 
 // Batch entries b .. b + batch - 1 of channels d .. d + dim - 1; the work holds a row of each, [batch][dim][size].
@@ -50,159 +50,6 @@ __device__ __forceinline__ void pass_twiddles(int j, int length, Complex (&w)[kR
   M2_UNROLL
   for (int q = 0; q < kRadix; ++q) w[q] = q % 4 ? w[q / 4 * 4] * fine[q % 4] : turn(4 * q + kRadix - 1);
 }
-
-// Where the values of a row come from and go to: a port's `row(b, d, work)` reads or writes the kRadix values of a
-// butterfly.
-struct InPlace {
-  using Value = Complex;
-  Complex* data;
-
-  __device__ __forceinline__ void read(int first, int step, Complex (&x)[kRadix]) const {
-    M2_UNROLL
-    for (int i = 0; i < kRadix; ++i) x[i] = data[first + i * step];
-  }
-  __device__ __forceinline__ void write(int first, int step, const Complex (&y)[kRadix]) const {
-    M2_UNROLL
-    for (int i = 0; i < kRadix; ++i) data[first + i * step] = y[i];
-  }
-};
-struct InPlacePort {
-  __device__ __forceinline__ InPlace row(int64_t, int64_t, Complex* work) const { return {work}; }
-};
-
-// Rows of tensors, whose width is told apart once for all values: one kernel for both.
-template <class Void>
-__device__ __forceinline__ Row<Void> tensor_row(Element element, const AnyStrided<Void>& x, int64_t b, int64_t d) {
-  return element == Element::f32 ? row_of<false>(x, b, d) : row_of<true>(x, b, d);
-}
-
-template <bool kNarrow>
-__device__ __forceinline__ void read_row_as(Element element, int seqlen, const Row<const void>& x, int first, int step,
-                                            float (&out)[kRadix]) {
-  const Raw<kNarrow>* from = static_cast<const Raw<kNarrow>*>(x.data);
-  Raw<kNarrow> raw[kRadix];
-  M2_UNROLL
-  for (int i = 0; i < kRadix; ++i) {
-    const int n = first + i * step;
-    raw[i] = n < seqlen ? load_readonly(from + n * x.stride) : Raw<kNarrow>{};
-  }
-  M2_UNROLL
-  for (int i = 0; i < kRadix; ++i) out[i] = widen<kNarrow>(element, raw[i]);
-}
-__device__ __forceinline__ void read_row(Element element, int seqlen, const Row<const void>& x, int first, int step,
-                                         float (&out)[kRadix]) {
-  if (element == Element::f32) read_row_as<false>(element, seqlen, x, first, step, out);
-  else read_row_as<true>(element, seqlen, x, first, step, out);
-}
-
-template <bool kNarrow>
-__device__ __forceinline__ void write_row_as(Element element, int seqlen, const Row<void>& out, int first, int step,
-                                             const float (&y)[kRadix]) {
-  Raw<kNarrow>* to = static_cast<Raw<kNarrow>*>(out.data);
-  Raw<kNarrow> raw[kRadix];
-  M2_UNROLL
-  for (int i = 0; i < kRadix; ++i) raw[i] = narrowed<kNarrow>(element, y[i]);
-  M2_UNROLL
-  for (int i = 0; i < kRadix; ++i) {
-    const int n = first + i * step;
-    if (n < seqlen) to[n * out.stride] = raw[i];
-  }
-}
-
-struct TensorSource {
-  using Value = float;
-  Element element;
-  int seqlen;
-  Row<const void> x, gate;
-
-  __device__ __forceinline__ void read(int first, int step, float (&g)[kRadix]) const {
-    read_row(element, seqlen, x, first, step, g);
-    if (!gate.data) return;
-    float by[kRadix];
-    read_row(element, seqlen, gate, first, step, by);
-    M2_UNROLL
-    for (int i = 0; i < kRadix; ++i) g[i] *= by[i];
-  }
-};
-struct SignalPort {
-  Element element;
-  int64_t seqlen;
-  AnyStrided<const void> x, gate;
-
-  __device__ __forceinline__ TensorSource row(int64_t b, int64_t d, Complex*) const {
-    return {element, int(seqlen), tensor_row(element, x, b, d), tensor_row(element, gate, b, d)};
-  }
-};
-
-struct TensorSink {
-  Element element;
-  int seqlen;
-  Row<void> out[2];  // may be absent
-  Row<const void> factor[2];
-
-  __device__ __forceinline__ void write(int first, int step, const Complex (&y)[kRadix]) const {
-    M2_NO_UNROLL
-    for (int which = 0; which < 2; ++which) {
-      // Chosen by value: a choice of references would need a stack.
-      const Row<void> to = {which ? out[1].data : out[0].data, which ? out[1].stride : out[0].stride};
-      const Row<const void> by = {which ? factor[1].data : factor[0].data, which ? factor[1].stride : factor[0].stride};
-      if (!to.data) continue;
-      float x[kRadix];
-      M2_UNROLL
-      for (int i = 0; i < kRadix; ++i) x[i] = 1.0f;
-      if (by.data) read_row(element, seqlen, by, first, step, x);
-      M2_UNROLL
-      for (int i = 0; i < kRadix; ++i) x[i] *= y[i].re;
-      if (element == Element::f32) write_row_as<false>(element, seqlen, to, first, step, x);
-      else write_row_as<true>(element, seqlen, to, first, step, x);
-    }
-  }
-};
-struct ProductPort {
-  Element element;
-  int64_t seqlen;
-  AnyStrided<void> out;
-  AnyStrided<const void> factor;
-  AnyStrided<void> out2;  // may be absent
-  AnyStrided<const void> factor2;
-
-  __device__ __forceinline__ TensorSink row(int64_t b, int64_t d, Complex*) const {
-    return {element,
-            int(seqlen),
-            {tensor_row(element, out, b, d), tensor_row(element, out2, b, d)},
-            {tensor_row(element, factor, b, d), tensor_row(element, factor2, b, d)}};
-  }
-};
-
-struct FilterSource {
-  using Value = Complex;
-  Filter filter;
-  __device__ __forceinline__ void read(int first, int step, Complex (&x)[kRadix]) const {
-    M2_UNROLL
-    for (int i = 0; i < kRadix; ++i) x[i] = filter(first + i * step);
-  }
-};
-struct FilterPort {
-  FilterSpectrumArgs args;
-  __device__ __forceinline__ FilterSource row(int64_t, int64_t d, Complex*) const {
-    return {{args.k + d * args.stride_k_dim, args.k_rev ? args.k_rev + d * args.stride_k_rev_dim : nullptr, args.taps,
-             args.taps_rev, args.stride_k_tap, args.stride_k_rev_tap, int(args.fft_size)}};
-  }
-};
-
-struct FilterSink {
-  FilterGradient gradient;
-  __device__ __forceinline__ void write(int first, int step, const Complex (&y)[kRadix]) const {
-    M2_UNROLL
-    for (int i = 0; i < kRadix; ++i) gradient(first + i * step, y[i]);
-  }
-};
-struct FilterGradientPort {
-  FilterSpectrumBwdArgs args;
-  __device__ __forceinline__ FilterSink row(int64_t, int64_t d, Complex*) const {
-    return {{args.dk + d * args.taps, args.dk_rev + d * args.taps_rev, args.taps, args.taps_rev, int(args.fft_size)}};
-  }
-};
 
 // The butterfly of a thread in runs of `length` points. Blocks of neighbouring channels run together: where channels are
 // contiguous, they share cache lines.

@@ -37,10 +37,7 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
     fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales) {
   using S = Shape<kPlan>;
   constexpr int kOuter = S::kOuter;
-  const bool batch_first = args.u.stride_seq == 1;  // which blocks share memory: as in fft_conv.cu
-  const unsigned inner = unsigned(batch_first ? args.batch : args.dim);
-  const int64_t b = batch_first ? blockIdx.x % inner : blockIdx.x / inner;
-  const int64_t d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
+  const auto [b, d] = BlockRow(args);
   const Signal<true> signal = {args.element, int(args.seqlen), row_of<true>(args.u, b, d),
                                row_of<true>(args.pregate, b, d)};
   const int thread = int(threadIdx.x), warp = thread / 32;
@@ -106,10 +103,7 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
       const int j = first + (group + c) * S::kThreads;
       Complex x[kOuter];
       M2_UNROLL
-      for (int q = 0; q < kOuter; ++q) {
-        const uint32_t word = words.load(word_of(q, j));
-        x[q] = {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
-      }
+      for (int q = 0; q < kOuter; ++q) x[q] = unpacked(words.load(word_of(q, j)));
       outer_twiddles<S::kSize, true>(j, x);
       outer_dft<kOuter, true>(x);
       M2_UNROLL

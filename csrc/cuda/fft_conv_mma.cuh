@@ -26,6 +26,11 @@ using Words = SharedArray<uint32_t>;
 
 __device__ __forceinline__ int word_of(int run, int n) { return run * kRunWords + n / 16 * kPitch + n % 16; }
 
+// The complex value of a word.
+__device__ __forceinline__ Complex unpacked(uint32_t word) {
+  return {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
+}
+
 // exp(-2 pi i turns / of)
 __device__ __forceinline__ Complex root(int turns, int of) {
   float sine, cosine;

@@ -188,10 +188,6 @@ __device__ __forceinline__ int row_exponent(int which) {
   return exponent_of(largest);
 }
 
-__device__ __forceinline__ Complex unpacked(uint32_t word) {
-  return {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
-}
-
 // The second outer pass, in place: radix kSecond over the parts that the first one made, or back.
 template <int kPlan, bool kInverse>
 __device__ __forceinline__ void second_pass(int which) {

@@ -101,10 +101,7 @@ __device__ __forceinline__ void write_column(const Product<true>& out, float sca
 
 __global__ void __launch_bounds__(kThreads)
     fft_conv_mma_large_fwd_kernel(FftConvArgs args, const float* scales, LargeOrder order, int halves) {
-  const bool batch_first = args.u.stride_seq == 1;  // which blocks share memory: as in fft_conv.cu
-  const unsigned inner = unsigned(batch_first ? args.batch : args.dim);
-  const int64_t b = batch_first ? blockIdx.x % inner : blockIdx.x / inner;
-  const int64_t d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
+  const auto [b, d] = BlockRow(args);
   const Signal<true> signal = {args.element, int(args.seqlen), row_of<true>(args.u, b, d),
                                row_of<true>(args.pregate, b, d)};
   const int size = halves * kHalf, runs = halves * kOuter;
@@ -128,10 +125,7 @@ __global__ void __launch_bounds__(kThreads)
       Complex x[kOuter];
       if (back) {
         M2_UNROLL
-        for (int q = 0; q < kOuter; ++q) {
-          const uint32_t word = words.load(word_of(halves * q + at.odd, at.j));
-          x[q] = {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
-        }
+        for (int q = 0; q < kOuter; ++q) x[q] = unpacked(words.load(word_of(halves * q + at.odd, at.j)));
         output_twiddles<true>(at, halves, x);
         M2_UNROLL
         for (int q = 0; q < kOuter; ++q) x[q] = {x[q].im, x[q].re};  // makes the transform the inverse one

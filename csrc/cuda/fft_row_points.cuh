@@ -24,11 +24,6 @@ __device__ __forceinline__ void each_points(const Run& run) {
 
 using Points = float[kAtOnce];
 
-template <class Void>
-__device__ __forceinline__ Row<Void> row_of(Element element, const AnyStrided<Void>& x, int64_t b, int64_t d) {
-  return element == Element::f32 ? row_of<false>(x, b, d) : row_of<true>(x, b, d);
-}
-
 // Bit i: point i, of kThreads a row, is a position of the sequence, and a real one if there is a mask of the batch entry.
 template <int kThreads>
 __device__ __forceinline__ uint32_t real_points(int n, int seqlen, const bool* mask = nullptr) {

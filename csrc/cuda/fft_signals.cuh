@@ -2,6 +2,7 @@
 // times its gate; a result times another tensor. Rows of either width are read and written in place.
 #pragma once
 #include "element.cuh"
+#include "fft_conv.h"
 
 namespace m2::cuda {
 
@@ -21,6 +22,25 @@ __device__ __forceinline__ Row<void> row_of(const AnyStrided<void>& x, int64_t b
   const int64_t start = (b * x.stride_batch + d * x.stride_dim) * (kNarrow ? 2 : 4);
   return {x.data ? static_cast<char*>(x.data) + start : nullptr, x.stride_seq};
 }
+
+template <class Void>
+__device__ __forceinline__ Row<Void> row_of(Element element, const AnyStrided<Void>& x, int64_t b, int64_t d) {
+  return element == Element::f32 ? row_of<false>(x, b, d) : row_of<true>(x, b, d);
+}
+
+// The row of a block in a forward convolution. Blocks that run together should share memory: with positions contiguous,
+// rows of one channel come first and share its spectrum; with channels contiguous, the channels of one batch entry come
+// first and share cache lines.
+struct BlockRow {
+  int64_t b, d;
+
+  __device__ __forceinline__ explicit BlockRow(const FftConvArgs& args) {
+    const bool batch_first = args.u.stride_seq == 1;
+    const unsigned inner = unsigned(batch_first ? args.batch : args.dim);
+    b = batch_first ? blockIdx.x % inner : blockIdx.x / inner;
+    d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
+  }
+};
 
 // x * gate at the positions that exist, 0 after them.
 template <bool kNarrow>

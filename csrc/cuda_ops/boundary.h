@@ -134,6 +134,17 @@ inline void require_same_shape(const char* op, const char* name, const Tensor& x
           torch::headeronly::toString(x.scalar_type()));
 }
 
+// Checks x, the first tensor of an operator, and takes its element type and sizes.
+template <class Args>
+void take_sizes(const char* op, const char* name, const Tensor& x, bool channels_last, Args& args) {
+  check_device(op, name, x, x);
+  args.element = element_of(op, name, x);
+  require(x.dim() == 3, op, ": ", name, " must have 3 dimensions, got ", shape_of(x));
+  args.batch = x.size(0);
+  args.dim = x.size(channels_last ? 2 : 1);
+  args.seqlen = x.size(channels_last ? 1 : 2);
+}
+
 // A tensor like u, or none.
 inline AnyStrided<const void> like_u(const char* op, const char* name, const OptTensor& x, const Tensor& u,
                                      bool channels_last) {

@@ -29,12 +29,7 @@ bool needs_long_kernels(const char* op, int64_t fft_size) {
 template <class Args>
 Tensor fft_conv_inputs(const char* op, const Tensor& u, const Tensor& spectrum, const OptTensor& skip,
                        const OptTensor& pregate, const OptTensor& postgate, bool channels_last, Args& args) {
-  check_device(op, "u", u, u);
-  args.element = element_of(op, "u", u);
-  require(u.dim() == 3, op, ": u must have 3 dimensions, got ", shape_of(u));
-  args.batch = u.size(0);
-  args.dim = u.size(channels_last ? 2 : 1);
-  args.seqlen = u.size(channels_last ? 1 : 2);
+  take_sizes(op, "u", u, channels_last, args);
   check_tensor(op, "spectrum", spectrum, u);
   require(spectrum.dim() == 2 && spectrum.size(0) == args.dim && spectrum.size(1) % 2 == 0, op,
           ": spectrum must have shape (dim, 2 * fft_size) with dim ", args.dim, ", got ", shape_of(spectrum));

@@ -8,12 +8,7 @@ namespace {
 // What the two directions share: element, sizes, width; returns the weight as a contiguous tensor.
 template <class Args>
 Tensor short_conv_sizes(const char* op, const Tensor& x, const Tensor& weight, bool channels_last, Args& args) {
-  check_device(op, "x", x, x);
-  args.element = element_of(op, "x", x);
-  require(x.dim() == 3, op, ": x must have 3 dimensions, got ", shape_of(x));
-  args.batch = x.size(0);
-  args.dim = x.size(channels_last ? 2 : 1);
-  args.seqlen = x.size(channels_last ? 1 : 2);
+  take_sizes(op, "x", x, channels_last, args);
   check_tensor(op, "weight", weight, x);
   require(weight.dim() == 2 && weight.size(0) == args.dim && weight.size(1) >= 2 && weight.size(1) <= kMaxShortWidth,
           op, ": weight must have shape (dim, width) with dim ", args.dim, " and width 2 .. ", kMaxShortWidth, ", got ",
