@@ -1,4 +1,4 @@
-"""Files of models: load_model, load_whole, save_model, fingerprint, and reading tensors without running anybody's code.
+"""Files of models: load_model, load_whole, with_pooling, save_model, fingerprint; no file's code is ever run.
 
 May import m2bert.modeling, configuration, reference, tensors, tokenization and errors.
 Test: tests/test_checkpoints.py.
@@ -31,7 +31,16 @@ from m2bert.reference import load_reference
 from m2bert.tensors import few, read_tensors
 from m2bert.tokenization import load_tokenizer
 
-__all__ = ["SHIPPED", "fingerprint", "is_shipped", "load_model", "load_reference", "load_whole", "save_model"]
+__all__ = [
+    "SHIPPED",
+    "fingerprint",
+    "is_shipped",
+    "load_model",
+    "load_reference",
+    "load_whole",
+    "save_model",
+    "with_pooling",
+]
 
 SHIPPED = Path(__file__).resolve().parent / "models"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -88,6 +97,22 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
     return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
 
 
+def with_pooling(model: M2BertModel, pooling: str) -> M2BertModel:
+    """`model` itself, which from now on pools by `pooling` ("": as it does), with fresh layers for that.
+
+    Raises M2BertError for a pooling that M2BertConfig does not know.
+    """
+    if pooling in ("", model.config.pooling):
+        return model
+    M2BertConfig(**{**model.config.to_dict(), "pooling": pooling})  # refuses other names
+    model.config.pooling = pooling
+    model.make_pooling_layers()
+    for layer in (model.pooler, model.token_weights):
+        if layer is not None:
+            layer.to(next(model.parameters()).device).train(model.training).apply(model._init_weights)
+    return model
+
+
 def is_shipped(name: str) -> bool:
     """Whether a model of that name comes with this package."""
     return (SHIPPED / name / "config.json").is_file()
@@ -102,7 +127,7 @@ def save_model(
     """Write config.json, model.safetensors and the tokenizer's files to `folder`, all or nothing.
 
     Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions
-    apart. Other files already in the folder stay.
+    apart; those of weighted pooling as well. Other files already in the folder stay.
     """
     target = Path(folder).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,13 +214,13 @@ def _check_tensors(path: Path, expected: dict[str, Tensor], got: dict[str, Tenso
 
 
 def _storable(model: M2BertPreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state dict in `dtype` (filters in float32), without the names that are tied to another."""
+    """The state dict in `dtype` (some in float32), without the names that are tied to another."""
     exact = tuple(f".{name}." for name in M2BertPreTrainedModel._keep_in_fp32_modules_strict)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     stored = {}
     for name, x in model.state_dict().items():
         if name not in tied:
-            kept = torch.float32 if any(part in name for part in exact) else dtype
+            kept = torch.float32 if any(part in f".{name}" for part in exact) else dtype
             stored[name] = x.detach().to("cpu", kept).contiguous()
     return stored
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from m2bert.errors import M2BertError
 
-POOLINGS = ("mean", "cls", "cls_dense")
+POOLINGS = ("mean", "cls", "cls_dense", "weighted")
 KERNELS = ("m2ops", "reference")
 WINDOWS = ("exponential", "multiscale")
 COUNTS = (
@@ -46,7 +46,8 @@ class M2BertConfig(PreTrainedConfig):
         use_glu: gated MLP; otherwise a plain two-layer MLP.
         mlp_nblocks: diagonal blocks of the weights of the MLP; 1 is dense.
         mixer_layer_norm: legacy layer norm on the input of the sequence mixer.
-        pooling: "mean" over real tokens, "cls" (state of the first token) or "cls_dense" (then dense, tanh).
+        pooling: "mean" over real tokens, "cls" (state of the first token), "cls_dense" (then dense, tanh) or
+            "weighted": a mean in which each state has a learned weight, and tokens that repeat count less.
         pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings`
             and the padding flows through the sequence mixer.
         kernels: "m2ops" for the kernels, "reference" for their plain-torch meaning.

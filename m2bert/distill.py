@@ -43,7 +43,8 @@ class DistillConfig(TrainConfig):
     `preset` and `model` (M2BertConfig fields) whose word embeddings start as the teacher's vectors of the pieces.
     data: plain text; pairs, loco: queries and documents as in `m2bert finetune`. text_tokens: how much of all that the
     teacher reads. weights: collections (`name`, `documents/name`, `queries/name`) -> factor of their share.
-    window_tokens: longest stretch the student reads at once, in segments of at most segment_tokens.
+    window_tokens: longest stretch the student reads at once, in segments of at most segment_tokens. pooling: mean or
+    weighted, by default that of `init` or `model`.
     """
 
     teacher: str = ""
@@ -57,6 +58,7 @@ class DistillConfig(TrainConfig):
     window_tokens: int = 1024
     segment_tokens: int = 128
     bf16_weights: bool = False
+    pooling: str = ""
 
     def check(self, who: str = "distill") -> None:
         """Raise M2BertError for settings that cannot be meant."""
@@ -69,6 +71,8 @@ class DistillConfig(TrainConfig):
             raise M2BertError(f"{who}: needs text, got nothing; pass --data, --pairs or --loco")
         if self.preset not in PRESETS:
             raise M2BertError(f"{who}: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.pooling not in ("", "mean", "weighted"):
+            raise M2BertError(f"{who}: pooling must be mean or weighted, got {self.pooling!r}; finetune knows others")
         for name, least in (("text_tokens", 1), ("segment_tokens", 8), ("window_tokens", self.segment_tokens)):
             if getattr(self, name) < least:
                 raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}; raise it")
@@ -196,27 +200,30 @@ def _check_dim(model: Any, dim: int) -> None:
         )
 
 
-def segment_means(states: Tensor, segment_ids: Tensor, segments: int) -> tuple[Tensor, Tensor]:
-    """Sums (segments, dim) of the states (batch, seqlen, dim) of each segment's tokens, and their numbers (segments,).
+def segment_sums(states: Tensor, weights: Tensor, segment_ids: Tensor, segments: int) -> tuple[Tensor, Tensor]:
+    """Sums (segments, dim) of each segment's states (batch, seqlen, dim) times weights (batch, seqlen), and of weights.
 
-    segment_ids (batch, seqlen) int64, -1 where a token belongs to none.
+    segment_ids (batch, seqlen) int64, -1 where a token belongs to none. The sums of weights are (segments,).
     """
     inside = segment_ids >= 0
-    owners = segment_ids[inside]
-    sums = states.new_zeros(segments, states.shape[-1]).index_add(0, owners, states[inside])
-    return sums, torch.bincount(owners, minlength=segments)
+    owners, own = segment_ids[inside], weights[inside]
+    sums = states.new_zeros(segments, states.shape[-1]).index_add(0, owners, states[inside] * own[:, None])
+    return sums, own.new_zeros(segments).index_add(0, owners, own)
 
 
 def distillation_loss(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Prototype loss of segments and of whole windows, and the agreement of the rankings. -> scalar float32."""
-    states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    states = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
     teacher, windows = inputs["teacher"], inputs["window_ids"]
+    encoder: Any = getattr(model, "module", model)  # inside of the wrapper of several processes
     with torch.autocast(states.device.type, enabled=False):
-        sums, counts = segment_means(states.float(), inputs["segment_ids"], len(teacher))
-        size = len(inputs["input_ids"]), teacher.shape[1]
-        # A window's vector is the sum of its segments': their lengths count in both.
+        weights = encoder.pooling_weights(states, ids, mask)
+        sums, shares = segment_sums(states, weights, inputs["segment_ids"], len(teacher))
+        size = len(ids), teacher.shape[1]
+        # A window's vector is the sum of its segments': their weights, the lengths under a plain mean, count in both.
         whole = sums.new_zeros(size).index_add(0, windows, sums)
-        wanted = teacher.new_zeros(size).index_add(0, windows, teacher * counts[:, None])
+        wanted = teacher.new_zeros(size).index_add(0, windows, teacher * shares.detach()[:, None])
         return prototype(sums, teacher) + prototype(whole, wanted) + ranking_agreement(sums, teacher)
 
 
@@ -226,7 +233,7 @@ def distill(config: DistillConfig, on_progress: OnProgress | None = None) -> dic
     Continues from the newest complete checkpoint in `config.output` when there is one. Returns steps, tokens,
     seconds, tokens_per_second, segments. Raises M2BertError for settings, data or models that do not fit.
     """
-    from m2bert.checkpoints import load_model, save_model
+    from m2bert.checkpoints import load_model, save_model, with_pooling
 
     config.check()
     tokenizer = load_tokenizer(config.tokenizer)
@@ -236,6 +243,7 @@ def distill(config: DistillConfig, on_progress: OnProgress | None = None) -> dic
         model, _ = load_model(model_folder(config.init, "distill"))
     else:
         model = new_student(config, teacher, tokenizer, ids)
+    with_pooling(model, config.pooling)
     if config.window_tokens + 2 > model.config.max_position_embeddings:
         raise M2BertError(
             f"distill: window_tokens + 2 must be within the student's {model.config.max_position_embeddings} "

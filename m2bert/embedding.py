@@ -3,7 +3,8 @@
     texts -> token ids -> windows of the model's length -> batches of a token budget -> token states -> sums
 
 With mean pooling the embedding of a document is the normalised mean of its token states, so its score against
-a query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes.
+a query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same
+holds for weighted pooling, where repetitions are counted over the whole document, all its windows together.
 May import m2bert.checkpoints, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
 """
 
@@ -52,7 +53,7 @@ class DocumentEmbedding:
     """The embedding of one text.
 
     vector (dim,) float32 of unit norm. passages: in order, without gaps, over all text that was read; none
-    for models that do not pool by the mean. num_tokens: tokens of the text that were read, without [CLS] and
+    for models that do not pool by a mean. num_tokens: tokens of the text that were read, without [CLS] and
     [SEP]. num_windows: pieces the model saw it in. num_truncated: tokens of the text that were dropped.
     """
 
@@ -73,6 +74,7 @@ class _Plan:
     spans: list[tuple[int, int]]
     num_truncated: int
     windows: list[tuple[int, int]]
+    factors: NDArray[np.float64] | None = None  # of [CLS], of `ids`, of [SEP]: weighted pooling
     open_windows: int = field(init=False)
     sums: NDArray[np.float64] | None = None
 
@@ -178,7 +180,7 @@ class Embedder:
         self, texts: Sequence[str], progress: Progress | None, *, with_passages: bool
     ) -> Iterator[tuple[_Plan, DocumentEmbedding]]:
         """Embeddings in the order they are finished."""
-        plans = list(self._plan_all(texts, with_passages=with_passages and self._pools_mean))
+        plans = list(self._plan_all(texts, with_passages=with_passages and self._sums_states))
         total = sum(len(plan.ids) + 2 * len(plan.windows) for plan in plans)
         done = 0
         if progress is not None:
@@ -194,8 +196,8 @@ class Embedder:
                     progress(done, total)
 
     @property
-    def _pools_mean(self) -> bool:
-        return bool(self._model.config.pooling == "mean")
+    def _sums_states(self) -> bool:
+        return self._model.config.pooling in ("mean", "weighted")
 
     def _plan_all(self, texts: Sequence[str], *, with_passages: bool) -> Iterator[_Plan]:
         core = self._tokenizer.backend_tokenizer
@@ -229,7 +231,16 @@ class Embedder:
         count = -(-len(ids) // room)
         bounds = [number * len(ids) // count for number in range(count + 1)]
         windows = list(pairwise(bounds))
-        return _Plan(number, ids, np.asarray(firsts, dtype=np.int64), spans, num_truncated, windows)
+        factors = self._repetition_factors(ids, count) if self._model.config.pooling == "weighted" else None
+        return _Plan(number, ids, np.asarray(firsts, dtype=np.int64), spans, num_truncated, windows, factors)
+
+    def _repetition_factors(self, ids: NDArray[np.int32], windows: int) -> NDArray[np.float64]:
+        """log2(1 + n) / n of [CLS], each of `ids` and [SEP]: n counts the document, each window's [CLS] and [SEP]."""
+        own = np.concatenate([[self._tokenizer.cls_token_id], ids, [self._tokenizer.sep_token_id]])
+        counts = np.bincount(own)
+        counts[own[[0, -1]]] += windows - 1
+        result: NDArray[np.float64] = (np.log2(1 + counts) / np.maximum(counts, 1))[own]
+        return result
 
     def _batches(self, plans: list[_Plan]) -> Iterator[list[tuple[_Plan, tuple[int, int]]]]:
         """Windows in batches of similar length within the budget, the longest first."""
@@ -275,8 +286,12 @@ class Embedder:
         input_ids, mask, rows = self._assemble(batch)
         output = self._model(input_ids.to(device), attention_mask=mask.to(device))
         num_rows = sum(len(plan.firsts) for plan, _ in batch)
-        if self._pools_mean:
-            states = output.last_hidden_state[mask.to(device)].double()
+        if self._sums_states:
+            chosen = output.last_hidden_state[mask.to(device)]
+            states = chosen.double()
+            if self._model.config.pooling == "weighted":
+                factors = torch.from_numpy(_factors(batch)).to(device)
+                states *= (self._model.token_weights(chosen) * factors)[:, None]
             sums = torch.zeros(num_rows, self.dim, dtype=torch.float64, device=device)
             sums.index_add_(0, rows.to(device), states)
         else:
@@ -323,11 +338,20 @@ class Embedder:
         shares = (plan.sums / norm).astype(np.float32)
         plan.sums = None
         passages = []
-        if self._pools_mean:
+        if self._sums_states:
             passages = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
         return DocumentEmbedding(
             (total / norm).astype(np.float32), passages, len(plan.ids), len(plan.windows), plan.num_truncated
         )
+
+
+def _factors(batch: list[tuple[_Plan, tuple[int, int]]]) -> NDArray[np.float64]:
+    """Repetition factors of the batch's real tokens in order, [CLS] and [SEP] of every window included."""
+    parts = []
+    for plan, (first, last) in batch:
+        assert plan.factors is not None
+        parts += [plan.factors[:1], plan.factors[first + 1 : last + 1], plan.factors[-1:]]
+    return np.concatenate(parts)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

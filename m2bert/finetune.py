@@ -59,7 +59,8 @@ class FinetuneConfig(TrainConfig):
     the memory of one group. negatives_from: which documents `negatives` are: random, bm25 or self (the model's own);
     mining_depth: how many are mined for each query, among mining_pool documents of its data set at most;
     refresh_steps: steps after which the model mines anew. tokenizer: by default the one of `init`.
-    bf16_weights: store the result in bfloat16 (half the size).
+    bf16_weights: store the result in bfloat16 (half the size). pooling: what the model of `init` goes on with
+    (M2BertConfig), by default its own.
     """
 
     init: str = ""
@@ -85,6 +86,7 @@ class FinetuneConfig(TrainConfig):
     mining_pool: int = 2000
     learning_rate: float = 3e-4
     bf16_weights: bool = True
+    pooling: str = ""
 
     def check(self, who: str = "finetune") -> None:
         """Raise M2BertError for settings that cannot be meant."""
@@ -213,11 +215,12 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     Continues from the newest complete checkpoint in `config.output` when there is one. Returns steps, tokens,
     seconds, tokens_per_second. Raises M2BertError for settings or data that cannot be used, test splits included.
     """
-    from m2bert.checkpoints import load_model, save_model
+    from m2bert.checkpoints import load_model, save_model, with_pooling
 
     config.check()
     tokenizer = load_tokenizer(config.tokenizer)
     model, _ = load_model(model_folder(config.init, "finetune"))
+    with_pooling(model, config.pooling)
     longest = max(config.lengths)
     if longest > model.config.max_position_embeddings or config.max_query_tokens > model.config.max_position_embeddings:
         raise M2BertError(

@@ -1,6 +1,7 @@
 """Layers of M2-BERT: embeddings, sequence mixer, MLP, block, encoder, and the small heads.
 
-May import m2bert.configuration, m2bert.filters and m2ops. Tests: tests/test_modeling.py, test_parity.py.
+May import m2bert.configuration, m2bert.filters and m2ops. Tests: tests/test_modeling.py, test_parity.py,
+test_weighted_pooling.py.
 
 A block replaces the hidden states by its sequence mixer's output (no residual around it) and adds its MLP:
 
@@ -180,6 +181,18 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(hidden))
 
 
+class TokenWeights(nn.Linear):
+    """What each token counts in weighted pooling, from its state: softplus(a . h + b), which starts as 1."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__(config.hidden_size, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Weights (...) float32, above 0, of `hidden (..., dim)`; computed in float32 also under autocast."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.softplus(F.linear(hidden.float(), self.weight.float(), self.bias.float())).squeeze(-1)
+
+
 class MaskedLMHead(nn.Module):
     """Dense layer, GELU and LayerNorm before the tied decoder."""
 
@@ -206,3 +219,22 @@ def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     weights = mask.to(hidden.dtype)[:, None, :]
     count = mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (weights @ hidden).squeeze(1) / count.to(hidden.dtype)
+
+
+def repetition_factors(input_ids: Tensor, mask: Tensor | None, vocab_size: int) -> Tensor:
+    """log2(1 + n) / n (batch, seqlen) float32 for a token whose id occurs n times in its row, 0 at padding.
+
+    All n occurrences together count log2(1 + n), as in sublinear term frequency; one alone counts 1. `input_ids`
+    (batch, seqlen) int64 below `vocab_size`; occurrences where `mask` is False are none.
+    """
+    real = torch.ones_like(input_ids, dtype=torch.float32) if mask is None else mask.float()
+    counts = real.new_zeros(input_ids.shape[0], vocab_size).scatter_add_(1, input_ids, real)
+    own = counts.gather(1, input_ids)
+    return real * torch.log2(1 + own) / own.clamp(min=1)
+
+
+def weighted_pool(hidden: Tensor, weights: Tensor) -> Tensor:
+    """Mean (batch, dim) float32 of `hidden (batch, seqlen, dim)` under `weights (batch, seqlen)`, 0 at padding."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        total = (weights[:, None, :] @ hidden.float()).squeeze(1)
+        return total / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,10 +1,12 @@
 """M2-BERT as transformers models: M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification.
 
-May import m2bert.configuration, filters, layers and errors. Tests: tests/test_modeling.py, test_parity.py.
+May import m2bert.configuration, filters, layers and errors. Tests: tests/test_modeling.py, test_parity.py,
+test_weighted_pooling.py.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -41,8 +43,11 @@ from m2bert.layers import (
     Mlp,
     Pooler,
     ShortConv,
+    TokenWeights,
     mean_pool,
     positions_of_tokens,
+    repetition_factors,
+    weighted_pool,
 )
 
 IGNORED_LABEL = -100
@@ -58,7 +63,7 @@ class M2BertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]  # noqa: RUF012 - transformers' own spelling
     _can_record_outputs = {"hidden_states": Block}  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["long_conv", "residual_long_conv"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["long_conv", "residual_long_conv", "token_weights"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -66,6 +71,9 @@ class M2BertPreTrainedModel(PreTrainedModel):
         if identity and isinstance(module, MixerOutput):
             init.eye_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, TokenWeights):
+            init.zeros_(module.weight)
+            init.constant_(module.bias, math.log(math.e - 1))  # softplus makes 1 of it
         elif isinstance(module, nn.Linear):
             small = FILTER_GAIN if identity and isinstance(module, FilterOutput) else 1.0
             init.normal_(module.weight, mean=0.0, std=std * small)
@@ -115,10 +123,16 @@ class M2BertModel(M2BertPreTrainedModel):
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.pooler = Pooler(config) if add_pooling_layer and config.pooling == "cls_dense" else None
         self.add_pooling = add_pooling_layer
+        self.make_pooling_layers()
         self.filter_bank = FilterBank(config)
         self.post_init()
+
+    def make_pooling_layers(self) -> None:
+        """The layers that `config.pooling` has, not initialised, in place of those there are."""
+        pooling = self.config.pooling if self.add_pooling else ""
+        self.pooler = Pooler(self.config) if pooling == "cls_dense" else None
+        self.token_weights = TokenWeights(self.config) if pooling == "weighted" else None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
@@ -168,7 +182,8 @@ class M2BertModel(M2BertPreTrainedModel):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         hidden = self.encoder(hidden, None if self.config.pad_to_max_length else mask, self.filter_bank)
         hidden = hidden[:, :seqlen]
-        pooled = self._pool(hidden, mask) if self.add_pooling else None
+        ids = None if input_ids is None else input_ids[:, :seqlen]
+        pooled = self._pool(hidden, ids, mask) if self.add_pooling else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
 
     def _check_inputs(
@@ -177,6 +192,10 @@ class M2BertModel(M2BertPreTrainedModel):
         """Sequence length of the inputs; raises M2BertError where they cannot be encoded."""
         if (input_ids is None) == (inputs_embeds is None):
             raise M2BertError("M2BertModel: exactly one of input_ids and inputs_embeds must be given")
+        if input_ids is None and self.token_weights is not None:
+            raise M2BertError(
+                "M2BertModel: weighted pooling must know which tokens repeat, got inputs_embeds; give input_ids"
+            )
         given = input_ids if inputs_embeds is None else inputs_embeds
         axes = 2 if inputs_embeds is None else 3
         assert given is not None
@@ -219,9 +238,25 @@ class M2BertModel(M2BertPreTrainedModel):
             position_ids = torch.cat([position_ids, rest.expand(position_ids.shape[0], -1)], dim=1)
         return input_ids, inputs_embeds, token_type_ids, position_ids
 
-    def _pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def pooling_weights(self, hidden: Tensor, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What each token counts in the mean (batch, seqlen) float32: 0 where `mask` is False, else above 0.
+
+        `hidden (batch, seqlen, dim)` are the last states of `input_ids (batch, seqlen)`. Under weighted pooling a
+        learned weight of the state times m2bert.layers.repetition_factors; otherwise 1.
+        """
+        mask = None if mask is None else mask.bool()
+        if self.token_weights is None:
+            return torch.ones_like(input_ids, dtype=torch.float32) if mask is None else mask.float()
+        rows = self.embeddings.word_embeddings.weight.shape[0]
+        return self.token_weights(hidden) * repetition_factors(input_ids, mask, rows)
+
+    def _pool(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.config.pooling == "mean":
             return mean_pool(hidden, mask)
+        if self.config.pooling == "weighted":
+            assert input_ids is not None
+            wide = hidden.float()  # once, for weights and sum
+            return weighted_pool(wide, self.pooling_weights(wide, input_ids, mask)).to(hidden.dtype)
         if mask is None:
             first = hidden[:, 0]
         else:

@@ -42,7 +42,7 @@ def test_configuration_survives_saving(tmp_path: Path) -> None:
         ("filter_emb_dim", 4, "filter_emb_dim must be odd and at least 3"),
         ("hidden_dropout_prob", 1.0, r"hidden_dropout_prob must be in \[0, 1\), got 1.0"),
         ("pad_token_id", 30528, "pad_token_id must be a row of the vocabulary of 30528, got 30528"),
-        ("pooling", "max", "pooling must be one of mean, cls, cls_dense, got 'max'"),
+        ("pooling", "max", "pooling must be one of mean, cls, cls_dense, weighted, got 'max'"),
         ("kernels", "cuda", "kernels must be one of m2ops, reference, got 'cuda'"),
     ],
 )

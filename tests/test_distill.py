@@ -20,7 +20,7 @@ from m2bert.configuration import M2BertConfig
 from m2bert.data.examples import special_ids
 from m2bert.data.segments import SegmentBatches, Window, choose_windows, segment_bounds, windows_of
 from m2bert.data.tokens import TokenStore
-from m2bert.distill import DistillConfig, distill, new_student, open_teacher, segment_means, teacher_vectors
+from m2bert.distill import DistillConfig, distill, new_student, open_teacher, segment_sums, teacher_vectors
 from m2bert.errors import M2BertError
 from m2bert.modeling import M2BertModel
 from m2bert.training import Progress, last_checkpoint
@@ -142,15 +142,15 @@ def test_batches_say_whose_segment_a_token_is() -> None:
         SegmentBatches(windows, vectors[:-1], ids, segment_tokens=8, batch_tokens=60)
 
 
-def test_segment_means_match_numpy() -> None:
+def test_segment_sums_match_numpy() -> None:
     rng = np.random.default_rng(5)
-    states = rng.normal(size=(3, 11, 4))
+    states, weights = rng.normal(size=(3, 11, 4)), rng.uniform(size=(3, 11))
     owners = rng.integers(-1, 6, size=(3, 11))
-    sums, counts = segment_means(torch.from_numpy(states), torch.from_numpy(owners), 6)
+    sums, shares = segment_sums(*map(torch.from_numpy, (states, weights, owners)), 6)
     for segment in range(6):
-        rows = states[owners == segment]
-        assert np.allclose(sums[segment].numpy(), rows.sum(axis=0), atol=1e-12)
-        assert int(counts[segment]) == len(rows)
+        rows, own = states[owners == segment], weights[owners == segment]
+        assert np.allclose(sums[segment].numpy(), own @ rows, atol=1e-12)
+        assert float(shares[segment]) == pytest.approx(own.sum(), abs=1e-12)
     assert float(sums.abs().sum()) > 1
 
 
@@ -257,6 +257,7 @@ def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
         ({"window_tokens": 16}, "window_tokens must be at least 24"),
         ({"batch_tokens": 64}, "batch_tokens must hold a window"),
         ({"preset": "maxi"}, "preset must be one of"),
+        ({"pooling": "cls"}, "pooling must be mean or weighted, got 'cls'"),
     ],
 )
 def test_bad_settings(world: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:

@@ -249,6 +249,7 @@ def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
         ({"lengths": {256: 1.0}}, "within the model's 128 positions"),
         ({"batch_size": 1}, "a batch needs 2 documents"),
         ({"crop": "tail"}, "crop must be"),
+        ({"pooling": "max"}, "pooling must be one of mean, cls, cls_dense, weighted, got 'max'"),
         ({"keep_share": 2.0}, "keep_share must lie"),
         ({"pairs": [], "loco": [], "cloze": []}, "needs pairs, tasks or plain text"),
     ],

@@ -60,7 +60,7 @@ def alone(model: M2BertModel, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("pooling", ["mean", "cls", "cls_dense"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "cls_dense", "weighted"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(kernels: str, pooling: str, side: str) -> None:
     model = M2BertModel(tiny_config(kernels=kernels, pooling=pooling)).eval()
