@@ -1,8 +1,8 @@
 """Where a document answers a query: the contribution of every passage to the score, along the document.
 
-With mean pooling the score is a sum over passages (m2bert.embedding), so the curve is exact: its values add up to
-the score. The paper pools at one position and has no such decomposition; its needle study (section 5.1, table 15)
-asks the same question from outside.
+With mean or weighted pooling the score is a sum over passages (m2bert.embedding), so the curve is exact: its values
+add up to the score. The paper pools at one position and has no such decomposition; its needle study (section 5.1,
+table 15) asks the same question from outside.
 May import m2bert.index, m2bert.runs and m2bert.errors. Test: tests/test_explain.py.
 """
 

@@ -105,6 +105,11 @@ def _derive_config(source: Path, tensors: dict[str, Tensor], overrides: dict[str
     unknown = sorted(overrides.keys() - {field.name for field in dataclass_fields(M2BertConfig)})
     if unknown:
         raise M2BertError(f"{WHO}: {few(unknown)} is no field of M2BertConfig; remove it")
+    if overrides.get("pooling") == "weighted":
+        raise M2BertError(
+            f"{WHO}: pooling must be one that the reference has, got 'weighted'; save the model as it is and "
+            "start the weights with finetune --set pooling=weighted"
+        )
     if any(name.startswith(("m2bert.", "bert.encoder.blocks.")) for name in tensors):
         raise M2BertError(f"{WHO}: {source} has this library's names; open its folder with load_model")
     layers = {int(m[1]) for name in tensors if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))}

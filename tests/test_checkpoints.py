@@ -351,6 +351,8 @@ def test_load_reference_refuses_wrong_paths_and_fields(reference_tensors: Tensor
         load_reference(tmp_path)
     with pytest.raises(M2BertError, match="hiden_size is no field of M2BertConfig"):
         load_reference(tmp_path / "one.safetensors", hiden_size=3)
+    with pytest.raises(M2BertError, match="one that the reference has, got 'weighted'"):
+        load_reference(tmp_path / "one.safetensors", pooling="weighted")
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(M2BertError, match=r"must end in .safetensors"):
         load_reference(tmp_path / "notes.txt")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import story, tiny_model, tiny_model_folder, tiny_tokenizer
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from training_data import make_text, write_pairs
 
 from m2bert.checkpoints import fingerprint, load_model, save_model, with_pooling
@@ -20,7 +21,7 @@ from m2bert.distill import DistillConfig, distill
 from m2bert.embedding import Embedder
 from m2bert.errors import M2BertError
 from m2bert.finetune import FinetuneConfig, finetune
-from m2bert.layers import repetition_factors
+from m2bert.layers import repetition_factors, weighted_pool
 
 # Ids that repeat: 9 four times, 7 twice. 2 and 3 are [CLS] and [SEP].
 TEXT = [2, 9, 7, 9, 11, 9, 7, 13, 9, 3]
@@ -139,6 +140,18 @@ def test_gradients_reach_states_and_weights() -> None:
     model(torch.tensor([TEXT])).pooler_output[:, 0].sum().backward()
     for parameter in (model.token_weights.weight, model.token_weights.bias, model.embeddings.word_embeddings.weight):
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0
+
+
+def test_pooling_reads_no_value_on_the_host() -> None:
+    """Fake tensors have no values: whatever waits for an accelerator to read one raises."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, ids = learned_model(), torch.zeros(2, 5, dtype=torch.long)
+        hidden = torch.zeros(2, 5, 16, requires_grad=True)
+        pooled = weighted_pool(hidden, model.pooling_weights(hidden, ids, ids == 0))
+        pooled.sum().backward()
+        assert pooled.shape == hidden.grad[:, 0].shape == (2, 16)
+        with pytest.raises(DataDependentOutputException):
+            repetition_factors(ids, None, int(ids.max()) + 1)
 
 
 def test_embeddings_without_ids_are_refused() -> None:
