@@ -97,18 +97,27 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
     return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
 
 
-def with_pooling(model: M2BertModel, pooling: str) -> M2BertModel:
-    """`model` itself, which from now on pools by `pooling` ("": as it does), with fresh layers for that.
+def with_pooling(model: M2BertModel, pooling: str = "", bilinear_features: int = 0) -> M2BertModel:
+    """`model` itself, which from now on pools by `pooling` ("") and has `bilinear_features` (0): "" and 0 as it is.
 
-    Raises M2BertError for a pooling that M2BertConfig does not know.
+    Layers that it does not have yet are fresh. Raises M2BertError for what M2BertConfig does not know.
     """
-    if pooling in ("", model.config.pooling):
+    config = model.config
+    wanted = {"pooling": pooling or config.pooling, "bilinear_features": bilinear_features or config.bilinear_features}
+    changed = {name for name, value in wanted.items() if value != getattr(config, name)}
+    if not changed:
         return model
-    M2BertConfig(**{**model.config.to_dict(), "pooling": pooling})  # refuses other names
-    model.config.pooling = pooling
+    M2BertConfig(**{**config.to_dict(), **wanted})  # refuses other values
+    for name, value in wanted.items():
+        setattr(config, name, value)
+    before = (model.pooler, model.token_weights, model.bilinear_features)
     model.make_pooling_layers()
-    for layer in (model.pooler, model.token_weights):
-        if layer is not None:
+    if "pooling" not in changed:
+        model.pooler, model.token_weights = before[:2]
+    if "bilinear_features" not in changed:
+        model.bilinear_features = before[2]
+    for layer in (model.pooler, model.token_weights, model.bilinear_features):
+        if layer is not None and layer not in before:
             layer.to(next(model.parameters()).device).train(model.training).apply(model._init_weights)
     return model
 

@@ -48,6 +48,8 @@ class M2BertConfig(PreTrainedConfig):
         mixer_layer_norm: legacy layer norm on the input of the sequence mixer.
         pooling: "mean" over real tokens, "cls" (state of the first token), "cls_dense" (then dense, tanh) or
             "weighted": a mean in which each state has a learned weight, and tokens that repeat count less.
+        bilinear_features: products of two projections of a state that are put behind it before a mean is taken, which
+            makes vectors that much longer; 0 for none.
         pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings`
             and the padding flows through the sequence mixer.
         kernels: "m2ops" for the kernels, "reference" for their plain-torch meaning.
@@ -79,6 +81,7 @@ class M2BertConfig(PreTrainedConfig):
     mlp_nblocks: int = 4
     mixer_layer_norm: bool = False
     pooling: str = "mean"
+    bilinear_features: int = 0
     pad_to_max_length: bool = False
     kernels: str = "m2ops"
     tie_word_embeddings: bool = True
@@ -87,6 +90,11 @@ class M2BertConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._check_ranges()
         self._check_choices()
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of an embedding: hidden_size and the bilinear features."""
+        return self.hidden_size + self.bilinear_features
 
     def _check_ranges(self) -> None:
         for name in COUNTS:
@@ -109,6 +117,13 @@ class M2BertConfig(PreTrainedConfig):
             )
 
     def _check_choices(self) -> None:
+        extra = self.bilinear_features
+        if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
+            raise M2BertError(f"M2BertConfig: bilinear_features must be a whole number of at least 0, got {extra!r}")
+        if extra > 0 and self.pooling not in ("mean", "weighted"):
+            raise M2BertError(
+                f"M2BertConfig: bilinear_features need pooling mean or weighted, got {self.pooling!r}; set them to 0"
+            )
         for name, size in (("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)):
             if size % self.mlp_nblocks:
                 raise M2BertError(

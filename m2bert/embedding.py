@@ -5,7 +5,7 @@
 With mean pooling the embedding of a document is the normalised mean of its token states, so its score against
 a query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same
 holds for weighted pooling, where repetitions are counted over the whole document, all its windows together.
-May import m2bert.checkpoints, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
+May import m2bert.checkpoints, m2bert.layers, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from m2bert.checkpoints import fingerprint, load_model
 from m2bert.errors import M2BertError, TextError
+from m2bert.layers import sums_of_runs
 from m2bert.passages import cut_passages
 
 DEFAULT_MODEL = "m2-bert-mini"
@@ -123,7 +124,7 @@ class Embedder:
             folder = Path(model)
             self.name = folder.resolve().name if folder.is_dir() else str(model)
             self.location = str(folder.resolve()) if folder.is_dir() else str(model)
-        self.dim = int(self._model.config.hidden_size)
+        self.dim = int(self._model.config.embedding_size)
         positions = int(self._model.config.max_position_embeddings)
         self.max_tokens = min(positions, int(self._tokenizer.model_max_length))
         if self.max_tokens < 3:
@@ -213,7 +214,7 @@ class Embedder:
         ids = np.asarray(encoding.ids, dtype=np.int32)
         room = self.max_tokens - 2
         if len(ids) == 0:
-            raise TextError("Embedder", number, f"holds no tokens, got {_excerpt(text)}; leave it out")
+            raise TextError("Embedder", number, f"holds no tokens, got {text[:40]!r}; leave it out")
         if self.overflow == "error" and len(ids) > room:
             raise TextError(
                 "Embedder",
@@ -265,11 +266,12 @@ class Embedder:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        threads, training = torch.get_num_threads(), self._model.training
+        threads, training, pools = torch.get_num_threads(), self._model.training, self._model.add_pooling
         device_type = next(self._model.parameters()).device.type
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         self._model.eval()
+        self._model.add_pooling = pools and not self._sums_states  # sums are taken here
         try:
             with ExitStack() as stack:
                 stack.enter_context(torch.autocast(device_type, enabled=False))
@@ -277,6 +279,7 @@ class Embedder:
                 yield
         finally:
             self._model.train(training)
+            self._model.add_pooling = pools
             torch.set_num_threads(threads)
 
     @torch.inference_mode()
@@ -288,15 +291,15 @@ class Embedder:
         num_rows = sum(len(plan.firsts) for plan, _ in batch)
         if self._sums_states:
             chosen = output.last_hidden_state[mask.to(device)]
-            states = chosen.double()
+            weights = torch.ones(len(chosen), device=device)
             if self._model.config.pooling == "weighted":
                 factors = torch.from_numpy(_factors(batch)).to(device)
-                states *= (self._model.token_weights(chosen) * factors)[:, None]
-            sums = torch.zeros(num_rows, self.dim, dtype=torch.float64, device=device)
-            sums.index_add_(0, rows.to(device), states)
+                weights = (self._model.token_weights(chosen) * factors).float()
+            counts = torch.bincount(rows, minlength=num_rows)
+            sums = sums_of_runs(self._model.features(chosen).float(), weights, counts)
         else:
-            sums = output.pooler_output.double()
-        sums_on_host, start = sums.cpu().numpy(), 0
+            sums = output.pooler_output
+        sums_on_host, start = sums.double().cpu().numpy(), 0
         for plan, _ in batch:
             part = sums_on_host[start : start + len(plan.firsts)]
             start += len(plan.firsts)
@@ -387,7 +390,3 @@ def _groups_of_characters(texts: Sequence[str], most: int) -> Iterator[tuple[int
         size += len(text)
     if start < len(texts):
         yield start, len(texts)
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")

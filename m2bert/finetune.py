@@ -59,8 +59,8 @@ class FinetuneConfig(TrainConfig):
     the memory of one group. negatives_from: which documents `negatives` are: random, bm25 or self (the model's own);
     mining_depth: how many are mined for each query, among mining_pool documents of its data set at most;
     refresh_steps: steps after which the model mines anew. tokenizer: by default the one of `init`.
-    bf16_weights: store the result in bfloat16 (half the size). pooling: what the model of `init` goes on with
-    (M2BertConfig), by default its own.
+    bf16_weights: store the result in bfloat16 (half the size). pooling, bilinear_features: what the
+    model of `init` goes on with (M2BertConfig), by default its own.
     """
 
     init: str = ""
@@ -87,6 +87,7 @@ class FinetuneConfig(TrainConfig):
     learning_rate: float = 3e-4
     bf16_weights: bool = True
     pooling: str = ""
+    bilinear_features: int = 0
 
     def check(self, who: str = "finetune") -> None:
         """Raise M2BertError for settings that cannot be meant."""
@@ -220,7 +221,8 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     config.check()
     tokenizer = load_tokenizer(config.tokenizer)
     model, _ = load_model(model_folder(config.init, "finetune"))
-    with_pooling(model, config.pooling)
+    torch.manual_seed(config.seed)  # fresh layers are drawn
+    with_pooling(model, config.pooling, config.bilinear_features)
     longest = max(config.lengths)
     if longest > model.config.max_position_embeddings or config.max_query_tokens > model.config.max_position_embeddings:
         raise M2BertError(

@@ -193,6 +193,23 @@ class TokenWeights(nn.Linear):
             return F.softplus(F.linear(hidden.float(), self.weight.float(), self.bias.float())).squeeze(-1)
 
 
+class BilinearFeatures(nn.Module):
+    """A state and products of two projections of it: what a mean is taken of where `bilinear_features` is above 0.
+
+    Two tokens that differ overlap by chance by 1 / sqrt(dim), which in a long text hides the few that matter; in
+    products the overlap is squared. Low-rank bilinear pooling (arXiv 1610.04325) without its last projection.
+    """
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.empty(config.bilinear_features, config.hidden_size))
+        self.right = nn.Parameter(torch.empty(config.bilinear_features, config.hidden_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map `hidden (..., dim)` to (..., dim + bilinear_features)."""
+        return torch.cat([hidden, F.linear(hidden, self.left) * F.linear(hidden, self.right)], dim=-1)
+
+
 class MaskedLMHead(nn.Module):
     """Dense layer, GELU and LayerNorm before the tied decoder."""
 
@@ -238,3 +255,16 @@ def weighted_pool(hidden: Tensor, weights: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         total = (weights[:, None, :] @ hidden.float()).squeeze(1)
         return total / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def sums_of_runs(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """Sums (runs, dim) of `states (n, dim)` times `weights (n,)` over the first counts[0] of them, the next, and so on.
+
+    counts (runs,) int64. A product of a matrix and a vector for each run: many times faster on a CPU than index_add.
+    """
+    sums = states.new_zeros(len(counts), states.shape[1])
+    start = 0
+    for run, count in enumerate(counts.tolist()):
+        torch.mv(states[start : start + count].T, weights[start : start + count], out=sums[run])
+        start += count
+    return sums

@@ -35,6 +35,7 @@ from m2bert.errors import M2BertError
 from m2bert.filters import FilterBank, FilterOutput, LongConv, positional_features
 from m2bert.layers import (
     AddedEmbedding,
+    BilinearFeatures,
     Block,
     Embeddings,
     Encoder,
@@ -71,6 +72,11 @@ class M2BertPreTrainedModel(PreTrainedModel):
         if identity and isinstance(module, MixerOutput):
             init.eye_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, BilinearFeatures):
+            # States have the norm sqrt(dim): so many products then have it too.
+            std = (self.config.hidden_size / self.config.bilinear_features) ** 0.25 * self.config.hidden_size**-0.5
+            init.normal_(module.left, mean=0.0, std=std)
+            init.normal_(module.right, mean=0.0, std=std)
         elif isinstance(module, TokenWeights):
             init.zeros_(module.weight)
             init.constant_(module.bias, math.log(math.e - 1))  # softplus makes 1 of it
@@ -133,6 +139,8 @@ class M2BertModel(M2BertPreTrainedModel):
         pooling = self.config.pooling if self.add_pooling else ""
         self.pooler = Pooler(self.config) if pooling == "cls_dense" else None
         self.token_weights = TokenWeights(self.config) if pooling == "weighted" else None
+        wanted = self.config.bilinear_features > 0 and self.add_pooling
+        self.bilinear_features = BilinearFeatures(self.config) if wanted else None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
@@ -250,13 +258,17 @@ class M2BertModel(M2BertPreTrainedModel):
         rows = self.embeddings.word_embeddings.weight.shape[0]
         return self.token_weights(hidden) * repetition_factors(input_ids, mask, rows)
 
+    def features(self, hidden: Tensor) -> Tensor:
+        """What embeddings are means of: `hidden (..., dim)` with its bilinear features behind it, if there are any."""
+        return hidden if self.bilinear_features is None else self.bilinear_features(hidden)
+
     def _pool(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.config.pooling == "mean":
-            return mean_pool(hidden, mask)
+            return mean_pool(self.features(hidden), mask)
         if self.config.pooling == "weighted":
             assert input_ids is not None
-            wide = hidden.float()  # once, for weights and sum
-            return weighted_pool(wide, self.pooling_weights(wide, input_ids, mask)).to(hidden.dtype)
+            weights = self.pooling_weights(hidden, input_ids, mask)
+            return weighted_pool(self.features(hidden), weights).to(hidden.dtype)
         if mask is None:
             first = hidden[:, 0]
         else:
@@ -323,7 +335,7 @@ class M2BertForSequenceClassification(M2BertPreTrainedModel):
         self.num_labels = config.num_labels
         self.m2bert = M2BertModel(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.embedding_size, config.num_labels)
         self.post_init()
 
     @can_return_tuple
