@@ -36,8 +36,8 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
         "fft_rows_kernel": (4, 128),
         "fft_rows_bwd_kernel": (4, 128),
     },
-    # 256 .. 8192 points.
-    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (6, 112), "fft_conv_mma_scale_kernel": (1, 64)},
+    # 256 .. 8192 points; two blocks of 256 threads an SM.
+    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (6, 128), "fft_conv_mma_scale_kernel": (1, 64)},
     # A thread holds 64 complex values: one block of 256 threads an SM.
     "fft_conv_mma_large.cu": {"fft_conv_mma_large_fwd_kernel": (1, 232)},
     # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.

@@ -44,14 +44,10 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
   const Words words;
   const SharedArray<float> maxima;  // behind the words
 
-  float g[S::kColumns][kOuter], largest = 0.0f;
+  float g[S::kColumns * kOuter], largest = 0.0f;
+  read_signal(signal, [&](int i) { return thread + i / kOuter * S::kThreads + i % kOuter * kRun; }, g);
   M2_UNROLL
-  for (int c = 0; c < S::kColumns; ++c)
-    M2_UNROLL
-    for (int i = 0; i < kOuter; ++i) {
-      g[c][i] = signal(thread + c * S::kThreads + i * kRun);
-      largest = fmaxf(largest, fabsf(g[c][i]));
-    }
+  for (float x : g) largest = fmaxf(largest, fabsf(x));
   largest = block_max<S::kWarps>(maxima, kOuter * kRunWords, largest);
   const int exponent = exponent_of(largest);
   constexpr float kUnit = kOuter == 1 ? 1.0f : kOuter == 2 ? 0.70710678f : kOuter == 4 ? 0.5f
@@ -63,7 +59,7 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
     const int j = thread + c * S::kThreads;
     Complex x[kOuter];
     M2_UNROLL
-    for (int i = 0; i < kOuter; ++i) x[i] = (scale * g[c][i]) * outer_twist<kOuter>(i);
+    for (int i = 0; i < kOuter; ++i) x[i] = (scale * g[c * kOuter + i]) * outer_twist<kOuter>(i);
     outer_dft<kOuter, false>(x);
     outer_twiddles<S::kSize, false>(j, x);
     M2_UNROLL
@@ -106,8 +102,10 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
       for (int q = 0; q < kOuter; ++q) x[q] = unpacked(words.load(word_of(q, j)));
       outer_twiddles<S::kSize, true>(j, x);
       outer_dft<kOuter, true>(x);
+      float y[kOuter];
       M2_UNROLL
-      for (int i = 0; i < kOuter; ++i) out(j + i * kRun, back * (x[i] * conj(outer_twist<kOuter>(i))).re);
+      for (int i = 0; i < kOuter; ++i) y[i] = back * (x[i] * conj(outer_twist<kOuter>(i))).re;
+      write_product(out, [&](int i) { return j + i * kRun; }, y);
     }
 }
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kOuter = 64;
 constexpr int kHalf = kOuter * kRun;  // points of radix 64
+constexpr int kAtOnce = 16;           // loads that are under way together
 constexpr int kPartner = 16;          // two halves of a warp have the even and the odd outputs of the same columns
 
 constexpr size_t bytes_needed(int64_t fft_size) { return (fft_size / kRun * kRunWords + kWarps) * sizeof(uint32_t); }
@@ -76,11 +77,16 @@ __device__ __forceinline__ void read_column(const Signal<true>& signal, float sc
   Complex power = {scale, 0.0f};
   const Complex step = input_step(at, halves);
   M2_UNROLL
-  for (int i = 0; i < kOuter; ++i) {
-    const float mine = signal(at.j + (i + at.odd * kOuter) * kRun), other = from_partner(mine, halves);
-    const float first = at.odd ? other : mine, second = at.odd ? -mine : other;
-    x[i] = Complex{first + kEighth.re * second, kEighth.im * second} * power;
-    power = power * step;
+  for (int group = 0; group < kOuter; group += kAtOnce) {
+    float mine[kAtOnce];
+    read_signal(signal, [&](int i) { return at.j + (group + i + at.odd * kOuter) * kRun; }, mine);
+    M2_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float other = from_partner(mine[i], halves);
+      const float first = at.odd ? other : mine[i], second = at.odd ? -mine[i] : other;
+      x[group + i] = Complex{first + kEighth.re * second, kEighth.im * second} * power;
+      power = power * step;
+    }
   }
 }
 
@@ -90,12 +96,17 @@ __device__ __forceinline__ void write_column(const Product<true>& out, float sca
   Complex power = {scale, 0.0f};
   const Complex step = input_step(at, halves);
   M2_UNROLL
-  for (int i = 0; i < kOuter; ++i) {
-    const Complex y = Complex{x[i].im, x[i].re} * conj(power);
-    const float first = y.re, second = (y * conj(kEighth)).re;  // parts of outputs i and i + 64
-    const float other = from_partner(at.odd ? first : second, halves);
-    out(at.j + (i + at.odd * kOuter) * kRun, other + (at.odd ? -second : first));
-    power = power * step;
+  for (int group = 0; group < kOuter; group += kAtOnce) {
+    float result[kAtOnce];
+    M2_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Complex y = Complex{x[group + i].im, x[group + i].re} * conj(power);
+      const float first = y.re, second = (y * conj(kEighth)).re;  // parts of outputs i and i + 64
+      const float other = from_partner(at.odd ? first : second, halves);
+      result[i] = other + (at.odd ? -second : first);
+      power = power * step;
+    }
+    write_product(out, [&](int i) { return at.j + (group + i + at.odd * kOuter) * kRun; }, result);
   }
 }
 
@@ -110,9 +121,12 @@ __global__ void __launch_bounds__(kThreads)
 
   float largest = 0.0f;
   M2_NO_UNROLL
-  for (int n = int(threadIdx.x); n < size; n += 8 * kThreads)
+  for (int n = int(threadIdx.x); n < size; n += kAtOnce * kThreads) {
+    float g[kAtOnce];
+    read_signal(signal, [&](int i) { return n + i * kThreads; }, g);
     M2_UNROLL
-    for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(signal(n + i * kThreads)));
+    for (float x : g) largest = fmaxf(largest, fabsf(x));
+  }
   largest = block_max<kWarps>(maxima, runs * kRunWords, largest);
   const int exponent = exponent_of(largest), most = halves == 2 ? -1 : 0;  // a row is scaled to less than 2^(most + 1)
   const float unit = halves == 2 ? 0.08838835f : 0.125f;
