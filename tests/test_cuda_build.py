@@ -36,8 +36,10 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
         "fft_rows_kernel": (4, 128),
         "fft_rows_bwd_kernel": (4, 128),
     },
-    # 256 .. 8192 points; two blocks of 256 threads an SM.
-    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (6, 128), "fft_conv_mma_scale_kernel": (1, 64)},
+    # 8192 points; two blocks of 256 threads an SM.
+    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (1, 128), "fft_conv_mma_scale_kernel": (1, 64)},
+    # Two element types; one block of 512 threads an SM, which keep all factors in registers.
+    "fft_conv_mma_short.cu": {"fft_conv_mma_short_kernel": (2, 128)},
     # A thread holds 64 complex values: one block of 256 threads an SM.
     "fft_conv_mma_large.cu": {"fft_conv_mma_large_fwd_kernel": (1, 232)},
     # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.

@@ -51,6 +51,7 @@ USERS = {
     "fft_conv_long.cu": ("fft_conv_bwd",),
     "fft_conv_mma.cuh": ("fft_conv_mma", "fft_conv_bwd"),
     "fft_conv_mma.cu": ("fft_conv_mma",),
+    "fft_conv_mma_short.cu": ("fft_conv_mma",),
     "fft_conv_mma_large.cu": ("fft_conv_mma",),
     "fft_conv_mma_bwd.cu": ("fft_conv_bwd",),
     "monarch_mixer.cu": ("monarch_mixer",),

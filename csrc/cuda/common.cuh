@@ -87,6 +87,18 @@ class SharedArray {
     data_[i] = value;
   }
 
+  // The elements from i on as one wider value, at whose multiples they must lie.
+  template <class Wide>
+  __device__ __forceinline__ Wide load_as(int i) const {
+    check(i, false, sizeof(Wide));
+    return *reinterpret_cast<const Wide*>(data_ + i);
+  }
+  template <class Wide>
+  __device__ __forceinline__ void store_as(int i, const Wide& value) const {
+    check(i, true, sizeof(Wide));
+    *reinterpret_cast<Wide*>(data_ + i) = value;
+  }
+
   // Starts to copy 16 bytes of global memory to elements i .., or fills them with zeros; both ends 16-byte aligned. The
   // copies have arrived after wait_for_copies() and, for other threads, a barrier.
   __device__ __forceinline__ void copy_async(int i, const void* from, bool exists) const {
@@ -100,10 +112,10 @@ class SharedArray {
 
  private:
 #ifdef __CUDACC__
-  __device__ __forceinline__ void check(int, bool) const {}
+  __device__ __forceinline__ void check(int, bool, size_t = 0) const {}
 #else
-  static void check(int i, bool write) {
-    emulator::Launch::running()->check_shared(size_t(int64_t(i)) * sizeof(T), sizeof(T), write);
+  static void check(int i, bool write, size_t bytes = sizeof(T)) {
+    emulator::Launch::running()->check_shared(size_t(int64_t(i)) * sizeof(T), bytes, write);
   }
 #endif
   T* data_;

@@ -1,4 +1,5 @@
-// Right-angle FFT convolution of 16-bit tensors on tensor cores, forward, 256 .. 8192 points; more: fft_conv_mma_large.cu.
+// Right-angle FFT convolution of 16-bit tensors on tensor cores, forward: the choice between the kernels, and that of 8192 points;
+// fewer: fft_conv_mma_short.cu, more: fft_conv_mma_large.cu.
 // Interface: fft_conv_mma.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_mma_cuda.cpp.
 //
 // A block owns a row; its transform and the way back: fft_conv_mma.cuh.
@@ -24,16 +25,13 @@ constexpr int kScaleThreads = 128;
 template <int kPlan>
 struct Shape {
   static constexpr int kSize = kFftPlans[kPlan].size, kOuter = kSize / kRun;
-  static constexpr int kThreads = kOuter > 16 ? kRun : kOuter > 2 ? 16 * kOuter : 32, kWarps = kThreads / 32;
-  static constexpr int kColumns = kRun / kThreads;  // of a thread
-  static constexpr int kGroup = kOuter >= 8 ? kColumns : 8 / kOuter;  // at a time on the way back: 8 stores or more
-  static constexpr int kBlocks = kSize == 4096 ? 3 : 0;  // an SM, at least; ptxas would spill for a fourth
-  static constexpr int kLargest = kSize <= 4096 ? 2 : 1;  // a row is scaled to less than 2^(this + 1)
+  static constexpr int kThreads = kRun, kWarps = kThreads / 32;
+  static constexpr int kLargest = 1;  // a row is scaled to less than 2^(this + 1)
   static constexpr size_t kBytes = (kOuter * kRunWords + kWarps) * sizeof(uint32_t);
 };
 
 template <int kPlan>
-__global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
+__global__ void __launch_bounds__(Shape<kPlan>::kThreads)
     fft_conv_mma_fwd_kernel(FftConvArgs args, const float* scales) {
   using S = Shape<kPlan>;
   constexpr int kOuter = S::kOuter;
@@ -44,27 +42,23 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
   const Words words;
   const SharedArray<float> maxima;  // behind the words
 
-  float g[S::kColumns * kOuter], largest = 0.0f;
-  read_signal(signal, [&](int i) { return thread + i / kOuter * S::kThreads + i % kOuter * kRun; }, g);
+  float g[kOuter], largest = 0.0f;
+  read_signal(signal, [&](int i) { return thread + i * kRun; }, g);
   M2_UNROLL
   for (float x : g) largest = fmaxf(largest, fabsf(x));
   largest = block_max<S::kWarps>(maxima, kOuter * kRunWords, largest);
   const int exponent = exponent_of(largest);
-  constexpr float kUnit = kOuter == 1 ? 1.0f : kOuter == 2 ? 0.70710678f : kOuter == 4 ? 0.5f
-                          : kOuter == 8 ? 0.35355339f : kOuter == 16 ? 0.25f : 0.17677670f;
+  constexpr float kUnit = 0.17677670f;  // 1 / sqrt(32)
+  static_assert(kOuter == 32, "one column a thread");
   const float scale = kUnit * ldexpf(1.0f, S::kLargest - exponent);
 
+  Complex x[kOuter];
   M2_UNROLL
-  for (int c = 0; c < S::kColumns; ++c) {
-    const int j = thread + c * S::kThreads;
-    Complex x[kOuter];
-    M2_UNROLL
-    for (int i = 0; i < kOuter; ++i) x[i] = (scale * g[c * kOuter + i]) * outer_twist<kOuter>(i);
-    outer_dft<kOuter, false>(x);
-    outer_twiddles<S::kSize, false>(j, x);
-    M2_UNROLL
-    for (int q = 0; q < kOuter; ++q) words.store(word_of(q, j), pack_half(x[q].re, x[q].im));
-  }
+  for (int i = 0; i < kOuter; ++i) x[i] = (scale * g[i]) * outer_twist<kOuter>(i);
+  outer_dft<kOuter, false>(x);
+  outer_twiddles<S::kSize, false>(thread, x);
+  M2_UNROLL
+  for (int q = 0; q < kOuter; ++q) words.store(word_of(q, thread), pack_half(x[q].re, x[q].im));
   __syncthreads();
 
   Matrix f;
@@ -92,21 +86,13 @@ __global__ void __launch_bounds__(Shape<kPlan>::kThreads, Shape<kPlan>::kBlocks)
                              row_of<true>(args.postgate, b, d)};
   const int first = thread_index_again();
   const float back = kUnit * S::kSize * ldexpf(1.0f, exponent - S::kLargest) / spectrum_scale;
-  M2_NO_UNROLL
-  for (int group = 0; group < S::kColumns; group += S::kGroup)
-    M2_UNROLL
-    for (int c = 0; c < S::kGroup; ++c) {
-      const int j = first + (group + c) * S::kThreads;
-      Complex x[kOuter];
-      M2_UNROLL
-      for (int q = 0; q < kOuter; ++q) x[q] = unpacked(words.load(word_of(q, j)));
-      outer_twiddles<S::kSize, true>(j, x);
-      outer_dft<kOuter, true>(x);
-      float y[kOuter];
-      M2_UNROLL
-      for (int i = 0; i < kOuter; ++i) y[i] = back * (x[i] * conj(outer_twist<kOuter>(i))).re;
-      write_product(out, [&](int i) { return j + i * kRun; }, y);
-    }
+  M2_UNROLL
+  for (int q = 0; q < kOuter; ++q) x[q] = unpacked(words.load(word_of(q, first)));
+  outer_twiddles<S::kSize, true>(first, x);
+  outer_dft<kOuter, true>(x);
+  M2_UNROLL
+  for (int i = 0; i < kOuter; ++i) g[i] = back * (x[i] * conj(outer_twist<kOuter>(i))).re;
+  write_product(out, [&](int i) { return first + i * kRun; }, g);
 }
 
 // scales[d] = the power of two that brings the largest value of channel d's spectrum, skip included, below 1.
@@ -124,13 +110,17 @@ __global__ void __launch_bounds__(kScaleThreads) fft_conv_mma_scale_kernel(FftCo
   if (threadIdx.x == 0) scales[d] = ldexpf(1.0f, -1 - exponent_of(largest));
 }
 
+template <int kPlan>
+constexpr bool kHere = kFftPlans[kPlan].size > kMaxShortMmaFftSize && kFftPlans[kPlan].size <= kMaxSmallMmaFftSize;
+
 }  // namespace
 
 bool fft_conv_mma_serves(const FftConvArgs& args) {
   if (args.element == Element::f32) return false;
   if (args.fft_size > kMaxSmallMmaFftSize) return fft_conv_mma_large_serves(args.fft_size);
+  if (args.fft_size <= kMaxShortMmaFftSize) return fft_conv_mma_short_serves(args.fft_size);
   return with_plan(args.fft_size, [&](auto plan) {
-           if constexpr (kFftPlans[plan.value].size > kMaxSmallMmaFftSize) return cudaErrorInvalidValue;
+           if constexpr (!kHere<plan.value>) return cudaErrorInvalidValue;
            else return fits_block(Shape<plan.value>::kBytes);
          }) == cudaSuccess;
 }
@@ -139,6 +129,7 @@ cudaError_t fft_conv_mma_fwd(const FftConvArgs& args, float* scales, cudaStream_
   if (!fft_conv_mma_serves(args) || args.batch < 0 || args.dim < 0 || args.seqlen < 0 || args.seqlen > args.fft_size)
     return cudaErrorInvalidValue;
   if (args.dim > 0 && args.batch > INT32_MAX / args.dim) return cudaErrorInvalidValue;
+  if (args.fft_size <= kMaxShortMmaFftSize) return fft_conv_mma_short_fwd(args, stream, shape);
   if (args.batch * args.dim > 0) {
     const cudaError_t error = launch(&fft_conv_mma_scale_kernel, unsigned(args.dim), kScaleThreads,
                                      kScaleThreads / 32 * sizeof(float), stream, args, scales);
@@ -146,7 +137,7 @@ cudaError_t fft_conv_mma_fwd(const FftConvArgs& args, float* scales, cudaStream_
   }
   if (args.fft_size > kMaxSmallMmaFftSize) return fft_conv_mma_large_fwd(args, scales, stream, shape);
   return with_plan(args.fft_size, [&](auto plan) {
-    if constexpr (kFftPlans[plan.value].size > kMaxSmallMmaFftSize) return cudaErrorInvalidValue;
+    if constexpr (!kHere<plan.value>) return cudaErrorInvalidValue;
     else {
       using S = Shape<plan.value>;
       const LaunchShape wanted = {args.batch * args.dim, S::kThreads, S::kBytes};

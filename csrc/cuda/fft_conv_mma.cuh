@@ -1,5 +1,5 @@
 // The steps of a right-angle transform of 16-bit values on tensor cores by one block, 256 R points for R = 1, 2, .. 128, for
-// fft_conv_mma.cu and fft_conv_mma_large.cu. Compiled by nvcc, or by g++ under the emulator.
+// fft_conv_mma*.cu; fft_conv_mma_short.cu has an outer pass of its own. Compiled by nvcc, or by g++ under the emulator.
 //
 // A pass of radix R in float32 registers twists a row and splits it into R runs of 256 points, each of which one warp
 // transforms, multiplies by the spectrum and transforms back without leaving its registers: 256 = 16 x 16, and each of the
@@ -12,6 +12,7 @@
 // Between the radix-R passes and the warps lies float16 in shared memory, 4 bytes a point: two trips in all.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
 #include "fft_passes.cuh"
 #include "mma.cuh"
@@ -38,8 +39,12 @@ __device__ __forceinline__ Complex root(int turns, int of) {
   return {cosine, -sine};
 }
 
-// 2^exponent of the largest power of two that is at most x; of 0 and the smallest numbers, 2^-100. Infinite for infinity.
-__device__ __forceinline__ int exponent_of(float x) { return x < 7.9e-31f ? -100 : x > 3.4e38f ? 300 : ilogbf(x); }
+// The exponent of the largest power of two that is at most x >= 0; of 0 and the smallest numbers, -100. 300 for infinity and NaN.
+__device__ __forceinline__ int exponent_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return x < 7.9e-31f ? -100 : x <= 3.4e38f ? int(bits >> 23) - 127 : 300;
+}
 
 // Multiplies the outputs of the first pass by theta^j exp(-2 pi i j q / N), or its inputs on the way back by the conjugate.
 // Each factor is the one before times the same root: an error of 1e-6 at most, far below that of float16.
@@ -247,9 +252,12 @@ __device__ __forceinline__ void each_value(Tiles& y, const Run& run) {
     }
 }
 
+// The largest x >= 0 of a warp: floats that are not negative are in the order of their bits, NaN above all.
 __device__ __forceinline__ float warp_max(float x) {
-  M2_NO_UNROLL  // every shuffle has code of its own for threads that come late
-  for (int bits = 16; bits > 0; bits /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, bits));
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits = warp_max_bits(bits);
+  memcpy(&x, &bits, sizeof x);
   return x;
 }
 

@@ -77,6 +77,19 @@ __device__ __forceinline__ uint32_t pack_bfloat(float low, float high) {
 #endif
 }
 
+// The largest x of a warp.
+__device__ __forceinline__ uint32_t warp_max_bits(uint32_t x) {
+#ifdef __CUDACC__
+  return __reduce_max_sync(~0u, x);
+#else
+  for (int bits = 16; bits > 0; bits /= 2) {
+    const uint32_t other = __shfl_xor_sync(~0u, x, bits);
+    x = x > other ? x : other;
+  }
+  return x;
+#endif
+}
+
 #ifndef __CUDACC__
 // c += a b for the fragments of PTX's mma.m16n8k16: lane 4 g + t holds, two neighbouring values a register,
 //   a[r]: row g + 8 (r % 2), columns 2 t + 8 (r / 2) ..;  b[r]: rows 2 t + 8 r .., column g;

@@ -68,6 +68,7 @@ struct Options {
   uint64_t seed = 1;  // order in which the threads of a block run
   size_t shared_bytes_per_block = 227 * 1024;  // the most a launch may ask for; H100: 227, A100: 163, RTX 4090: 99 KB
   unsigned threads_per_block = 1024;
+  int processors = 2;  // few, so that a block that walks over many rows does so in small tests
 };
 
 inline Options& options() {
@@ -529,7 +530,7 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9
 };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
 constexpr unsigned cudaStreamNonBlocking = 1;
@@ -544,8 +545,10 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   }
 }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  return *value = int(m2::emulator::options().shared_bytes_per_block), cudaSuccess;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const m2::emulator::Options& device = m2::emulator::options();
+  return *value = attribute == cudaDevAttrMultiProcessorCount ? device.processors : int(device.shared_bytes_per_block),
+         cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   return (*pointer = std::malloc(bytes)) ? cudaSuccess : cudaErrorMemoryAllocation;

@@ -2,6 +2,7 @@
 // inputs that float16 could not hold; memory ends where tensors end. Prints a line per case and a summary; exits with 1 if
 // anything fails. Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -152,6 +153,13 @@ bool check_values() {
                                        {1000, 1024}, {2047, 2048}, {4096, 4096}})
       good = check({seqlen > 2000 ? 1 : 2, seqlen > 2000 ? 1 : 3, seqlen, size, seqlen, std::max(seqlen - 1, 0), element}) &&
              good;
+    // Blocks that walk over several slabs of 16, 8, .. 1 rows and several channels; the last slab of a channel is not full.
+    for (const auto& [batch, dim, seqlen, size] :
+         {std::array<int, 4>{35, 5, 256, 256}, {19, 3, 200, 256}, {9, 4, 504, 512}, {6, 3, 1024, 1024}, {5, 2, 1033, 2048},
+          {3, 3, 2048, 2048}, {3, 2, 4096, 4096}, {1, 7, 2600, 4096}})
+      for (const bool gated : {true, false})
+        good = check({batch, dim, seqlen, size, 40, gated ? 30 : 0, element, gated}) && good;
+    good = check({21, 5, 130, 256, 130, 100, element, true, true}) && good;
     for (const size_t shared : {227, 99}) {  // in 99 KB the spectrum of 16384 points is one of several kernels
       m2::emulator::options().shared_bytes_per_block = shared * 1024;
       for (const auto& [seqlen, size] : {std::pair<int, int>{5000, 8192}, {8192, 8192}, {9001, 16384}, {16384, 16384}})
@@ -240,8 +248,11 @@ bool check_specials() {
   good = report(fft_conv_mma_serves(args), "16384 points are served") && good;
   m2::emulator::options().shared_bytes_per_block = 64 * 1024;
   good = report(!fft_conv_mma_serves(args), "16384 points are not served with 64 KB a block") && good;
+  args.fft_size = 8192;
+  good = report(fft_conv_mma_serves(args), "8192 points are, with 64 KB a block") && good;
+  m2::emulator::options().shared_bytes_per_block = 99 * 1024;
   args.fft_size = 4096;
-  good = report(fft_conv_mma_serves(args), "4096 points are, with 64 KB a block") && good;
+  good = report(fft_conv_mma_serves(args), "4096 points are served with 99 KB a block") && good;
   m2::emulator::options() = {};
   return good;
 }
