@@ -1,6 +1,7 @@
 """The sequence mixer of M2-BERT between its two dense projections: monarch_mixer.
 
-Kernels: csrc/cpu/monarch_mixer.inl behind csrc/monarch_mixer.cpp; csrc/cuda/monarch_mixer*.cu.
+Kernels: csrc/cpu/monarch_mixer.inl behind csrc/monarch_mixer.cpp; csrc/cuda/monarch_mixer*.cu behind
+csrc/cuda_ops/monarch_mixer.cpp.
 May import the other operators.
 Test: tests/test_monarch_mixer.py.
 """
@@ -23,7 +24,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import autocast, cuda_loaded, implement, refuse_second_gradient, to
+from m2ops._library import autocast, implement, refuse_second_gradient, to
 from m2ops._short_conv import MAX_WIDTH, MIN_WIDTH, short_conv_ref
 
 
@@ -142,30 +143,6 @@ def _monarch_mixer(
     if spectrum2 is not None:
         out = out + ops.fft_conv(apply_mask("monarch_mixer", u, mask, True), spectrum2, skip2, None, None, True)
     return apply_mask("monarch_mixer", out, mask, True).to(dtype)
-
-
-def _one_kernel(fits: Any, u: Tensor, spectrum: Tensor, spectrum2: Tensor | None) -> bool:
-    """Whether a fused kernel serves both convolutions: they share a transform that it has room for."""
-    return (spectrum2 is None or spectrum2.shape == spectrum.shape) and bool(fits(u, spectrum))
-
-
-def mixer_with_kernel(kernels: Any, p: Tensor, u: Tensor, *args: Any) -> Tensor:
-    """monarch_mixer by the fused kernel of the namespace `kernels` if it has room for the transform, else composed."""
-    if _one_kernel(kernels.monarch_mixer_fits, u, args[2], args[4]):
-        return kernels.monarch_mixer_fused(p, u, *args)
-    return _monarch_mixer(p, u, *args)
-
-
-def mixer_bwd_with_kernel(kernels: Any, dout: Tensor, p: Tensor, u: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """monarch_mixer_bwd by the fused kernel of `kernels` if it has room for the transform, else composed."""
-    if _one_kernel(kernels.monarch_mixer_bwd_fits, u, args[2], args[4]):
-        return kernels.monarch_mixer_bwd_fused(dout, p, u, *args)
-    return _monarch_mixer_bwd(dout, p, u, *args)
-
-
-if cuda_loaded:
-    implement("monarch_mixer", "CUDA")(lambda *args: mixer_with_kernel(torch.ops.m2ops, *args))
-    implement("monarch_mixer_bwd", "CUDA")(lambda *args: mixer_bwd_with_kernel(torch.ops.m2ops, *args))
 
 
 def _gates_and_value(

@@ -22,11 +22,10 @@ FFT_CONV_MMA = [CSRC / f"cuda/fft_conv_mma{part}.cu" for part in ("", "_short", 
 FFT_CONV_MMA_BWD = CSRC / "cuda/fft_conv_mma_bwd.cu"
 SHORT_CONV = CSRC / "cuda/short_conv.cu"
 GLU = CSRC / "cuda/blockdiag_glu.cu"
-MIXER = CSRC / "cuda/monarch_mixer.cu"
-MIXER_BWD = CSRC / "cuda/monarch_mixer_bwd.cu"
+MIXER = [CSRC / "cuda/monarch_mixer.cu", CSRC / "cuda/monarch_mixer_bwd.cu"]
 TRANSFORM = [CSRC / "cuda/fft_plan.cpp", CSRC / "cuda/device_table.cu", FFT_CONV]
 CONVOLUTIONS = [*TRANSFORM, FFT_CONV_BWD, FFT_CONV_LONG, *FFT_CONV_MMA, FFT_CONV_MMA_BWD]
-KERNELS = [*CONVOLUTIONS, SHORT_CONV, GLU, MIXER, MIXER_BWD]
+KERNELS = [*CONVOLUTIONS, SHORT_CONV, GLU, *MIXER]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 needs_emulator = [

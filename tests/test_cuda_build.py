@@ -44,9 +44,9 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     "fft_conv_mma_large.cu": {"fft_conv_mma_large_fwd_kernel": (1, 232)},
     # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.
     "fft_conv_mma_bwd.cu": {"fft_conv_mma_bwd_kernel": (7, 128)},
-    # One block of at most 512 threads an SM, or as many smaller ones, have 128 each; shared memory allows few more.
-    "monarch_mixer.cu": {"monarch_mixer_fwd_kernel": (7, 128)},
-    "monarch_mixer_bwd.cu": {"monarch_mixer_bwd_kernel": (7, 128), "monarch_mixer_bwd_sum_kernel": (1, 40)},
+    # Two widths of elements. Four blocks of 256 threads an SM have 64 registers for each.
+    "monarch_mixer.cu": {"mixer_rows_kernel": (2, 64), "mixer_sum_kernel": (2, 64)},
+    "monarch_mixer_bwd.cu": {"mixer_bwd_kernel": (2, 128)},  # 24 sums over tiles, windows of 14: two blocks an SM
     "short_conv.cu": {  # two widths of elements, aligned rows or not
         "short_conv_fwd_kernel": (4, 80),
         "short_conv_bwd_kernel": (4, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128

@@ -15,7 +15,6 @@ from torch import Tensor
 
 import m2ops
 from m2ops._blockdiag import glu_with_kernel
-from m2ops._monarch_mixer import mixer_bwd_with_kernel, mixer_with_kernel
 
 pytestmark = needs_emulator
 
@@ -177,7 +176,7 @@ def test_emulated_offsets_beyond_32_bits(ops: Any, seqlen: int) -> None:
     assert wide[0].grad is not None and not far(ops.short_conv_bwd(dout, u, weight, False)[0], wide[0].grad, 1e-3)
     mixed = [p.transpose(1, 2), x.transpose(1, 2), torch.randn(9, 3), None]
     spectrum = ops.filter_spectrum(k[:, :1], None, 256)
-    out = ops.monarch_mixer_fused(*mixed, spectrum, skip, None, None, None)
+    out = ops.monarch_mixer(*mixed, spectrum, skip, None, None, None)
     reference = m2ops.monarch_mixer_ref(*(t if t is None else t.double() for t in mixed), k[:, :1].double(), None, skip)
     assert not far(out, reference, 2e-3)  # six values
 
@@ -258,20 +257,20 @@ def test_emulated_short_conv_passes_opcheck(ops: Any) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
-@pytest.mark.parametrize("seqlen", [1, 200, 700, 5000])
+@pytest.mark.parametrize("seqlen", [1, 200, 700, 5000, 20001])
 def test_emulated_monarch_mixer_matches_float64(ops: Any, seqlen: int, dtype: torch.dtype, tolerance: float) -> None:
     batch, dim, width, size = 2, 3, 3, max(256, 1 << (seqlen - 1).bit_length())
     p, u = (torch.randn(batch, seqlen, 2 * n).to(dtype)[..., n:] for n in (3 * dim, dim))
     weight, bias, skips = torch.randn(3 * dim, width), torch.randn(3 * dim), torch.randn(2, dim)
     k, k_rev, k2, k2_rev = torch.randn(4, dim, seqlen) / seqlen**0.5
     mask = torch.arange(seqlen) < torch.tensor([[seqlen], [seqlen // 2 + 1]])
-    first, second = ops.filter_spectrum(k, k_rev, size), ops.filter_spectrum(k2, k2_rev, size)
-    assert ops.monarch_mixer_fits(u, first)
+    other = 2 * size if seqlen <= 700 else size  # the two spectra need not be of one size
+    first, second = ops.filter_spectrum(k, k_rev, size), ops.filter_spectrum(k2, k2_rev, other)
     for given in (mask, None):
         hidden = p if given is None else p.masked_fill(~given[..., None], torch.nan)  # must not matter
         for residual in (True, False):
             parts = (second, skips[1]) if residual else (None, None)
-            out = mixer_with_kernel(ops, hidden, u, weight, bias, first, skips[0], *parts, given)
+            out = ops.monarch_mixer(hidden, u, weight, bias, first, skips[0], *parts, given)
             wide = [t.double() for t in (p, u, weight, bias, k, k_rev, skips[0])]
             extra = [t.double() for t in (k2, k2_rev, skips[1])] if residual else [None, None, None]
             exact = m2ops.monarch_mixer_ref(*wide, *extra, given)
@@ -279,7 +278,7 @@ def test_emulated_monarch_mixer_matches_float64(ops: Any, seqlen: int, dtype: to
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), BOUNDS, ids=str)
-@pytest.mark.parametrize("seqlen", [1, 200, 700, 5000])
+@pytest.mark.parametrize("seqlen", [1, 200, 700, 5000, 20001])
 def test_emulated_gradients_of_monarch_mixer_match_float64(
     ops: Any, seqlen: int, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -290,11 +289,10 @@ def test_emulated_gradients_of_monarch_mixer_match_float64(
     filters = list(torch.randn(4, dim, seqlen) / seqlen**0.5)
     mask = torch.arange(seqlen) < torch.tensor([[seqlen], [seqlen // 2 + 1]])
     first, second = (ops.filter_spectrum(*pair, size) for pair in (filters[:2], filters[2:]))
-    assert ops.monarch_mixer_bwd_fits(u, first)
     for given, residual in ((mask, True), (None, False)):
         hidden = [x if given is None else x.masked_fill(~given[..., None], torch.nan) for x in (dout, p, u)]
         parts = (second, skips[1]) if residual else (None, None)
-        got = mixer_bwd_with_kernel(ops, *hidden, weight, bias, first, skips[0], *parts, given)
+        got = ops.monarch_mixer_bwd(*hidden, weight, bias, first, skips[0], *parts, given)
         leaves = [t.double().requires_grad_() for t in (p, u, weight, bias, *filters, *skips)]
         one, two = (*leaves[4:6], leaves[8]), (*leaves[6:8], leaves[9]) if residual else (None, None, None)
         m2ops.monarch_mixer_ref(*leaves[:4], *one, *two, given).backward(dout.double())
@@ -321,7 +319,7 @@ def test_emulated_gradients_of_monarch_mixer_of_empty_tensors(ops: Any) -> None:
     for batch, seqlen in ((0, 9), (2, 0)):
         args = mixer_call(seqlen, 256)
         p, u = (x[:batch] for x in args[:2] if x is not None)
-        got = ops.monarch_mixer_bwd_fused(u, p, u, *args[2:])
+        got = ops.monarch_mixer_bwd(u, p, u, *args[2:])
         assert got[0].shape == p.shape and got[1].shape == u.shape
         assert [tuple(x.shape) for x in got[2:]] == [(3, 3), (3,), (1, 512), (1,), (1, 512), (1,)]
         assert not any(x.any() for x in got)
@@ -329,25 +327,7 @@ def test_emulated_gradients_of_monarch_mixer_of_empty_tensors(ops: Any) -> None:
 
 def test_emulated_gradients_of_monarch_mixer_pass_opcheck(ops: Any) -> None:
     args = mixer_call(9, 256)
-    torch.library.opcheck(ops.monarch_mixer_bwd_fused.default, (args[1], *args), test_utils="test_schema")
-
-
-def test_monarch_mixer_goes_without_the_kernel_where_it_does_not_fit(ops: Any) -> None:
-    u = torch.zeros(1, 2, 3)
-    assert ops.monarch_mixer_fits(u, torch.zeros(3, 2 * 16384))
-    assert not ops.monarch_mixer_fits(u, torch.zeros(3, 2 * 32768))
-    assert not ops.monarch_mixer_fits(u.double(), torch.zeros(3, 512))
-    assert ops.monarch_mixer_bwd_fits(u, torch.zeros(3, 2 * 16384))
-    assert not ops.monarch_mixer_bwd_fits(u, torch.zeros(3, 2 * 32768))
-    assert not ops.monarch_mixer_bwd_fits(u.double(), torch.zeros(3, 512))
-    with pytest.raises(ValueError, match=r"no kernel for a spectrum of shape \(3, 65536\) on this device"):
-        ops.monarch_mixer_fused(
-            torch.zeros(1, 2, 9), u, torch.zeros(9, 3), None, torch.zeros(3, 65536), None, None, None, None
-        )
-    with pytest.raises(ValueError, match=r"monarch_mixer_bwd: no kernel for a spectrum of shape \(3, 65536\)"):
-        ops.monarch_mixer_bwd_fused(
-            u, torch.zeros(1, 2, 9), u, torch.zeros(9, 3), None, torch.zeros(3, 65536), *[None] * 4
-        )
+    torch.library.opcheck(ops.monarch_mixer_bwd.default, (args[1], *args), test_utils="test_schema")
 
 
 U, K, SPECTRUM = torch.zeros(2, 3, 300), torch.zeros(3, 300), torch.zeros(3, 1024)
@@ -398,11 +378,11 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {  # the call, its m
         r"8-byte boundary; pass a copy",
     ),
     "mixer dout": (
-        lambda ops: ops.monarch_mixer_bwd_fused(U.half(), *mixer_call(300, 512)),
+        lambda ops: ops.monarch_mixer_bwd(U.half(), *mixer_call(300, 512)),
         r"dout must have the shape and dtype of u, \(2, 300, 1\) Float, got \(2, 3, 300\) Half",
     ),
     "mixer p": (
-        lambda ops: ops.monarch_mixer_bwd_fused(U, U, *mixer_call(300, 512)[1:]),
+        lambda ops: ops.monarch_mixer_bwd(U, U, *mixer_call(300, 512)[1:]),
         r"p must have shape \(batch, seqlen, 3 \* dim\) and the dtype of u, \(2, 300, 1\), got \(2, 3, 300\)",
     ),
     "short dtype": (

@@ -21,7 +21,6 @@ from emulation import (
     FFT_CONV_MMA,
     GLU,
     MIXER,
-    MIXER_BWD,
     SANITIZERS,
     SHORT_CONV,
     TRANSFORM,
@@ -38,14 +37,13 @@ PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
     "fft_conv_mma": [*TRANSFORM, FFT_CONV_LONG, FFT_CONV_BWD, *FFT_CONV_MMA],
     "short_conv": [SHORT_CONV],
     "blockdiag_glu": [GLU],
-    "monarch_mixer": [*TRANSFORM, MIXER],
-    "monarch_mixer_bwd": [*TRANSFORM, FFT_CONV_BWD, MIXER, MIXER_BWD],
+    "monarch_mixer": [*MIXER, SHORT_CONV],
 }
 BARRIER = re.compile(r"^(?!\s*//).*(__syncthreads\(\)|__syncwarp\(\)|wait_for_copies<\d+>\(\));")
 # Every file with barriers, and programs that run its code.
 USERS = {
-    "fft_passes.cuh": ("fft_conv", "fft_conv_bwd", "monarch_mixer"),
-    "fft_bwd_passes.cuh": ("fft_conv_bwd", "monarch_mixer_bwd"),
+    "fft_passes.cuh": ("fft_conv", "fft_conv_bwd"),
+    "fft_bwd_passes.cuh": ("fft_conv_bwd",),
     "fft_conv.cu": ("fft_conv_bwd",),
     "fft_conv_bwd.cu": ("fft_conv_bwd",),
     "fft_conv_long.cu": ("fft_conv_bwd",),
@@ -55,7 +53,7 @@ USERS = {
     "fft_conv_mma_large.cu": ("fft_conv_mma",),
     "fft_conv_mma_bwd.cu": ("fft_conv_bwd",),
     "monarch_mixer.cu": ("monarch_mixer",),
-    "monarch_mixer_bwd.cu": ("monarch_mixer_bwd",),
+    "monarch_mixer_bwd.cu": ("monarch_mixer",),
     "short_conv.cu": ("short_conv",),
     "blockdiag_glu.cu": ("blockdiag_glu",),
 }

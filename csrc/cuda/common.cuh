@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #ifdef __CUDACC__
 #define M2_UNROLL _Pragma("unroll")
@@ -52,6 +53,30 @@ __device__ __forceinline__ Complex load_readonly(const Complex* p) {
   return {v.x, v.y};
 #else
   return *p;
+#endif
+}
+
+// 16 bytes, at a multiple of 16.
+struct alignas(16) Quad {
+  uint32_t words[4];
+};
+
+__device__ __forceinline__ Quad load_readonly(const Quad* p) {
+#ifdef __CUDACC__
+  const uint4 v = __ldg(reinterpret_cast<const uint4*>(p));
+  return {{v.x, v.y, v.z, v.w}};
+#else
+  Quad quad;
+  std::memcpy(&quad, p, sizeof quad);
+  return quad;
+#endif
+}
+
+__device__ __forceinline__ void store_quad(Quad* p, const Quad& quad) {
+#ifdef __CUDACC__
+  *reinterpret_cast<uint4*>(p) = make_uint4(quad.words[0], quad.words[1], quad.words[2], quad.words[3]);
+#else
+  std::memcpy(static_cast<void*>(p), &quad, sizeof quad);
 #endif
 }
 

@@ -1,5 +1,5 @@
 // The gradient of a right-angle convolution of one row by one block: two forward and two inverse transforms in one row of
-// shared memory, for fft_conv_bwd.cu, fft_conv_long.cu and monarch_mixer_bwd.cu. The passes: fft_passes.cuh.
+// shared memory, for fft_conv_bwd.cu and fft_conv_long.cu. The passes: fft_passes.cuh.
 #pragma once
 #include <algorithm>
 #include <cstdint>

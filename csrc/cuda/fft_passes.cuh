@@ -1,5 +1,5 @@
 // The passes of the right-angle transform of one row by one block, in shared memory, for the kernels that build on them
-// (fft_conv.cu, fft_conv_bwd.cu, monarch_mixer.cu). The transform and its tables: fft_plan.h.
+// (fft_conv.cu, fft_conv_bwd.cu, fft_conv_long.cu). The transform and its tables: fft_plan.h.
 //
 // Of one row, the first forward pass takes its values from a function and the last inverse pass gives them to one; the
 // last forward pass, the product with the spectrum and the first inverse pass happen in registers.

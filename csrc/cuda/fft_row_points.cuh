@@ -24,18 +24,17 @@ __device__ __forceinline__ void each_points(const Run& run) {
 
 using Points = float[kAtOnce];
 
-// Bit i: point i, of kThreads a row, is a position of the sequence, and a real one if there is a mask of the batch entry.
+// Bit i: point i, of kThreads a row, is a position of the sequence.
 template <int kThreads>
-__device__ __forceinline__ uint32_t real_points(int n, int seqlen, const bool* mask = nullptr) {
+__device__ __forceinline__ uint32_t real_points(int n, int seqlen) {
   uint32_t real = 0;
   M2_UNROLL
-  for (int i = 0; i < kAtOnce; ++i) {
-    const int at = n + i * kThreads;
-    if (at < seqlen && (!mask || mask[at])) real |= 1u << i;
-  }
+  for (int i = 0; i < kAtOnce; ++i)
+    if (n + i * kThreads < seqlen) real |= 1u << i;
   return real;
 }
 
+// out[i] = x at point i where wanted, else 0; what is not wanted is not read.
 template <int kThreads, bool kNarrow>
 __device__ __forceinline__ void read_points_as(Element element, const Row<const void>& x, int n, uint32_t wanted,
                                                Points& out) {
@@ -48,15 +47,7 @@ __device__ __forceinline__ void read_points_as(Element element, const Row<const 
   for (int i = 0; i < kAtOnce; ++i) out[i] = widen<kNarrow>(element, raw[i]);
 }
 
-// out[i] = x at point i where wanted, else 0; what is not wanted is not read.
-template <int kPlan>
-__device__ __forceinline__ void read_points(Element element, const Row<const void>& x, int n, uint32_t wanted,
-                                            Points& out) {
-  constexpr int kThreads = kFftPlans[kPlan].threads;
-  if (element == Element::f32) read_points_as<kThreads, false>(element, x, n, wanted, out);
-  else read_points_as<kThreads, true>(element, x, n, wanted, out);
-}
-
+// Writes the positions that exist.
 template <int kThreads, bool kNarrow>
 __device__ __forceinline__ void write_points_as(Element element, const Row<void>& out, int n, int seqlen,
                                                 const Points& x) {
@@ -68,15 +59,6 @@ __device__ __forceinline__ void write_points_as(Element element, const Row<void>
   M2_UNROLL
   for (int i = 0; i < kAtOnce; ++i)
     if (n + i * kThreads < seqlen) to[i * step] = raw[i];
-}
-
-// Writes the positions that exist.
-template <int kPlan>
-__device__ __forceinline__ void write_points(Element element, const Row<void>& out, int n, int seqlen,
-                                             const Points& x) {
-  constexpr int kThreads = kFftPlans[kPlan].threads;
-  if (element == Element::f32) write_points_as<kThreads, false>(element, out, n, seqlen, x);
-  else write_points_as<kThreads, true>(element, out, n, seqlen, x);
 }
 
 // From point 0 to point i in the row: threads are a multiple of 16, so it is the same for all.

@@ -1,121 +1,147 @@
-// The sequence mixer in one kernel, forward: one block owns one channel of one batch entry. Interface and formulas:
-// monarch_mixer.h. Compiled by nvcc, or by g++ under the emulator. Test:
-// ../testing/test_monarch_mixer_cuda.cpp.
+// The sequence mixer before and after its long convolutions: activations become rows, and rows activations. A block owns a
+// tile. Interface and formulas: monarch_mixer.h; tiles: mixer_tiles.cuh. Compiled by nvcc, or by g++ under the emulator.
+// Test: ../testing/test_monarch_mixer_cuda.cpp.
 //
-// Three short convolutions, both gates and both long convolutions share the block's memory: beside the row of the
-// transform lie `sums`, a float for each of its points, that hold v, then x1 * v, its convolution, that times x2, and the
-// result. Nothing in between goes back to global memory. Each channel of p is read once, several positions under way
-// together, into the row, where the short convolution finds its neighbours. Channels are contiguous in p, so blocks that run
-// together take neighbouring channels and share cache lines. The short convolutions run through one copy of their code, the
-// two long ones through one copy of the passes.
-//
-// Position n of `sums` and of the row, before its first pass and after its last, belongs to thread n % threads, in the
-// passes too, whose first step is a multiple of the threads: barriers are needed only around what reads neighbours.
+// Both kernels are to be as fast as memory: a tensor is read once (a tile of 64 positions also the 6 before them, for the
+// short convolution), a row written once.
 #include "monarch_mixer.h"
 
-#include "fft_row_points.cuh"
+#include "mixer_tiles.cuh"
 
 namespace m2::cuda {
 namespace {
 
-template <int kPlan>
-__global__ void __launch_bounds__(kFftPlans[kPlan].threads, 1)
-    monarch_mixer_fwd_kernel(MonarchMixerArgs args, const Complex* table) {
-  constexpr int kSize = kFftPlans[kPlan].size, kThreads = kFftPlans[kPlan].threads, kSums = 2 * padded(kSize);
-  const int64_t b = blockIdx.x / unsigned(args.dim), d = blockIdx.x % unsigned(args.dim);
-  const bool* mask = args.mask ? args.mask + b * args.seqlen : nullptr;
-  const int seqlen = int(args.seqlen), width = args.width;
-  const SharedArray<Complex> row;
-  const SharedArray<float> sums;  // from kSums on
+constexpr int kHaloTile = (kTilePositions + kPast) * kTilePitch;
+constexpr int kPlainTile = kTilePositions * kTilePitch;
 
-  M2_NO_UNROLL
-  for (int step = 0; step < (args.spectrum2 ? 4 : 3); ++step) {  // v, x1, x2, u
-    const int64_t channel = (step == 0 ? 2 : step - 1) * args.dim + d;
-    each_points<kPlan>([&](int n) {
-      const Row<const void> from =
-          step < 3 ? row_of(args.element, args.p, b, channel) : row_of(args.element, args.u, b, d);
-      Points x;
-      read_points<kPlan>(args.element, from, n, real_points<kThreads>(n, seqlen, mask), x);
-      put_points<kPlan>(row, n, x);
-    });
-    if (step < 3) {
-      __syncthreads();
-      const float* weight = args.short_weight + channel * width + width - 1;  // of lag 0
-      const float bias = args.short_bias ? load_readonly(args.short_bias + channel) : 0.0f;
-      each_points<kPlan>([&](int n) {
-        const uint32_t real = real_points<kThreads>(n, seqlen, mask);
-        Points x;
-        M2_UNROLL
-        for (int i = 0; i < kAtOnce; ++i) x[i] = bias;
-        M2_NO_UNROLL
-        for (int k = 0; k < width; ++k) {
-          const float w = load_readonly(weight - k);
-          const int at = n - k, slot = at + (at >> 4);  // padded(at), of the few before the beginning too
-          M2_UNROLL
-          for (int i = 0; i < kAtOnce; ++i)
-            if (i > 0 || at >= 0) x[i] += w * row.load(slot + point_distance<kPlan>(i)).re;
-        }
-        M2_UNROLL
-        for (int i = 0; i < kAtOnce; ++i) {
-          const int at = kSums + n + i * kThreads;
-          const float factor = real >> i & 1 ? x[i] : 0.0f;
-          sums.store(at, step ? sums.load(at) * factor : factor);
-        }
-      });
-      __syncthreads();
-      if (step != 1) continue;
-    }
-
-    const float* skips = step == 3 ? args.skip2 : args.skip;
-    const float skip = skips ? load_readonly(skips + d) / kSize : 0.0f;
-    const float* spectrum = step == 3 ? args.spectrum2 : args.spectrum;
-    forward_first<kPlan>(row, table, [&](int n, Complex twist) {
-      return (step == 3 ? row.load(padded(n)).re : sums.load(kSums + n)) * twist;
-    });
-    forward_middle<kPlan, 1>(row, table);
-    multiply_spectrum<kPlan>(row, reinterpret_cast<const Complex*>(spectrum) + d * kSize, skip);
-    inverse_middle<kPlan, kFftPlans[kPlan].passes - 2>(row, table);
-    inverse_first<kPlan>(row, table, [&](int n, Complex y) {
-      sums.store(kSums + n, step == 3 ? sums.load(kSums + n) + y.re : y.re);
-    });
+template <bool kNarrow>
+__global__ void __launch_bounds__(kTileThreads, 4)
+    mixer_rows_kernel(MixerRowsArgs args, bool packed, bool packed_out) {
+  const MixerArgs& mixer = args.mixer;
+  const unsigned groups = unsigned(groups_of(mixer));
+  const TilePlace place = tile_place(mixer, blockIdx.x / groups, blockIdx.x % groups);
+  const SharedArray<float> floats;
+  const int x1 = 0, v = kHaloTile, x2 = args.g.data ? 2 * kHaloTile : 0;
+  const int u = x2 + (args.x2.data ? kHaloTile : 0), dout = u + (args.u_rows.data ? kPlainTile : 0);
+  const int past = place.first - kPast;
+  TileLoad<kNarrow, kTilePositions + kPast> load, load_v;
+  TileLoad<kNarrow, kTilePositions> load_plain;
+  if (args.g.data) {
+    load.fetch(mixer, mixer.p, place, 0, past, packed);
+    load_v.fetch(mixer, mixer.p, place, 2, past, packed);
   }
-  each_points<kPlan>([&](int n) {
-    const uint32_t real = real_points<kThreads>(n, seqlen, mask);
-    Points x;
+  if (args.u_rows.data) load_plain.fetch(mixer, args.u, place, 0, place.first, packed);
+  if (args.g.data) {
+    load.put(mixer, mixer.p, place, 0, past, packed, floats, x1);
+    load_v.put(mixer, mixer.p, place, 2, past, packed, floats, v);
+  }
+  if (args.x2.data) load.fetch(mixer, mixer.p, place, 1, past, packed);
+  if (args.u_rows.data) load_plain.put(mixer, args.u, place, 0, place.first, packed, floats, u);
+  if (args.dout_rows.data) load_plain.fetch(mixer, args.dout, place, 0, place.first, packed);
+  if (args.x2.data) load.put(mixer, mixer.p, place, 1, past, packed, floats, x2);
+  if (args.dout_rows.data) load_plain.put(mixer, args.dout, place, 0, place.first, packed, floats, dout);
+  __syncthreads();
+
+  const int64_t d = place.channel + strip_channel();
+  if (d >= mixer.dim) return;
+  const int t = place.first + strip_position(), at = strip_position() * kTilePitch + strip_channel();
+  const auto store = [&](const Rows<void>& rows, const Strip& x) {
+    store_strip<kNarrow>(mixer, rows, place.b, d, t, packed_out, x);
+  };
+  Strip x, y;
+  if (args.g.data) {
+    short_strip(mixer, d, floats, x1 + at, x);
+    short_strip(mixer, 2 * mixer.dim + d, floats, v + at, y);
     M2_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) x[i] = real >> i & 1 ? sums.load(kSums + n + i * kThreads) : 0.0f;
-    write_points<kPlan>(args.element, row_of(args.element, args.out, b, d), n, seqlen, x);
-  });
+    for (int i = 0; i < kStrip; ++i) x[i] = is_real(mixer, place.b, t + i) ? x[i] * y[i] : 0.0f;
+    store(args.g, x);
+  }
+  if (args.x2.data) {
+    short_strip(mixer, mixer.dim + d, floats, x2 + at, x);
+    store(args.x2, x);
+  }
+  if (args.u_rows.data) {
+    load_window(floats, u + at, x);
+    store(args.u_rows, x);
+  }
+  if (args.dout_rows.data) {
+    load_window(floats, dout + at, x);
+    store(args.dout_rows, x);
+  }
+}
+
+template <bool kNarrow>
+__global__ void __launch_bounds__(kTileThreads, 4)
+    mixer_sum_kernel(MixerSumArgs args, bool packed, bool packed_in) {
+  const MixerArgs& mixer = args.mixer;
+  const unsigned groups = unsigned(groups_of(mixer));
+  const TilePlace place = tile_place(mixer, blockIdx.x / groups, blockIdx.x % groups);
+  const SharedArray<float> floats;
+  const bool gated = args.y.data;
+  const int x2 = 0, out = gated ? kHaloTile : 0;
+  const int past = place.first - kPast;
+  const int64_t d = place.channel + strip_channel();
+  const int t = place.first + strip_position(), at = strip_position() * kTilePitch + strip_channel();
+  TileLoad<kNarrow, kTilePositions + kPast> load;
+  StripLoad<kNarrow> load_y, load_z;
+  if (gated) load.fetch(mixer, mixer.p, place, 1, past, packed);
+  load_y.fetch(mixer, args.y, place.b, d, t, packed_in);
+  load_z.fetch(mixer, args.z, place.b, d, t, packed_in);
+  if (gated) load.put(mixer, mixer.p, place, 1, past, packed, floats, x2);
+  Strip y, sum;
+  load_y.get(mixer, args.y, place.b, d, t, packed_in, y);
+  load_z.get(mixer, args.z, place.b, d, t, packed_in, sum);
+  __syncthreads();
+  if (d < mixer.dim) {
+    if (gated) {
+      Strip factor;
+      short_strip(mixer, mixer.dim + d, floats, x2 + at, factor);
+      M2_UNROLL
+      for (int i = 0; i < kStrip; ++i) sum[i] += factor[i] * y[i];
+    }
+    M2_UNROLL
+    for (int i = 0; i < kStrip; ++i) floats.store(out + at + i * kTilePitch, sum[i]);
+  }
+  __syncthreads();
+  store_tile<kNarrow>(mixer, args.out, place, 0, packed, floats, out);
 }
 
 }  // namespace
 
-size_t monarch_mixer_shared_bytes(int64_t fft_size) {
-  const size_t row = shared_bytes_needed(fft_size);
-  return row ? row + size_t(fft_size) * sizeof(float) : 0;
-}
-
-cudaError_t available_shared_bytes(size_t* bytes) {
-  int device = 0, available = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  *bytes = size_t(available);
-  return error;
-}
-
-cudaError_t monarch_mixer_fwd(const MonarchMixerArgs& args, cudaStream_t stream, LaunchShape* shape) {
-  const FftPlan* plan = find_fft_plan(args.fft_size);
-  if (!plan || !mixer_sizes_fit(args)) return cudaErrorInvalidValue;
-  const LaunchShape wanted = {args.batch * args.dim, plan->threads, monarch_mixer_shared_bytes(args.fft_size)};
+cudaError_t mixer_rows(const MixerRowsArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  const MixerArgs& mixer = args.mixer;
+  if (!mixer_sizes_fit(mixer)) return cudaErrorInvalidValue;
+  const int halo = (args.g.data ? 2 : 0) + (args.x2.data ? 1 : 0);
+  const int plain = (args.u_rows.data ? 1 : 0) + (args.dout_rows.data ? 1 : 0);
+  const LaunchShape wanted = {tiles_of(mixer) * groups_of(mixer), kTileThreads,
+                              size_t(halo * kHaloTile + plain * kPlainTile) * sizeof(float)};
   if (shape) *shape = wanted;
-  if (wanted.blocks == 0 || args.seqlen == 0) return cudaSuccess;
-  const Complex* table = nullptr;
-  const cudaError_t error = device_table(*plan, &table);
-  if (error != cudaSuccess) return error;
-  return with_plan(args.fft_size, [&](auto index) {
-    return launch(&monarch_mixer_fwd_kernel<index.value>, unsigned(wanted.blocks), unsigned(wanted.threads),
-                  wanted.shared_bytes, stream, args, table);
+  bool packed = packed_channels(mixer, mixer.p), rows = true;
+  if (args.u_rows.data) packed = packed && packed_channels(mixer, args.u);
+  if (args.dout_rows.data) packed = packed && packed_channels(mixer, args.dout);
+  for (const Rows<void>& x : {args.g, args.x2, args.u_rows, args.dout_rows}) {
+    if (!may_be_rows(mixer, x)) return cudaErrorInvalidValue;
+    rows = rows && packed_rows(mixer, x);
+  }
+  if (wanted.blocks == 0) return cudaSuccess;
+  return with_width(mixer.element, [&](auto narrow) {
+    return launch(&mixer_rows_kernel<narrow.value>, unsigned(wanted.blocks), kTileThreads, wanted.shared_bytes, stream,
+                  args, packed, rows);
+  });
+}
+
+cudaError_t mixer_sum(const MixerSumArgs& args, cudaStream_t stream, LaunchShape* shape) {
+  const MixerArgs& mixer = args.mixer;
+  if (!mixer_sizes_fit(mixer) || !may_be_rows(mixer, args.y) || !may_be_rows(mixer, args.z)) return cudaErrorInvalidValue;
+  const LaunchShape wanted = {tiles_of(mixer) * groups_of(mixer), kTileThreads,
+                              size_t((args.y.data ? kHaloTile : 0) + kPlainTile) * sizeof(float)};
+  if (shape) *shape = wanted;
+  if (wanted.blocks == 0) return cudaSuccess;
+  const bool packed = packed_channels(mixer, args.out) && (!args.y.data || packed_channels(mixer, mixer.p));
+  const bool rows = packed_rows(mixer, args.y) && packed_rows(mixer, args.z);
+  return with_width(mixer.element, [&](auto narrow) {
+    return launch(&mixer_sum_kernel<narrow.value>, unsigned(wanted.blocks), kTileThreads, wanted.shared_bytes, stream,
+                  args, packed, rows);
   });
 }
 

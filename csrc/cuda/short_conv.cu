@@ -14,15 +14,15 @@
 #include <algorithm>
 
 #include "element.cuh"
+#include "short_taps.cuh"
 
 namespace m2::cuda {
 namespace {
 
 constexpr int kTile = 8;
-constexpr int kPast = kMaxShortWidth - 1;
 constexpr int kWindow = kTile + kPast;
 constexpr int kThreads = 256;
-constexpr int kSums = kMaxShortWidth + 1;  // gradients of a channel: taps, bias
+constexpr int kSums = kShortSums;
 
 template <bool kNarrow>
 struct alignas(16) Pack {
@@ -36,15 +36,6 @@ struct Quotient {
 __device__ __forceinline__ Quotient divide(int64_t a, int64_t b) {
   if ((a | b) >> 32 == 0) return {uint32_t(a) / uint32_t(b), uint32_t(a) % uint32_t(b)};  // several times as fast
   return {a / b, a % b};
-}
-
-// taps[7 - width + j] = weight[d][j]; the others stay 0 and unused.
-__device__ __forceinline__ void load_taps(const float* weight, int64_t d, int width, float (&taps)[kMaxShortWidth]) {
-  M2_UNROLL
-  for (int i = 0; i < kMaxShortWidth; ++i) {
-    const int j = i - (kMaxShortWidth - width);
-    taps[i] = j >= 0 ? load_readonly(weight + d * width + j) : 0.0f;
-  }
 }
 
 // x[i] = row[t + i] for kFirst <= i < kLast and 0 <= t + i < seqlen, else 0. t is a multiple of kTile.
@@ -268,8 +259,11 @@ cudaError_t short_conv_bwd(const ShortConvBwdArgs& args, cudaStream_t stream, La
     });
     if (error != cudaSuccess) return error;
   }
-  return launch(&short_conv_bwd_sum_kernel, unsigned(args.dim), kThreads, kThreads * sizeof(float), stream, args,
-                deal.parts);
+  return sum_short_gradients(args, deal.parts, stream);
+}
+
+cudaError_t sum_short_gradients(const ShortConvBwdArgs& args, int64_t parts, cudaStream_t stream) {
+  return launch(&short_conv_bwd_sum_kernel, unsigned(args.dim), kThreads, kThreads * sizeof(float), stream, args, parts);
 }
 
 }  // namespace m2::cuda

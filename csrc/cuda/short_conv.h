@@ -41,4 +41,8 @@ int64_t short_conv_bwd_scratch(const ShortConvBwdArgs& args);
 cudaError_t short_conv_fwd(const ShortConvArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
 cudaError_t short_conv_bwd(const ShortConvBwdArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
 
+// The last step of short_conv_bwd: dweight and dbias = the sums of `parts` parts in args.partials, [part][dim][8]: the
+// gradients of 7 taps, of which the last `width` exist, and of the bias.
+cudaError_t sum_short_gradients(const ShortConvBwdArgs& args, int64_t parts, cudaStream_t stream);
+
 }  // namespace m2::cuda

@@ -8,6 +8,11 @@ STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
   m.def("filter_spectrum_bwd(Tensor dspectrum, int taps, int taps_rev) -> (Tensor, Tensor)");
   m.def("fft_conv_bwd(Tensor dout, Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate,"
         " bool channels_last) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("monarch_mixer(Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum, Tensor? skip,"
+        " Tensor? spectrum2, Tensor? skip2, Tensor? mask) -> Tensor");
+  m.def("monarch_mixer_bwd(Tensor dout, Tensor p, Tensor u, Tensor short_weight, Tensor? short_bias, Tensor spectrum,"
+        " Tensor? skip, Tensor? spectrum2, Tensor? skip2, Tensor? mask)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("short_conv(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor");
   m.def("short_conv_bwd(Tensor dout, Tensor x, Tensor weight, bool channels_last) -> (Tensor, Tensor, Tensor)");
 }

@@ -1,9 +1,10 @@
 // CUDA boundary of filter_spectrum and fft_conv, forward and backward. Kernels: ../cuda. Test: tests/test_cuda_emulated.py.
+#include "fft_conv.h"
+
 #include "../cuda/fft_conv.h"
 #include "../cuda/fft_conv_long.h"
 #include "../cuda/fft_conv_mma.h"
 #include "../cuda/fft_conv_mma_bwd.h"
-#include "boundary.h"
 
 namespace m2::cuda {
 namespace {
@@ -52,8 +53,8 @@ Tensor fft_conv_inputs(const char* op, const Tensor& u, const Tensor& spectrum, 
   return filter;
 }
 
-// u, pregate, postgate (batch, dim, seqlen), or (batch, seqlen, dim) with channels_last, any strides; spectrum (dim,
-// 2 * fft_size) from filter_spectrum, skip (dim,), float32. Returns a new contiguous tensor of the shape and dtype of u.
+}  // namespace
+
 Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& skip, const OptTensor& pregate,
                      const OptTensor& postgate, bool channels_last) {
   FftConvArgs args;
@@ -79,7 +80,6 @@ Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& s
   return out;
 }
 
-// Gradients of u, spectrum, skip, pregate and postgate; those of absent gates have no elements. Deterministic.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tensor& dout, const Tensor& u,
                                                                      const Tensor& spectrum, const OptTensor& skip,
                                                                      const OptTensor& pregate, const OptTensor& postgate,
@@ -122,6 +122,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tenso
   }
   return {du, dspectrum, dskip, dpre, dpost};
 }
+
+namespace {
 
 // k (dim, taps), k_rev (dim, taps_rev) float32, any strides. Returns (dim, 2 * fft_size) float32, order private to
 // the CUDA kernels.
