@@ -49,6 +49,7 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
     "monarch_mixer_bwd.cu": {"mixer_bwd_kernel": (2, 128)},  # 24 sums over tiles, windows of 14: two blocks an SM
     "short_conv.cu": {  # two widths of elements, aligned rows or not
         "short_conv_fwd_kernel": (4, 80),
+        "short_conv_fwd_pairs_kernel": (1, 80),
         "short_conv_bwd_kernel": (4, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128
         "short_conv_bwd_sum_kernel": (1, 40),
     },

@@ -47,6 +47,16 @@ __device__ __forceinline__ uint16_t load_readonly(const uint16_t* p) {
 #endif
 }
 
+__device__ __forceinline__ uint32_t load_readonly(const uint32_t* p) {
+#ifdef __CUDACC__
+  return __ldg(p);
+#else
+  uint32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+#endif
+}
+
 __device__ __forceinline__ Complex load_readonly(const Complex* p) {
 #ifdef __CUDACC__
   const float2 v = __ldg(reinterpret_cast<const float2*>(p));
@@ -69,6 +79,14 @@ __device__ __forceinline__ Quad load_readonly(const Quad* p) {
   Quad quad;
   std::memcpy(&quad, p, sizeof quad);
   return quad;
+#endif
+}
+
+__device__ __forceinline__ void store_word(uint32_t* p, uint32_t word) {
+#ifdef __CUDACC__
+  *p = word;
+#else
+  std::memcpy(static_cast<void*>(p), &word, sizeof word);
 #endif
 }
 

@@ -2,7 +2,7 @@
 // g++ under the emulator. Test: ../testing/test_short_conv_cuda.cpp.
 //
 // A thread makes kTile positions of one channel from kTile + 6 loads, so that memory is the limit. Neighbouring threads
-// take neighbouring channels where those are contiguous, else neighbouring tiles, which aligned rows load 16 bytes at
+// take neighbouring channels where those are contiguous, two each of 16 bits, else neighbouring tiles, which aligned rows load 16 bytes at
 // a time. Taps are held against the end of an array of 7, which leaves one kernel for all widths; positions outside of
 // the window are skipped, not multiplied by 0, which would turn infinities into NaN.
 //
@@ -92,6 +92,19 @@ __device__ __forceinline__ auto* row_at(const AnyStrided<Void>& x, int64_t b, in
   return static_cast<Pointer>(x.data) + b * x.stride_batch + d * x.stride_dim;
 }
 
+// y[p] = bias + sum_i taps[i] x[p + i], of the last `width` taps.
+__device__ __forceinline__ void convolve_tile(const float (&x)[kWindow], const float (&taps)[kMaxShortWidth], float bias,
+                                              int width, float (&y)[kTile]) {
+  M2_UNROLL
+  for (int p = 0; p < kTile; ++p) y[p] = bias;
+  M2_UNROLL
+  for (int i = 0; i < kMaxShortWidth; ++i) {
+    if (i + width < kMaxShortWidth) continue;
+    M2_UNROLL
+    for (int p = 0; p < kTile; ++p) y[p] += taps[i] * x[p + i];
+  }
+}
+
 template <bool kNarrow, bool kPacked>
 __global__ void __launch_bounds__(kThreads) short_conv_fwd_kernel(ShortConvArgs args, bool channels_inner) {
   const int64_t tiles = ceil_div<int64_t>(args.seqlen, kTile);
@@ -105,16 +118,41 @@ __global__ void __launch_bounds__(kThreads) short_conv_fwd_kernel(ShortConvArgs 
   float x[kWindow], taps[kMaxShortWidth], y[kTile];
   load_with_past<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.x, b, d), args.x.stride_seq, t, args.seqlen, args.width, x);
   load_taps(args.weight, d, args.width, taps);
-  const float bias = args.bias ? load_readonly(args.bias + d) : 0.0f;
-  M2_UNROLL
-  for (int p = 0; p < kTile; ++p) y[p] = bias;
-  M2_UNROLL
-  for (int i = 0; i < kMaxShortWidth; ++i) {
-    if (i + args.width < kMaxShortWidth) continue;
-    M2_UNROLL
-    for (int p = 0; p < kTile; ++p) y[p] += taps[i] * x[p + i];
-  }
+  convolve_tile(x, taps, args.bias ? load_readonly(args.bias + d) : 0.0f, args.width, y);
   store_tile<kNarrow, kPacked>(args.element, row_at<kNarrow>(args.out, b, d), args.out.stride_seq, t, args.seqlen, y);
+}
+
+// 16-bit tensors whose channels lie together, two channels a thread: accesses of 2 bytes would be twice as many for half of
+// the bytes.
+__global__ void __launch_bounds__(kThreads, 3) short_conv_fwd_pairs_kernel(ShortConvArgs args) {
+  const int64_t tiles = ceil_div<int64_t>(args.seqlen, kTile);
+  const Quotient outer = divide(int64_t(blockIdx.x) * kThreads + threadIdx.x, args.dim / 2);
+  const Quotient place = divide(outer.quotient, tiles);
+  const int64_t b = place.quotient, d = 2 * outer.remainder, t = place.remainder * kTile;
+  if (b >= args.batch) return;
+  const uint16_t* from = row_at<true>(args.x, b, d);
+  uint32_t words[kWindow];
+  M2_UNROLL
+  for (int i = 0; i < kWindow; ++i) {
+    const int64_t at = t + i - kPast;
+    const bool wanted = i > kPast - args.width && at >= 0 && at < args.seqlen;
+    words[i] = wanted ? load_readonly(reinterpret_cast<const uint32_t*>(from + at * args.x.stride_seq)) : 0u;
+  }
+  uint32_t out[kTile] = {};
+  M2_NO_UNROLL
+  for (int half = 0; half < 2; ++half) {  // one after the other, in the same registers
+    float x[kWindow], taps[kMaxShortWidth], y[kTile];
+    M2_UNROLL
+    for (int i = 0; i < kWindow; ++i) x[i] = widen<true>(args.element, uint16_t(words[i] >> 16 * half));
+    load_taps(args.weight, d + half, args.width, taps);
+    convolve_tile(x, taps, args.bias ? load_readonly(args.bias + d + half) : 0.0f, args.width, y);
+    M2_UNROLL
+    for (int p = 0; p < kTile; ++p) out[p] |= uint32_t(narrowed<true>(args.element, y[p])) << 16 * half;
+  }
+  uint16_t* to = row_at<true>(args.out, b, d);
+  M2_UNROLL
+  for (int p = 0; p < kTile; ++p)
+    if (t + p < args.seqlen) store_word(reinterpret_cast<uint32_t*>(to + (t + p) * args.out.stride_seq), out[p]);
 }
 
 // How the gradient's work is dealt out: a block has `channels` neighbouring channels and takes `items` tiles of each.
@@ -203,6 +241,13 @@ bool packed(const AnyStrided<Void>& x, Element element) {
          x.stride_dim * bytes % 16 == 0;
 }
 
+// Whether two neighbouring channels are one aligned word of 4 bytes everywhere.
+template <class Void>
+bool paired(const AnyStrided<Void>& x) {
+  return x.stride_dim == 1 && x.stride_seq != 1 && reinterpret_cast<uintptr_t>(x.data) % 4 == 0 &&
+         x.stride_batch % 2 == 0 && x.stride_seq % 2 == 0;
+}
+
 template <class Args>
 bool valid(const Args& args) {
   return args.batch >= 0 && args.dim >= 0 && args.seqlen >= 0 && args.width >= 2 && args.width <= kMaxShortWidth &&
@@ -226,11 +271,13 @@ Deal deal_for(const ShortConvBwdArgs& args) {
 
 cudaError_t short_conv_fwd(const ShortConvArgs& args, cudaStream_t stream, LaunchShape* shape) {
   if (!valid(args)) return cudaErrorInvalidValue;
-  const int64_t threads = args.batch * args.dim * ceil_div<int64_t>(args.seqlen, kTile);
+  const bool pairs = args.element != Element::f32 && args.dim % 2 == 0 && paired(args.x) && paired(args.out);
+  const int64_t threads = args.batch * (pairs ? args.dim / 2 : args.dim) * ceil_div<int64_t>(args.seqlen, kTile);
   const LaunchShape wanted = {ceil_div<int64_t>(threads, kThreads), kThreads, 0};
   if (shape) *shape = wanted;
   if (wanted.blocks > INT32_MAX) return cudaErrorInvalidValue;
   if (wanted.blocks == 0) return cudaSuccess;
+  if (pairs) return launch(&short_conv_fwd_pairs_kernel, unsigned(wanted.blocks), kThreads, 0, stream, args);
   const bool channels_inner = args.x.stride_dim == 1 && args.x.stride_seq != 1;
   return with_width(args.element, [&](auto narrow) {
     const auto kernel = packed(args.x, args.element) && packed(args.out, args.element)
