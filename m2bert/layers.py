@@ -1,7 +1,7 @@
 """Layers of M2-BERT: embeddings, sequence mixer, MLP, block, encoder, and the small heads.
 
 May import m2bert.configuration, m2bert.filters and m2ops. Tests: tests/test_modeling.py, test_parity.py,
-test_weighted_pooling.py.
+test_weighted_pooling.py, test_bilinear_features.py.
 
 A block replaces the hidden states by its sequence mixer's output (no residual around it) and adds its MLP:
 

@@ -1,7 +1,7 @@
 """M2-BERT as transformers models: M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification.
 
 May import m2bert.configuration, filters, layers and errors. Tests: tests/test_modeling.py, test_parity.py,
-test_weighted_pooling.py.
+test_weighted_pooling.py, test_bilinear_features.py.
 """
 
 from __future__ import annotations
