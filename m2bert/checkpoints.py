@@ -97,27 +97,33 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
     return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
 
 
-def with_pooling(model: M2BertModel, pooling: str = "", bilinear_features: int = 0) -> M2BertModel:
-    """`model` itself, which from now on pools by `pooling` ("") and has `bilinear_features` (0): "" and 0 as it is.
+def with_pooling(
+    model: M2BertModel, pooling: str = "", bilinear_features: int = 0, lexical_features: int = 0
+) -> M2BertModel:
+    """`model` itself, which from now on pools by `pooling` and has such features; "" and 0 leave them as they are.
 
     Layers that it does not have yet are fresh. Raises M2BertError for what M2BertConfig does not know.
     """
     config = model.config
-    wanted = {"pooling": pooling or config.pooling, "bilinear_features": bilinear_features or config.bilinear_features}
-    changed = {name for name, value in wanted.items() if value != getattr(config, name)}
+    given = {"pooling": pooling, "bilinear_features": bilinear_features, "lexical_features": lexical_features}
+    changed = {name: value for name, value in given.items() if value and value != getattr(config, name)}
     if not changed:
         return model
-    M2BertConfig(**{**config.to_dict(), **wanted})  # refuses other values
-    for name, value in wanted.items():
+    M2BertConfig(**{**config.to_dict(), **changed})  # refuses other values
+    for name, value in changed.items():
         setattr(config, name, value)
-    before = (model.pooler, model.token_weights, model.bilinear_features)
+    of_setting = {
+        "pooler": "pooling",
+        "token_weights": "pooling",
+        "bilinear_features": "bilinear_features",
+        "lexical_features": "lexical_features",
+    }
+    before = {layer: getattr(model, layer) for layer in of_setting}
     model.make_pooling_layers()
-    if "pooling" not in changed:
-        model.pooler, model.token_weights = before[:2]
-    if "bilinear_features" not in changed:
-        model.bilinear_features = before[2]
-    for layer in (model.pooler, model.token_weights, model.bilinear_features):
-        if layer is not None and layer not in before:
+    for name, setting in of_setting.items():
+        if setting not in changed:
+            setattr(model, name, before[name])
+        elif (layer := getattr(model, name)) is not None:
             layer.to(next(model.parameters()).device).train(model.training).apply(model._init_weights)
     return model
 

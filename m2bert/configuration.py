@@ -50,6 +50,9 @@ class M2BertConfig(PreTrainedConfig):
             "weighted": a mean in which each state has a learned weight, and tokens that repeat count less.
         bilinear_features: products of two projections of a state that are put behind it before a mean is taken, which
             makes vectors that much longer; 0 for none.
+        lexical_features: numbers behind these that tell which pieces of the vocabulary a text holds, each piece with a
+            learned weight and hashed into one of them; 0 for none.
+        lexical_share: share of the lexical features in a cosine of two vectors, the rest being that of the states.
         pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings`
             and the padding flows through the sequence mixer.
         kernels: "m2ops" for the kernels, "reference" for their plain-torch meaning.
@@ -82,6 +85,8 @@ class M2BertConfig(PreTrainedConfig):
     mixer_layer_norm: bool = False
     pooling: str = "mean"
     bilinear_features: int = 0
+    lexical_features: int = 0
+    lexical_share: float = 0.75
     pad_to_max_length: bool = False
     kernels: str = "m2ops"
     tie_word_embeddings: bool = True
@@ -93,8 +98,8 @@ class M2BertConfig(PreTrainedConfig):
 
     @property
     def embedding_size(self) -> int:
-        """Length of an embedding: hidden_size and the bilinear features."""
-        return self.hidden_size + self.bilinear_features
+        """Length of an embedding: hidden_size, the bilinear and the lexical features."""
+        return self.hidden_size + self.bilinear_features + self.lexical_features
 
     def _check_ranges(self) -> None:
         for name in COUNTS:
@@ -117,13 +122,17 @@ class M2BertConfig(PreTrainedConfig):
             )
 
     def _check_choices(self) -> None:
-        extra = self.bilinear_features
-        if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
-            raise M2BertError(f"M2BertConfig: bilinear_features must be a whole number of at least 0, got {extra!r}")
-        if extra > 0 and self.pooling not in ("mean", "weighted"):
-            raise M2BertError(
-                f"M2BertConfig: bilinear_features need pooling mean or weighted, got {self.pooling!r}; set them to 0"
-            )
+        for name in ("bilinear_features", "lexical_features"):
+            extra = getattr(self, name)
+            if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
+                raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 0, got {extra!r}")
+            if extra > 0 and self.pooling not in ("mean", "weighted"):
+                raise M2BertError(
+                    f"M2BertConfig: {name} need pooling mean or weighted, got {self.pooling!r}; set them to 0"
+                )
+        share = self.lexical_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share < 1.0:
+            raise M2BertError(f"M2BertConfig: lexical_share must lie between 0 and 1, got {share!r}")
         for name, size in (("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)):
             if size % self.mlp_nblocks:
                 raise M2BertError(

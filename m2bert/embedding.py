@@ -4,7 +4,8 @@
 
 With mean pooling the embedding of a document is the normalised mean of its token states, so its score against
 a query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same
-holds for weighted pooling, where repetitions are counted over the whole document, all its windows together.
+holds for weighted pooling and lexical features, where repetitions are counted over the whole document, all its windows
+together.
 May import m2bert.checkpoints, m2bert.layers, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
 """
 
@@ -75,9 +76,9 @@ class _Plan:
     spans: list[tuple[int, int]]
     num_truncated: int
     windows: list[tuple[int, int]]
-    factors: NDArray[np.float64] | None = None  # of [CLS], of `ids`, of [SEP]: weighted pooling
+    factors: NDArray[np.float64] | None = None  # of [CLS], of `ids`, of [SEP]: where repetitions count
     open_windows: int = field(init=False)
-    sums: NDArray[np.float64] | None = None
+    sums: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         self.open_windows = len(self.windows)
@@ -232,8 +233,13 @@ class Embedder:
         count = -(-len(ids) // room)
         bounds = [number * len(ids) // count for number in range(count + 1)]
         windows = list(pairwise(bounds))
-        factors = self._repetition_factors(ids, count) if self._model.config.pooling == "weighted" else None
+        factors = self._repetition_factors(ids, count) if self._counts_repetitions else None
         return _Plan(number, ids, np.asarray(firsts, dtype=np.int64), spans, num_truncated, windows, factors)
+
+    @property
+    def _counts_repetitions(self) -> bool:
+        config = self._model.config
+        return bool(config.pooling == "weighted" or config.lexical_features)
 
     def _repetition_factors(self, ids: NDArray[np.int32], windows: int) -> NDArray[np.float64]:
         """log2(1 + n) / n of [CLS], each of `ids` and [SEP]: n counts the document, each window's [CLS] and [SEP]."""
@@ -289,22 +295,35 @@ class Embedder:
         input_ids, mask, rows = self._assemble(batch)
         output = self._model(input_ids.to(device), attention_mask=mask.to(device))
         num_rows = sum(len(plan.firsts) for plan, _ in batch)
+        factors = _factors(batch) if self._counts_repetitions else None
         if self._sums_states:
             chosen = output.last_hidden_state[mask.to(device)]
             weights = torch.ones(len(chosen), device=device)
             if self._model.config.pooling == "weighted":
-                factors = torch.from_numpy(_factors(batch)).to(device)
-                weights = (self._model.token_weights(chosen) * factors).float()
+                weights = (self._model.token_weights(chosen) * torch.from_numpy(factors).to(device)).float()
             counts = torch.bincount(rows, minlength=num_rows)
             sums = sums_of_runs(self._model.features(chosen).float(), weights, counts)
         else:
             sums = output.pooler_output
-        sums_on_host, start = sums.double().cpu().numpy(), 0
+        sums_on_host, start = sums.float().cpu().numpy(), 0
+        if self._model.config.lexical_features:
+            assert factors is not None
+            lexical = self._lexical_sums(input_ids[mask].numpy(), rows.numpy(), factors, num_rows)
+            sums_on_host = np.concatenate([sums_on_host, lexical], axis=1)
         for plan, _ in batch:
             part = sums_on_host[start : start + len(plan.firsts)]
             start += len(plan.firsts)
             plan.sums = part.copy() if plan.sums is None else plan.sums + part
             plan.open_windows -= 1
+
+    def _lexical_sums(
+        self, ids: NDArray[np.int64], rows: NDArray[np.int64], factors: NDArray[np.float64], num_rows: int
+    ) -> NDArray[np.float32]:
+        """Sums (num_rows, lexical_features) of what each token adds to the lexical features of its row."""
+        size = int(self._model.config.lexical_features)
+        weights = self._model.lexical_features.signed_weights().double().cpu().numpy()
+        sums = np.bincount(rows * size + ids % size, weights[ids] * factors, minlength=num_rows * size)
+        return sums.astype(np.float32).reshape(num_rows, size)
 
     def _assemble(self, batch: list[tuple[_Plan, tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """input_ids and mask (batch, seqlen), and for every real token in order the row of its passage's sum.
@@ -331,21 +350,35 @@ class Embedder:
 
     def _finish(self, plan: _Plan) -> DocumentEmbedding:
         assert plan.sums is not None
-        total = plan.sums.sum(axis=0)
-        norm = float(np.linalg.norm(total))
+        total = plan.sums.sum(axis=0, dtype=np.float64)
+        scales = self._scales(total)
+        norm = float(np.linalg.norm(total * scales))
         if not np.isfinite(norm) or norm == 0.0:
             raise M2BertError(
                 f"Embedder: the embedding of text {plan.number} must be finite and not zero, "
                 f"got norm {norm}; the weights of {self.name!r} are damaged"
             )
-        shares = (plan.sums / norm).astype(np.float32)
+        scales /= norm
+        shares = plan.sums
+        shares *= scales.astype(np.float32)
         plan.sums = None
         passages = []
         if self._sums_states:
             passages = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
         return DocumentEmbedding(
-            (total / norm).astype(np.float32), passages, len(plan.ids), len(plan.windows), plan.num_truncated
+            (total * scales).astype(np.float32), passages, len(plan.ids), len(plan.windows), plan.num_truncated
         )
+
+    def _scales(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the sums (dim,) of a text are to be multiplied by: m2bert.layers.joined, but for the last norm."""
+        config = self._model.config
+        scales = np.ones_like(total)
+        if config.lexical_features:
+            split = self.dim - int(config.lexical_features)
+            shares = 1 - config.lexical_share, config.lexical_share
+            for part, share in zip((slice(0, split), slice(split, None)), shares, strict=True):
+                scales[part] = share**0.5 / max(float(np.linalg.norm(total[part])), 1e-12)
+        return scales
 
 
 def _factors(batch: list[tuple[_Plan, tuple[int, int]]]) -> NDArray[np.float64]:

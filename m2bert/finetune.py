@@ -7,8 +7,10 @@ Test: tests/test_finetune.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,15 @@ from m2bert.data.contrast import (
     LabelledSource,
     PairSource,
     cloze_sources,
+    inverse_document_frequencies,
     labelled_sources,
 )
-from m2bert.data.examples import special_ids
+from m2bert.data.examples import SpecialIds, special_ids
 from m2bert.data.mining import bm25_scorer
 from m2bert.data.pairs import load_pairs
 from m2bert.data.tokens import load_tokens
 from m2bert.errors import M2BertError
-from m2bert.losses import LOSSES
+from m2bert.losses import LOSSES, RANKING_SCALE
 from m2bert.mining import KINDS, Mining, MiningSettings, model_scorer
 from m2bert.settings import TrainConfig, model_folder
 from m2bert.tokenization import load_tokenizer
@@ -59,8 +62,10 @@ class FinetuneConfig(TrainConfig):
     the memory of one group. negatives_from: which documents `negatives` are: random, bm25 or self (the model's own);
     mining_depth: how many are mined for each query, among mining_pool documents of its data set at most;
     refresh_steps: steps after which the model mines anew. tokenizer: by default the one of `init`.
-    bf16_weights: store the result in bfloat16 (half the size). pooling, bilinear_features: what the
-    model of `init` goes on with (M2BertConfig), by default its own.
+    scale: what the losses that rank multiply cosines by. bf16_weights: store the result in bfloat16 (half the size).
+    pooling, bilinear_features, lexical_features: what the model of `init` goes on with (M2BertConfig), by default its
+    own; fresh lexical features start at the inverse document frequencies of the pairs' and tasks' documents.
+    only_lexical: train the weights of the lexical features alone, by their own cosines; the encoder is not run.
     """
 
     init: str = ""
@@ -85,9 +90,12 @@ class FinetuneConfig(TrainConfig):
     mining_depth: int = 20
     mining_pool: int = 2000
     learning_rate: float = 3e-4
+    scale: float = RANKING_SCALE
     bf16_weights: bool = True
     pooling: str = ""
     bilinear_features: int = 0
+    lexical_features: int = 0
+    only_lexical: bool = False
 
     def check(self, who: str = "finetune") -> None:
         """Raise M2BertError for settings that cannot be meant."""
@@ -112,6 +120,12 @@ class FinetuneConfig(TrainConfig):
         for name, least in counts.items():
             if getattr(self, name) < least:
                 raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.scale < math.inf:
+            raise M2BertError(f"{who}: scale must be above 0, got {self.scale}; raise it")
+        if self.loss == "opl" and self.scale != RANKING_SCALE:
+            raise M2BertError(f"{who}: scale must be left alone with loss opl, which has none, got {self.scale}")
+        if self.only_lexical and self.gradient_checkpointing:
+            raise M2BertError(f"{who}: only_lexical runs no blocks to checkpoint; set gradient_checkpointing to false")
         if self.batch_size + self.negatives < 2:
             raise M2BertError(f"{who}: a batch needs 2 documents, got batch_size 1 without negatives; add negatives")
         if not self.lengths or min(self.lengths) < 16 or min(self.lengths.values()) < 0:
@@ -119,14 +133,16 @@ class FinetuneConfig(TrainConfig):
 
 
 def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, chunk_tokens: int, *, cached: bool = False) -> Tensor:
-    """Pooled vectors (rows, dim) of padded rows, in groups of similar length, each padded to its own longest.
+    """Vectors (rows, dim) of padded rows, in groups of similar length, each padded to its own longest.
 
-    With `cached` only the vectors are kept for the gradient, and a group's activations are made again when its
-    turn comes: GradCache (arXiv 2101.06983) for any loss.
+    `model` is an encoder, which pools, or a layer that makes vectors itself. With `cached` only the vectors are kept
+    for the gradient, and a group's activations are made again when its turn comes: GradCache (arXiv 2101.06983) for
+    any loss.
     """
 
     def pooled(ids: Tensor, mask: Tensor) -> Tensor:
-        return model(input_ids=ids, attention_mask=mask).pooler_output
+        made = model(input_ids=ids, attention_mask=mask)
+        return made if isinstance(made, Tensor) else made.pooler_output
 
     lengths = attention_mask.sum(dim=1)
     order = lengths.argsort(descending=True).tolist()
@@ -210,6 +226,16 @@ def mined_negatives(
     return mining
 
 
+def start_lexical_features(model: Any, sources: Sequence[LabelledSource], ids: SpecialIds) -> None:
+    """Weigh each piece by its inverse document frequency, special tokens by 0; without documents all stay alike."""
+    if not sources:
+        return
+    weights = inverse_document_frequencies(sources, len(model.lexical_features.weight))
+    weights[sorted(ids.unmaskable)] = 0.0
+    with torch.no_grad():
+        model.lexical_features.weight.copy_(torch.from_numpy(weights))
+
+
 def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
     """Fine-tune the encoder of `config.init` and save it in the folder `model` of `config.output`.
 
@@ -222,7 +248,13 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     tokenizer = load_tokenizer(config.tokenizer)
     model, _ = load_model(model_folder(config.init, "finetune"))
     torch.manual_seed(config.seed)  # fresh layers are drawn
-    with_pooling(model, config.pooling, config.bilinear_features)
+    new_lexical = config.lexical_features not in (0, model.config.lexical_features)
+    with_pooling(model, config.pooling, config.bilinear_features, config.lexical_features)
+    if config.only_lexical and model.lexical_features is None:
+        raise M2BertError(
+            "finetune: only_lexical needs a model with lexical features, got none; "
+            "pass --set lexical_features=4096 or another start"
+        )
     longest = max(config.lengths)
     if longest > model.config.max_position_embeddings or config.max_query_tokens > model.config.max_position_embeddings:
         raise M2BertError(
@@ -231,6 +263,8 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
         )
     settings = ContrastSettings(**{name: getattr(config, name) for name in ContrastSettings.__dataclass_fields__})
     labelled, cloze = load_sources(config, tokenizer, on_progress)
+    if new_lexical:
+        start_lexical_features(model, labelled, special_ids(tokenizer))
     batches = ContrastBatches(
         labelled, cloze, special_ids(tokenizer), settings, weights=config.weights, seed=config.seed
     )
@@ -241,10 +275,12 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     if mining is not None:
         batches.negatives_of = mining.negatives_of
     model.train()
-    loss_of = retrieval_loss(LOSSES[config.loss], config.chunk_tokens, config.cached)
+    options: dict[str, Any] = {} if config.loss == "opl" else {"scale": config.scale}
+    loss = partial(LOSSES[config.loss], **options)
+    loss_of = retrieval_loss(loss, config.chunk_tokens, config.cached)
     result = run_training(
         config,
-        model,
+        model.lexical_features if config.only_lexical else model,
         batches,
         loss_of,
         stage=f"finetuning ({config.loss})",

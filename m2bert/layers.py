@@ -1,7 +1,7 @@
 """Layers of M2-BERT: embeddings, sequence mixer, MLP, block, encoder, and the small heads.
 
 May import m2bert.configuration, m2bert.filters and m2ops. Tests: tests/test_modeling.py, test_parity.py,
-test_weighted_pooling.py, test_bilinear_features.py.
+test_weighted_pooling.py, test_bilinear_features.py, test_lexical_features.py.
 
 A block replaces the hidden states by its sequence mixer's output (no residual around it) and adds its MLP:
 
@@ -210,6 +210,35 @@ class BilinearFeatures(nn.Module):
         return torch.cat([hidden, F.linear(hidden, self.left) * F.linear(hidden, self.right)], dim=-1)
 
 
+class LexicalFeatures(nn.Module):
+    """Which pieces of the vocabulary a text holds: a vector of all pieces, hashed to `lexical_features` numbers.
+
+    Piece i, n times in a text, counts weight[i] log2(1 + n) with a sign of its own in the number i mod size: two texts
+    overlap by the sum over the pieces they share, as in tf-idf, and by chance where others meet, which the signs
+    centre on 0. Ids that go by frequency, as a WordPiece trainer gives them, spread over the numbers better than
+    random ones would. Source: feature hashing (arXiv 0902.2206), here of learned weights.
+    """
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        self.size = config.lexical_features
+        self.weight = nn.Parameter(torch.empty(config.vocab_size))
+
+    def signed_weights(self) -> Tensor:
+        """Weights (vocab_size,) times the sign of each piece, which depends on its id alone; float32."""
+        return self.weight.float() * piece_signs(len(self.weight), self.weight.device)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map `input_ids (batch, seqlen)` int64 to (batch, lexical_features) float32; nothing counts where
+        `attention_mask` is 0."""
+        mask = None if attention_mask is None else attention_mask.bool()
+        with torch.autocast(input_ids.device.type, enabled=False):
+            counts = piece_counts(input_ids, mask, len(self.weight))
+            values = torch.log2(1 + counts) * self.signed_weights()
+            rows = F.pad(values, (0, -len(self.weight) % self.size))
+            return rows.view(len(rows), -1, self.size).sum(dim=1)
+
+
 class MaskedLMHead(nn.Module):
     """Dense layer, GELU and LayerNorm before the tied decoder."""
 
@@ -238,16 +267,27 @@ def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     return (weights @ hidden).squeeze(1) / count.to(hidden.dtype)
 
 
+def piece_counts(input_ids: Tensor, mask: Tensor | None, vocab_size: int) -> Tensor:
+    """How often each id occurs in each row (batch, vocab_size) float32, those where `mask` is False left out."""
+    real = torch.ones_like(input_ids, dtype=torch.float32) if mask is None else mask.float()
+    return real.new_zeros(input_ids.shape[0], vocab_size).scatter_add_(1, input_ids, real)
+
+
+def piece_signs(vocab_size: int, device: torch.device | str = "cpu") -> Tensor:
+    """1 or -1 for every id below `vocab_size`, float32: bit 31 of id times 2654435761 (Knuth's multiplicative hash)."""
+    bits = (torch.arange(vocab_size, device=device) * 2654435761 >> 31) & 1
+    return 2.0 * bits.float() - 1.0
+
+
 def repetition_factors(input_ids: Tensor, mask: Tensor | None, vocab_size: int) -> Tensor:
     """log2(1 + n) / n (batch, seqlen) float32 for a token whose id occurs n times in its row, 0 at padding.
 
     All n occurrences together count log2(1 + n), as in sublinear term frequency; one alone counts 1. `input_ids`
     (batch, seqlen) int64 below `vocab_size`; occurrences where `mask` is False are none.
     """
-    real = torch.ones_like(input_ids, dtype=torch.float32) if mask is None else mask.float()
-    counts = real.new_zeros(input_ids.shape[0], vocab_size).scatter_add_(1, input_ids, real)
-    own = counts.gather(1, input_ids)
-    return real * torch.log2(1 + own) / own.clamp(min=1)
+    own = piece_counts(input_ids, mask, vocab_size).gather(1, input_ids)
+    factors = torch.log2(1 + own) / own.clamp(min=1)
+    return factors if mask is None else factors * mask
 
 
 def weighted_pool(hidden: Tensor, weights: Tensor) -> Tensor:
@@ -255,6 +295,16 @@ def weighted_pool(hidden: Tensor, weights: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         total = (weights[:, None, :] @ hidden.float()).squeeze(1)
         return total / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def joined(dense: Tensor, lexical: Tensor, lexical_share: float) -> Tensor:
+    """Vectors (..., d + l) of unit norm of `dense (..., d)` and `lexical (..., l)`, float32.
+
+    The cosine of two of them is 1 - lexical_share times the cosine of the first parts plus lexical_share times that of
+    the second.
+    """
+    parts = F.normalize(dense.float(), dim=-1), F.normalize(lexical.float(), dim=-1)
+    return torch.cat([parts[0] * (1 - lexical_share) ** 0.5, parts[1] * lexical_share**0.5], dim=-1)
 
 
 def sums_of_runs(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """M2-BERT as transformers models: M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification.
 
 May import m2bert.configuration, filters, layers and errors. Tests: tests/test_modeling.py, test_parity.py,
-test_weighted_pooling.py, test_bilinear_features.py.
+test_weighted_pooling.py, test_bilinear_features.py, test_lexical_features.py.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ from m2bert.layers import (
     Block,
     Embeddings,
     Encoder,
+    LexicalFeatures,
     MaskedLMHead,
     MixerOutput,
     Mlp,
     Pooler,
     ShortConv,
     TokenWeights,
+    joined,
     mean_pool,
     positions_of_tokens,
     repetition_factors,
@@ -77,6 +79,8 @@ class M2BertPreTrainedModel(PreTrainedModel):
             std = (self.config.hidden_size / self.config.bilinear_features) ** 0.25 * self.config.hidden_size**-0.5
             init.normal_(module.left, mean=0.0, std=std)
             init.normal_(module.right, mean=0.0, std=std)
+        elif isinstance(module, LexicalFeatures):
+            init.ones_(module.weight)
         elif isinstance(module, TokenWeights):
             init.zeros_(module.weight)
             init.constant_(module.bias, math.log(math.e - 1))  # softplus makes 1 of it
@@ -139,8 +143,11 @@ class M2BertModel(M2BertPreTrainedModel):
         pooling = self.config.pooling if self.add_pooling else ""
         self.pooler = Pooler(self.config) if pooling == "cls_dense" else None
         self.token_weights = TokenWeights(self.config) if pooling == "weighted" else None
-        wanted = self.config.bilinear_features > 0 and self.add_pooling
-        self.bilinear_features = BilinearFeatures(self.config) if wanted else None
+        bilinear, lexical = (
+            self.add_pooling and number > 0 for number in (self.config.bilinear_features, self.config.lexical_features)
+        )
+        self.bilinear_features = BilinearFeatures(self.config) if bilinear else None
+        self.lexical_features = LexicalFeatures(self.config) if lexical else None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
@@ -200,9 +207,10 @@ class M2BertModel(M2BertPreTrainedModel):
         """Sequence length of the inputs; raises M2BertError where they cannot be encoded."""
         if (input_ids is None) == (inputs_embeds is None):
             raise M2BertError("M2BertModel: exactly one of input_ids and inputs_embeds must be given")
-        if input_ids is None and self.token_weights is not None:
+        if input_ids is None and not (self.token_weights is None and self.lexical_features is None):
             raise M2BertError(
-                "M2BertModel: weighted pooling must know which tokens repeat, got inputs_embeds; give input_ids"
+                "M2BertModel: weighted pooling and lexical features must know which tokens there are, got "
+                "inputs_embeds; give input_ids"
             )
         given = input_ids if inputs_embeds is None else inputs_embeds
         axes = 2 if inputs_embeds is None else 3
@@ -263,6 +271,14 @@ class M2BertModel(M2BertPreTrainedModel):
         return hidden if self.bilinear_features is None else self.bilinear_features(hidden)
 
     def _pool(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
+        pooled = self._pool_states(hidden, input_ids, mask)
+        if self.lexical_features is None:
+            return pooled
+        assert input_ids is not None
+        lexical = self.lexical_features(input_ids, mask)
+        return joined(pooled, lexical, self.config.lexical_share).to(hidden.dtype)
+
+    def _pool_states(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.config.pooling == "mean":
             return mean_pool(self.features(hidden), mask)
         if self.config.pooling == "weighted":

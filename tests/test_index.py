@@ -346,7 +346,7 @@ def test_store_of_another_format_is_refused(tmp_path: Path, embedder: Any) -> No
     schema = table_schema(StoreInfo("model", "0" * 16, embedder.dim))
     schema = schema.with_metadata({**schema.metadata, b"m2bert.format": b"7"})
     lancedb.connect(str(tmp_path / "store")).create_table("documents", schema=schema)
-    with pytest.raises(M2BertError, match=r"is of store format 7.*reads and writes format 1"):
+    with pytest.raises(M2BertError, match=r"is of store format 7.*reads and writes format 2"):
         SearchIndex(tmp_path / "store", embedder)
 
 

@@ -156,7 +156,7 @@ def test_pooling_reads_no_value_on_the_host() -> None:
 
 def test_embeddings_without_ids_are_refused() -> None:
     model = learned_model()
-    with pytest.raises(M2BertError, match="must know which tokens repeat, got inputs_embeds; give input_ids"):
+    with pytest.raises(M2BertError, match="must know which tokens there are, got inputs_embeds; give input_ids"):
         model(inputs_embeds=torch.zeros(1, 4, 16))
     assert tiny_model()(inputs_embeds=torch.zeros(1, 4, 16)).pooler_output is not None
 

@@ -19,6 +19,8 @@ from m2bert.errors import M2BertError
 
 COMMON_TOKENS = 150
 MIN_CLOZE_DOCUMENT = 96
+FREQUENCY_DOCUMENTS = 1500
+RAREST_SHARE = 1e-4
 # Queries, documents, and (queries, documents) bool: answers a query without being its own positive.
 Rows = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
@@ -221,6 +223,23 @@ def labelled_sources(data: PairData) -> list[LabelledSource]:
     names = data.documents.sources
     of_pair = data.documents.source_ids[data.pairs[:, 1]]
     return [LabelledSource(name, data, data.pairs[of_pair == i]) for i, name in enumerate(names)]
+
+
+def inverse_document_frequencies(sources: Sequence[LabelledSource], vocab_size: int) -> np.ndarray:
+    """-log of the share of documents that hold each piece (vocab_size,) float32, at least 0.
+
+    Each data set counts the same, whatever its size, by at most FREQUENCY_DOCUMENTS of its documents: a piece is
+    common that is common in one kind of text, such as the punctuation of code.
+    """
+    shares = np.zeros(vocab_size)
+    for source in sources:
+        step = -(-len(source.documents) // FREQUENCY_DOCUMENTS)
+        chosen = source.documents[::step]
+        counts = np.zeros(vocab_size)
+        for document in chosen:
+            counts[np.unique(source.data.documents.document(document))] += 1
+        shares += counts / len(chosen) / len(sources)
+    return np.maximum(-np.log(shares + RAREST_SHARE), 0.0).astype(np.float32)
 
 
 def cloze_sources(store: TokenStore, sentence_ends: frozenset[int]) -> list[PairSource]:

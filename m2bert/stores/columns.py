@@ -5,6 +5,7 @@ May import m2bert.stores and m2bert.errors. Test: tests/test_index.py.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from m2bert.errors import M2BertError
 from m2bert.stores import Record, StoreInfo
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PREFIX = "m2bert."
 BATCH_BYTES = 32 << 20
 
@@ -32,7 +33,8 @@ def table_schema(info: StoreInfo) -> pa.Schema:
         pa.field("num_truncated", pa.int64(), False),
         pa.field("vector", pa.list_(pa.float32(), info.dim), False),
         pa.field("passages", pa.list_(passage), False),
-        # All vectors of a document's passages as one blob of little-endian float32: (passages, dim).
+        # All vectors of a document's passages as one blob, (passages, dim) little-endian float32, compressed: of its
+        # lexical features a passage has only those of its own words.
         pa.field("passage_vectors", pa.large_binary(), False),
     ]
     values = {"format": str(FORMAT_VERSION), "model": info.model, "fingerprint": info.fingerprint}
@@ -79,7 +81,7 @@ def _to_row(record: Record) -> dict[str, Any]:
     row |= {name: getattr(record, name) for name in ("num_tokens", "num_windows", "num_truncated")}
     row["vector"] = record.vector.astype("<f4", copy=False)
     row["passages"] = [{"start": int(start), "end": int(end)} for start, end in record.spans]
-    row["passage_vectors"] = record.passage_vectors.astype("<f4", copy=False).tobytes()
+    row["passage_vectors"] = zlib.compress(record.passage_vectors.astype("<f4", copy=False).tobytes(), level=1)
     return row
 
 
@@ -96,5 +98,5 @@ def to_record(row: dict[str, Any], dim: int) -> Record:
         num_truncated=row["num_truncated"],
         vector=np.asarray(row["vector"], dtype=np.float32),
         spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
-        passage_vectors=np.frombuffer(row["passage_vectors"], dtype="<f4").reshape(-1, dim),
+        passage_vectors=np.frombuffer(zlib.decompress(row["passage_vectors"]), dtype="<f4").reshape(-1, dim),
     )
