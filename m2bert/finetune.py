@@ -83,6 +83,7 @@ class FinetuneConfig(TrainConfig):
     cloze_share: float = 0.5
     keep_share: float = 0.5
     keyword_share: float = 0.3
+    similar_lengths: bool = True
     chunk_tokens: int = 8192
     cached: bool = False
     negatives_from: str = "random"
@@ -255,10 +256,10 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
             "finetune: only_lexical needs a model with lexical features, got none; "
             "pass --set lexical_features=4096 or another start"
         )
-    longest = max(config.lengths)
-    if longest > model.config.max_position_embeddings or config.max_query_tokens > model.config.max_position_embeddings:
+    longest, positions = max(config.lengths), model.config.max_position_embeddings
+    if max(longest, config.max_query_tokens) > positions and not config.only_lexical:
         raise M2BertError(
-            f"finetune: lengths must be within the model's {model.config.max_position_embeddings} positions, got "
+            f"finetune: lengths must be within the model's {positions} positions, got "
             f"{longest} for documents and {config.max_query_tokens} for queries; lower them"
         )
     settings = ContrastSettings(**{name: getattr(config, name) for name in ContrastSettings.__dataclass_fields__})

@@ -322,6 +322,19 @@ def test_contrast_batches_are_bounded_and_reproducible(tmp_path: Path, tokenizer
     assert not all(np.array_equal(array, other[0].get(name)) for name, array in batches[0].items())
 
 
+def test_labelled_documents_are_of_similar_length_unless_asked_otherwise(tmp_path: Path, tokenizer: Any) -> None:
+    """Of 48 documents of 40 to 87 words, a batch of four comes from eight neighbours in length, or from all."""
+    fields: dict[str, Any] = {"cloze_share": 0.0, "lengths": {256: 1.0}, "batch_size": 2, "batch_tokens": 8192}
+    fields |= {"negatives": 2, "weights": {"tinytask": 0.0}, "crop": "head"}
+    spreads = []
+    for similar in (True, False):
+        batches = make_contrast(tmp_path, tokenizer, similar_lengths=similar, **fields)
+        lengths = [batches[i]["document_attention_mask"].sum(axis=1) for i in range(20)]
+        assert all(len(each) == 4 for each in lengths)
+        spreads.append(np.mean([each.max() / each.min() for each in lengths]))
+    assert spreads[0] < 1.3 < spreads[1]
+
+
 def test_labelled_batches_hold_true_pairs_of_one_set(tmp_path: Path, tokenizer: Any) -> None:
     batches = make_contrast(
         tmp_path, tokenizer, cloze_share=0.0, negatives=3, lengths={128: 1.0}, batch_tokens=4096,

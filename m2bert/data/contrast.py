@@ -32,7 +32,8 @@ class ContrastSettings:
     lengths: longest document -> share of the batches. batch_size: queries per batch at most; negatives: extra
     documents per batch; batch_tokens bounds documents x longest. crop: which part of a longer document is taken.
     cloze_share: batches drawn from plain text. keep_share: cloze queries left in their document.
-    keyword_share: cloze queries reduced to their less common words.
+    keyword_share: cloze queries reduced to their less common words. similar_lengths: documents of a labelled batch are
+    of similar length, so that little is padded; otherwise any of their data set.
     """
 
     lengths: Mapping[int, float]
@@ -44,6 +45,7 @@ class ContrastSettings:
     cloze_share: float = 0.5
     keep_share: float = 0.5
     keyword_share: float = 0.3
+    similar_lengths: bool = True
 
 
 class PairSource(Protocol):
@@ -99,11 +101,11 @@ class LabelledSource:
     def draw(
         self, rng: np.random.Generator, settings: ContrastSettings, payload: int, mined: np.ndarray | None = None
     ) -> Rows:
-        """See PairSource. A window of neighbours in length is drawn first, then documents within it."""
+        """See PairSource. A window of neighbours in length is drawn first, where asked, then documents within it."""
         total = len(self.documents)
         lengths = self.data.documents.lengths
         centre = int(rng.integers(0, total))
-        reach = 2 * (settings.batch_size + settings.negatives)
+        reach = 2 * (settings.batch_size + settings.negatives) if settings.similar_lengths else total
         first = min(max(0, centre - reach), max(0, total - 2 * reach))
         window = rng.permutation(self.documents[first : first + 2 * reach])
         longest = int(min(max(lengths[i] for i in window), payload))
