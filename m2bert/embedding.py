@@ -6,7 +6,8 @@ With mean pooling the embedding of a document is the normalised mean of its toke
 a query is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same
 holds for weighted pooling and lexical features, where repetitions are counted over the whole document, all its windows
 together.
-May import m2bert.checkpoints, m2bert.layers, m2bert.passages and m2bert.errors. Test: tests/test_embedding.py.
+May import m2bert.checkpoints, m2bert.layers, m2bert.passages and m2bert.errors. Tests: tests/test_embedding.py,
+test_lexical_features.py.
 """
 
 from __future__ import annotations

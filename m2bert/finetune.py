@@ -1,7 +1,7 @@
 """Fine-tuning for retrieval with pairs, tasks' train splits and pairs cut from plain text: `m2bert finetune`.
 
 May import m2bert.data, m2bert.losses, m2bert.training, the model and its checkpoints.
-Test: tests/test_finetune.py.
+Tests: tests/test_finetune.py, test_lexical_features.py.
 """
 
 from __future__ import annotations
