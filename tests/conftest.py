@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: seeds, the shared data folder, instruction sets."""
+"""Fixtures shared by all tests: seeds, pairs and a model, the shared data folder, instruction sets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ def seed() -> None:
     """Same random numbers in every test, whatever ran before it; one thread, since the tensors are tiny."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pairs.jsonl.gz and a tiny model that pools by the mean in `model`; for reading alone."""
+    from tiny import tiny_model_folder
+    from training_data import write_pairs
+
+    folder = tmp_path_factory.mktemp("world")
+    write_pairs(folder)
+    tiny_model_folder(folder / "model", max_tokens=128)
+    return folder
 
 
 @pytest.fixture(scope="session")

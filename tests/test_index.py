@@ -21,8 +21,8 @@ import m2bert.bulk
 from m2bert.documents import Corpus, Document, Skipped
 from m2bert.errors import M2BertError
 from m2bert.index import SearchIndex
-from m2bert.stores import StoreInfo
-from m2bert.stores.columns import table_schema
+from m2bert.stores import Record, StoreInfo
+from m2bert.stores.columns import table_schema, to_batches, to_record
 from m2bert.stores.lance import LanceStore
 
 TESTS = Path(__file__).resolve().parent
@@ -340,6 +340,22 @@ def test_half_made_store_is_taken_over(tmp_path: Path, embedder: Any) -> None:
     index = SearchIndex(tmp_path / "store", embedder)
     index.add({"a": "river"})
     assert ids(index) == {"a"}
+
+
+def test_vectors_of_passages_are_stored_compressed_and_exact(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    vectors = np.zeros((50, 4096), dtype=np.float32)
+    vectors[:, :64] = generator.standard_normal((50, 64))
+    vectors[np.arange(50), generator.integers(64, 4096, 50)] = 0.5
+    record = Record(
+        source="here", id="a", text_hash="0", text="words", num_tokens=50, num_windows=1, num_truncated=0,
+        vector=vectors.sum(axis=0), spans=np.arange(100).reshape(50, 2), passage_vectors=vectors,
+    )  # fmt: skip
+    info = StoreInfo("model", "0" * 16, 4096)
+    (batch,) = to_batches([record], table_schema(info), info.dim)
+    (row,) = batch.to_pylist()
+    assert 50 * 64 * 3 < len(row["passage_vectors"]) < vectors.nbytes / 20
+    np.testing.assert_array_equal(to_record(row, info.dim).passage_vectors, vectors)
 
 
 def test_store_of_another_format_is_refused(tmp_path: Path, embedder: Any) -> None:

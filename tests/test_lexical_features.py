@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import story, tiny_model, tiny_model_folder, tiny_tokenizer
+from tiny import story, tiny_model, tiny_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
-from training_data import make_text, write_pairs
+from training_data import make_text
 
 from m2bert.checkpoints import load_model, save_model, with_pooling
 from m2bert.configuration import M2BertConfig
@@ -253,15 +253,6 @@ def test_frequencies_count_each_data_set_the_same() -> None:
     assert inverse_document_frequencies([only], 10)[5] == 0
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs, and a model without lexical features."""
-    folder = tmp_path_factory.mktemp("world")
-    write_pairs(folder)
-    tiny_model_folder(folder / "model", max_tokens=128)
-    return folder
-
-
 def settings(world: Path, folder: Path, **overrides: Any) -> FinetuneConfig:
     values = {
         "init": str(world / "model"), "pairs": [str(world / "pairs.jsonl.gz")], "output": str(folder),
@@ -316,6 +307,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(world: Path, tmp_path: Pa
 def test_settings_that_cannot_be_meant_are_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(M2BertError, match="only_lexical needs a model with lexical features, got none; pass --set"):
         finetune(settings(world, tmp_path, lexical_features=0))
+    long: dict[str, Any] = {"lengths": {4096: 1.0}, "batch_tokens": 16384, "max_steps": 1}
+    with pytest.raises(M2BertError, match="lengths must be within the model's 128 positions, got 4096 for documents"):
+        finetune(settings(world, tmp_path, only_lexical=False, **long))
+    assert finetune(settings(world, tmp_path / "long", **long))["step"] == 1  # no encoder, no positions
     with pytest.raises(M2BertError, match=r"scale must be left alone with loss opl, which has none, got 40\.0"):
         settings(world, tmp_path, loss="opl").check()
     with pytest.raises(M2BertError, match="only_lexical runs no blocks to checkpoint; set gradient_checkpointing to"):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import story, tiny_model, tiny_model_folder, tiny_tokenizer
+from tiny import story, tiny_model, tiny_tokenizer
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from training_data import make_text, write_pairs
+from training_data import make_text
 
 from m2bert.checkpoints import fingerprint, load_model, save_model, with_pooling
 from m2bert.distill import DistillConfig, distill
@@ -248,15 +248,6 @@ def test_a_model_goes_on_with_another_pooling() -> None:
         with_pooling(model, "mean")
         torch.testing.assert_close(model(ids).pooler_output, tiny_model()(ids).pooler_output, rtol=0, atol=0)
     assert set(model.state_dict()) == names
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs, and a model that pools by the mean."""
-    folder = tmp_path_factory.mktemp("world")
-    write_pairs(folder)
-    tiny_model_folder(folder / "model", max_tokens=128)
-    return folder
 
 
 def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
