@@ -1,5 +1,5 @@
 // pybind11: what is not a tensor. Plans with their flop and byte counts, instruction sets, build facts.
-// A module of its own, apart from the torch library (their headers do not mix). Test: tests/test_plan.py, test_isa.py, test_amx.py.
+// A module of its own, apart from the torch library (their headers do not mix). Test: tests/ops/test_plan.py, tests/ops/test_isa.py, tests/ops/test_amx.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,6 +1,6 @@
 // CPU boundary of blockdiag_glu and its gradient: tiles of tokens times blocks of channels, so that hidden channels never
 // leave the cache.
-// m2ops/_blockdiag.py decides what comes here. Test: tests/test_blockdiag.py.
+// m2ops/_blockdiag.py decides what comes here. Test: tests/ops/test_blockdiag.py.
 #include "boundary.h"
 
 #include <vector>

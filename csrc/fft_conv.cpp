@@ -1,5 +1,5 @@
 // CPU boundary of fft_conv and filter_spectrum: check, allocate, threads, call the row of the kernel table.
-// Test: tests/test_fft_conv.py.
+// Test: tests/ops/test_fft_conv.py.
 #include "boundary.h"
 #include "toeplitz.h"
 

@@ -1,6 +1,6 @@
 // CPU boundary of monarch_mixer: short convolution, gates and both long convolutions of a cache line of channels of one
 // batch row at a time, so that p and u are read once and what lies between stays in the thread's workspace.
-// Test: tests/test_monarch_mixer.py.
+// Test: tests/ops/test_monarch_mixer.py.
 #include "boundary.h"
 
 namespace m2 {

@@ -1,4 +1,4 @@
-// CPU boundary of short_conv. Test: tests/test_short_conv.py.
+// CPU boundary of short_conv. Test: tests/ops/test_short_conv.py.
 #include "boundary.h"
 
 namespace m2 {

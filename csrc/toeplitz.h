@@ -1,4 +1,4 @@
-// The part of fft_conv's CPU boundary that uses matrix tiles (AMX) for short bfloat16 rows. Test: tests/test_amx.py.
+// The part of fft_conv's CPU boundary that uses matrix tiles (AMX) for short bfloat16 rows. Test: tests/ops/test_amx.py.
 #pragma once
 #include "boundary.h"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from m2bert import Embedder, SearchIndex
-from m2bert.documents import read_corpus
+from m2bert.search.documents import read_corpus
 
 
 def main(folder: str, query: str) -> None:

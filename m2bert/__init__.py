@@ -5,31 +5,26 @@ Public names only; each is imported when it is first used, so that `import m2ber
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import sys
+
+from m2bert._lazy import lazy_names
+from m2bert._moved import MovedModules
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "DocumentEmbedding": "m2bert.embedding",
-    "Embedder": "m2bert.embedding",
-    "M2BertConfig": "m2bert.configuration",
+    "__version__": "m2bert",
+    "DocumentEmbedding": "m2bert.encoders.protocol",
+    "Embedder": "m2bert.encoders.embedder",
+    "M2BertConfig": "m2bert.model.configuration",
     "M2BertError": "m2bert.errors",
-    "M2BertForMaskedLM": "m2bert.modeling",
-    "M2BertForSequenceClassification": "m2bert.modeling",
-    "M2BertModel": "m2bert.modeling",
-    "SearchIndex": "m2bert.index",
-    "load_model": "m2bert.checkpoints",
-    "load_reference": "m2bert.checkpoints",
+    "M2BertForMaskedLM": "m2bert.model.modeling",
+    "M2BertForSequenceClassification": "m2bert.model.modeling",
+    "M2BertModel": "m2bert.model.modeling",
+    "SearchIndex": "m2bert.search.index",
+    "load_model": "m2bert.model.checkpoints",
+    "load_reference": "m2bert.model.checkpoints",
 }
-__all__ = ["__version__", *_PUBLIC]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'm2bert' has no attribute {name!r}; it has {', '.join(sorted(_PUBLIC))}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = list(_PUBLIC)
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+sys.meta_path.append(MovedModules())

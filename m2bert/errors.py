@@ -1,6 +1,6 @@
 """The one exception class for mistakes a user can mend: who, the rule, what it got, the remedy.
 
-Imports nothing of ours. Test: every test of bad input.
+Test: every test of bad input.
 """
 
 from __future__ import annotations

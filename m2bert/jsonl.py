@@ -1,7 +1,7 @@
 """JSON lines, plain or gzip: every row an object, or an error that names the line.
 
-May import m2bert.errors. Test: tests/test_jsonl.py. Files that a user indexes are read by m2bert.documents, which
-skips and reports bad rows instead.
+Test: tests/test_jsonl.py. Files that a user indexes are read by m2bert.search.documents, which skips and reports bad
+rows instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m m2ops`: what is built and what this machine has. `python -m m2ops plans`: plans of the CPU transforms.
 
-Test: tests/test_isa.py, tests/test_plan.py.
+Test: tests/ops/test_isa.py, tests/ops/test_plan.py.
 """
 
 from __future__ import annotations

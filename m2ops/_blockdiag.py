@@ -1,10 +1,10 @@
 """Block-diagonal and Monarch matrix products: blockdiag_matmul, blockdiag_glu, monarch_matmul.
 
-The schemas are in csrc/ops.cpp; these implementations call torch's batched GEMM (already at the limit of the
-machine for one product) and serve every device. blockdiag_glu and its gradient are one kernel each on CPUs
+The schemas are in csrc/ops.cpp; these implementations call torch's batched GEMM (already at the limit of the machine
+for one product) and serve every device. blockdiag_glu and its gradient are one kernel each on CPUs
 (csrc/cpu/blockdiag_glu*.inl behind csrc/blockdiag_glu.cpp), and its forward is one in 16 bits on CUDA
 (csrc/cuda/blockdiag_glu.cu), each where it is the faster way.
-May import m2ops._library and _layout. Test: tests/test_blockdiag.py. Benchmark: benchmarks/bench_blockdiag.py.
+Test: tests/ops/test_blockdiag.py. Benchmark: benchmarks/bench_blockdiag.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Depthwise long convolution by FFT, gated and bidirectional: fft_conv, filter_spectrum, FilterSpectrum.
 
-Kernels: csrc/cpu/fft_conv.inl behind csrc/fft_conv.cpp; csrc/cuda/fft_conv*.cu behind
-csrc/cuda_ops/fft_conv.cpp. May import m2ops._library and _layout.
-Test: tests/test_fft_conv.py. Benchmark: benchmarks/bench_fft_conv.py.
+Kernels: csrc/cpu/fft_conv.inl behind csrc/fft_conv.cpp; csrc/cuda/fft_conv*.cu behind csrc/cuda_ops/fft_conv.cpp.
+Test: tests/ops/test_fft_conv.py. Benchmark: benchmarks/bench_fft_conv.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The environment variable M2OPS_ISA forces one for the whole process; a wrong name is an error that lists the right
 ones. Matrix tiles (AMX) are used beside the best of them for short bfloat16 convolutions; M2OPS_AMX=0 turns them off,
-M2OPS_AMX=emulate computes what they would, slowly. Test: tests/test_isa.py, tests/test_amx.py.
+M2OPS_AMX=emulate computes what they would, slowly.
+Test: tests/ops/test_isa.py, tests/ops/test_amx.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Argument rules shared by the operators: layouts, masks, shapes. Imports torch only. Test: tests/test_bad_input.py."""
+"""Argument rules shared by the operators: layouts, masks, shapes.
+Test: tests/search/test_bad_input.py.
+"""
 
 from __future__ import annotations
 

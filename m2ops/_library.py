@@ -1,7 +1,7 @@
 """Loads the native libraries and holds the handle that registers Python-side implementations.
 
 If they are missing, `import m2ops` fails and names the command that builds them; nothing falls back silently.
-Test: tests/test_library.py.
+Test: tests/ops/test_library.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Freed memory kept by the C library for the next allocation. Test: tests/test_memory.py."""
+"""Freed memory kept by the C library for the next allocation.
+Test: tests/ops/test_memory.py.
+"""
 
 from __future__ import annotations
 

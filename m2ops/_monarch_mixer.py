@@ -2,8 +2,7 @@
 
 Kernels: csrc/cpu/monarch_mixer.inl behind csrc/monarch_mixer.cpp; csrc/cuda/monarch_mixer*.cu behind
 csrc/cuda_ops/monarch_mixer.cpp.
-May import the other operators.
-Test: tests/test_monarch_mixer.py.
+Test: tests/ops/test_monarch_mixer.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What a search finds is kept in a file, by CPU and instruction set, and used from the next import on: the environment's
 M2OPS_PLANS, else m2ops/fft_plans.json in the user's cache folder. `python -m m2ops plans` shows and searches.
-May import m2ops._library. Test: tests/test_plan.py. The usual factors and why: csrc/plan/fft_plan.cpp, docs/kernels.md.
+Test: tests/ops/test_plan.py. The usual factors and why: csrc/plan/fft_plan.cpp, docs/kernels.md.
 """
 
 from __future__ import annotations

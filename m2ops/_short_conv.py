@@ -1,7 +1,7 @@
 """Depthwise causal convolution of small width: short_conv.
 
-Kernels: csrc/cpu/short_conv.inl behind csrc/short_conv.cpp. May import m2ops._library and _layout.
-Test: tests/test_short_conv.py.
+Kernels: csrc/cpu/short_conv.inl behind csrc/short_conv.cpp.
+Test: tests/ops/test_short_conv.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Modules that own the parameters of one operator each. May import m2ops operators. Test: tests/test_nn.py."""
+"""Modules that own the parameters of one operator each.
+Test: tests/ops/test_nn.py.
+"""
 
 from __future__ import annotations
 

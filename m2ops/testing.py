@@ -1,6 +1,7 @@
 """Judging an operator: error against an exact result, and negative controls that show the judge is awake.
 
-For tests and benchmarks only. May import torch alone. Test: tests/test_testing.py.
+For tests and benchmarks only.
+Test: tests/ops/test_testing.py.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@
         --max-tokens 300000
     python scripts/ablations.py extension --data text/ --validation heldout/ --output runs/extension --max-tokens 150000
 
-An arm is an ordinary run of m2bert.pretrain or m2bert.finetune in a folder of its own, OUTPUT/ARM-SEED. All arms have
-the same seed, budget and settings, but for what their entry in mixture_arms, loss_arms or extension_arms names. Results
-are kept in OUTPUT/NAME.json after each arm, and a figure beside it (scripts/plot_ablations.py); an arm that is there is
-not run again, one that was stopped goes on. Test: tests/test_ablations.py.
+An arm is an ordinary run of m2bert.train.pretrain or m2bert.train.finetune in a folder of its own, OUTPUT/ARM-SEED.
+All arms have the same seed, budget and settings, but for what their entry in mixture_arms, loss_arms or
+extension_arms names. Results are kept in OUTPUT/NAME.json after each arm, and a figure beside it
+(scripts/plot_ablations.py); an arm that is there is not run again, one that was stopped goes on. Test:
+tests/train/test_ablations.py.
 """
 
 from __future__ import annotations
@@ -25,23 +26,25 @@ from typing import Any
 
 import plot_ablations
 
-from m2bert import plots
-from m2bert.checkpoints import SHIPPED, is_shipped
-from m2bert.cli.train import gather_settings
-from m2bert.configuration import WINDOWS
+from m2bert.bench import plots
+from m2bert.bench.evaluate import evaluate_tasks, load_tasks
+from m2bert.bench.runs import save_run
+from m2bert.bench.systems import BM25System, EncoderSystem
 from m2bert.data.tokens import load_tokens
 from m2bert.errors import M2BertError
-from m2bert.evaluate import evaluate_tasks, load_tasks
-from m2bert.extend import METHODS, extend_checkpoint
-from m2bert.finetune import FinetuneConfig, finetune
-from m2bert.pretrain import PretrainConfig, pretrain
-from m2bert.runs import provenance, save_run
-from m2bert.settings import config_from_mapping, make_output, model_folder, read_settings
-from m2bert.significance import compare_systems, length_buckets
-from m2bert.systems import BM25System, EncoderSystem
-from m2bert.tokenization import load_tokenizer
-from m2bert.training import LOG_NAME, Progress
-from m2bert.validation import validate_checkpoint
+from m2bert.files import make_output
+from m2bert.model.checkpoints import model_folder
+from m2bert.model.configuration import WINDOWS
+from m2bert.model.extend import METHODS, extend_checkpoint
+from m2bert.model.tokenization import load_tokenizer
+from m2bert.provenance import provenance
+from m2bert.ranking.significance import compare_systems, length_buckets
+from m2bert.train.budget import Progress
+from m2bert.train.finetune import FinetuneConfig, finetune
+from m2bert.train.pretrain import PretrainConfig, pretrain
+from m2bert.train.settings import config_from_mapping, gather_settings, read_settings
+from m2bert.train.trainer import LOG_NAME
+from m2bert.train.validation import validate_checkpoint
 
 Arms = dict[str, dict[str, Any]]
 SECONDS_BETWEEN_LINES = 15.0
@@ -161,7 +164,8 @@ def read_model(path: str) -> dict[str, Any]:
 
 def tokenizer_of(options: argparse.Namespace) -> str:
     """The folder of the tokenizer, which may be a shipped model's."""
-    return str(SHIPPED / options.tokenizer) if is_shipped(options.tokenizer) else str(options.tokenizer)
+    folder = Path(options.tokenizer)
+    return str(folder if folder.is_dir() else model_folder(options.tokenizer, "ablations"))
 
 
 def cache_of(options: argparse.Namespace) -> str:
@@ -278,8 +282,8 @@ def losses(options: argparse.Namespace) -> Study:
 def scored(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
     """Retrieval scores on the tests. An arm's value for a query is the mean over its seeds; intervals and tests are
     over queries, paired, against BASELINE."""
-    from m2bert.embedding_cache import CachedEncoder
-    from m2bert.peers import open_encoder
+    from m2bert.encoders.cache import CachedEncoder
+    from m2bert.encoders.opening import open_encoder
 
     folders = {(arm, seed): options.output / f"{arm}-{seed}" / "model" for arm in arms for seed in options.seeds}
     models = {START: options.init} | {f"{arm}-{seed}": str(folder) for (arm, seed), folder in folders.items()}
@@ -308,7 +312,7 @@ def scored(options: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
 
 def folder_of(place: str) -> str:
     """The folder of a shipped model, of a model, or of the one inside a finished run."""
-    return str(SHIPPED / place if is_shipped(place) else model_folder(place, "ablations"))
+    return str(model_folder(place, "ablations"))
 
 
 def stages() -> Callable[[str, float], None]:

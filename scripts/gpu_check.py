@@ -7,7 +7,7 @@ and every peer that can be imported. Prints one table, writes one JSON (the form
 a check or a goal failed. Ends within --minutes; what found no time is named in the JSON. `--device cpu` runs the same
 on tiny sizes and judges no goal.
 Guide: docs/gpu.md. Operators: scripts/gpu_operators.py. Timing, peers and goals: scripts/gpu_times.py.
-Test: tests/test_gpu_check.py.
+Test: tests/cuda/test_gpu_check.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operator checks of scripts/gpu_check.py. Every check raises what is wrong. Test: tests/test_gpu_check.py.
+"""The operator checks of scripts/gpu_check.py. Every check raises what is wrong. Test: tests/cuda/test_gpu_check.py.
 
 Against float64 on the same rounded inputs, forward and backward; the same bits in every run; offsets and sizes that 32
 bits do not hold.

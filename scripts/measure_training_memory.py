@@ -31,10 +31,10 @@ def peak_gib() -> float:
 
 def measure(preset: str, tokens: int, layers: int, checkpointing: bool, bf16: bool) -> dict[str, Any]:
     """One step in this process."""
-    from m2bert.configuration import M2BertConfig
-    from m2bert.modeling import M2BertForMaskedLM
-    from m2bert.pretrain import PRESETS
-    from m2bert.training_setup import checkpoint_blocks
+    from m2bert.model.configuration import M2BertConfig
+    from m2bert.model.modeling import M2BertForMaskedLM
+    from m2bert.train.pretrain import PRESETS
+    from m2bert.train.trainer import checkpoint_blocks
 
     torch.manual_seed(0)
     fields = {**PRESETS[preset], **({"num_hidden_layers": layers} if layers else {})}
@@ -71,9 +71,9 @@ def kept_bytes(preset: str, tokens: int, layers: int, bf16: bool) -> int:
     """Bytes that a forward pass of the encoder keeps for its gradient, weights aside: counted, nothing is computed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from m2bert.configuration import M2BertConfig
-    from m2bert.modeling import M2BertForMaskedLM
-    from m2bert.pretrain import PRESETS
+    from m2bert.model.configuration import M2BertConfig
+    from m2bert.model.modeling import M2BertForMaskedLM
+    from m2bert.train.pretrain import PRESETS
 
     kept: dict[int, int] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -94,8 +94,8 @@ def kept_bytes(preset: str, tokens: int, layers: int, bf16: bool) -> int:
 
 def count(preset: str, tokens: int, bf16: bool) -> dict[str, Any]:
     """What a step keeps, with and without gradient checkpointing, from one block and two."""
-    from m2bert.configuration import M2BertConfig
-    from m2bert.pretrain import PRESETS
+    from m2bert.model.configuration import M2BertConfig
+    from m2bert.train.pretrain import PRESETS
 
     config = M2BertConfig(**PRESETS[preset])
     one, two = (kept_bytes(preset, tokens, layers, bf16) for layers in (1, 2))

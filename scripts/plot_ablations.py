@@ -1,6 +1,6 @@
 """Draw the results of ablations: `python scripts/plot_ablations.py docs/ablations/*.json` makes a .png beside each.
 
-Reads what scripts/ablations.py writes. Needs matplotlib. Test: tests/test_ablations.py.
+Reads what scripts/ablations.py writes. Needs matplotlib. Test: tests/train/test_ablations.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2bert import plots
+from m2bert.bench import plots
 
 Run = Mapping[str, Any]
 LEAST_QUERIES = 10  # of a point in a figure

@@ -7,101 +7,30 @@ a law that finds nothing is known to look.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+import m2bert
+
 ROOT = Path(__file__).resolve().parent.parent
-# Modules may use their own stage and those before it. A module in no stage is held to the other laws only.
-STAGES = (
-    {"m2bert", "m2bert.errors", "m2bert.jsonl"},
-    {
-        "m2bert.configuration",
-        "m2bert.passages",
-        "m2bert.tasks",
-        "m2bert.metrics",
-        "m2bert.bm25",
-        "m2bert.fusion",
-        "m2bert.significance",
-        "m2bert.runs",
-        "m2bert.plots",
-        "m2bert.original_files",
-        "m2bert.task_building",
-        "m2bert.documents",
-        "m2bert.settings",
-        "m2bert.stdlib_help",
-        "m2bert.stdlib_help_worker",
-    },
-    {"m2bert.filters", "m2bert.layers", "m2bert.modeling"},
-    {"m2bert.tensors", "m2bert.reference", "m2bert.tokenization", "m2bert.checkpoints"},
-    {
-        "m2bert.embedding",
-        "m2bert.losses",
-        "m2bert.mining",
-        "m2bert.parameter_groups",
-        "m2bert.training",
-        "m2bert.training_setup",
-        "m2bert.data",
-        "m2bert.stores",
-        "m2bert.bulk",
-        "m2bert.index",
-        "m2bert.explain",
-    },
-    {
-        "m2bert.systems",
-        "m2bert.embedding_cache",
-        "m2bert.peers",
-        "m2bert.evaluate",
-        "m2bert.needle",
-        "m2bert.encode_time",
-        "m2bert.lengths",
-        "m2bert.clusters",
-        "m2bert.report_sections",
-        "m2bert.report",
-        "m2bert.mteb_adapter",
-        "m2bert.pretrain",
-        "m2bert.finetune",
-        "m2bert.extend",
-        "m2bert.validation",
-    },
-    {"m2bert.distill"},
-    {"m2bert.cli"},
+# The order of the rooms: a module imports from its own room and from floors further down, never from a neighbour.
+FLOORS = (
+    ("cli",),
+    ("demo", "serve"),
+    ("train", "search", "bench"),
+    ("data", "encoders"),
+    ("model",),
+    ("ranking", "pretrained", "files", "jsonl", "provenance"),
+    ("errors",),
 )
-# These see ids, text and arrays, never a model.
-LEAVES = (
-    "m2bert.tasks",
-    "m2bert.metrics",
-    "m2bert.bm25",
-    "m2bert.fusion",
-    "m2bert.significance",
-    "m2bert.runs",
-    "m2bert.plots",
-    "m2bert.original_files",
-    "m2bert.task_building",
-    "m2bert.documents",
-    "m2bert.passages",
-    "m2bert.stores",
-)
-MODEL_FREE = (
-    *LEAVES,
-    "m2bert.index",
-    "m2bert.explain",
-    "m2bert.systems",
-    "m2bert.embedding_cache",
-    "m2bert.peers",
-    "m2bert.evaluate",
-    "m2bert.needle",
-    "m2bert.encode_time",
-    "m2bert.lengths",
-    "m2bert.clusters",
-    "m2bert.report_sections",
-    "m2bert.report",
-    "m2bert.mteb_adapter",
-    "m2bert.cli",
-)
-MODELS = ("m2bert.modeling", "m2bert.checkpoints", "m2bert.reference", "m2bert.embedding", "m2ops")
+# These see ids, text and arrays: no torch is loaded until an encoder is asked for.
+WITHOUT_TORCH = ("ranking", "search", "bench", "demo", "cli", "errors", "files", "jsonl", "provenance")
 TORCH_FREE = ("csrc/cpu", "csrc/cuda", "csrc/plan")
 BAD_STEM = re.compile(r"(^|_)(utils?|helpers?|common|misc)(_|$)")
 
@@ -141,38 +70,29 @@ def imports(source: str, *, at_import_only: bool = False) -> set[str]:
     return found
 
 
-def stage(module: str) -> int | None:
-    """The stage a module or the package above it stands in; the root package stands for itself alone."""
-    for number, names in enumerate(STAGES):
-        if module in names or is_below(module, tuple(names - {"m2bert"})):
-            return number
-    return None
+def floor(module: str) -> int | None:
+    """The floor of a module's room; None for the package itself, whose names are lazy, and for other packages."""
+    room = module.split(".")[1] if module.startswith("m2bert.") else ""
+    return next((number for number, rooms in enumerate(FLOORS) if room in rooms), None)
 
 
 def upward_imports(sources: dict[str, str]) -> list[str]:
-    """Imports of a later stage; imports of m2bert by m2ops; imports of the command line by anything else."""
+    """Imports of a floor further up or of a neighbour, and imports of m2bert by m2ops."""
     found = []
     for module, source in sources.items():
         for target in imports(source):
             upward = is_below(module, ("m2ops",)) and is_below(target, ("m2bert",))
-            cli = is_below(target, ("m2bert.cli",)) and not is_below(module, ("m2bert.cli", "m2bert.__main__"))
-            here, there = stage(module), stage(target)
-            later = here is not None and there is not None and there > here
-            if upward or cli or later:
+            here, there = floor(module), floor(target)
+            if here is not None and there is not None:
+                upward |= there < here or (there == here and module.split(".")[1] != target.split(".")[1])
+            if upward:
                 found.append(f"{module} imports {target}")
     return sorted(found)
 
 
-def model_imports(sources: dict[str, str]) -> list[str]:
-    """Imports of models or torch by what sees ids and arrays only (outside LEAVES: not when imported)."""
-    found = []
-    for module, source in sources.items():
-        if is_below(module, MODEL_FREE):
-            joint = not is_below(module, LEAVES)
-            targets = imports(source, at_import_only=joint)
-            heavy = {name for name in targets if is_below(name, (*MODELS, "torch", "transformers"))}
-            found += [f"{module} imports {target}" for target in sorted(heavy)]
-    return found
+def homeless(sources: dict[str, str]) -> list[str]:
+    """Modules of m2bert in no room; those whose names begin with an underscore hold the package together."""
+    return [name for name in sources if name.startswith("m2bert.") and floor(name) is None and "._" not in name]
 
 
 def circular_imports(sources: dict[str, str]) -> list[str]:
@@ -268,9 +188,18 @@ PACKAGES = {**read_modules("m2ops"), **read_modules("m2bert")}
 def test_imports_point_down():
     assert upward_imports(PACKAGES) == []
     assert upward_imports({"m2ops._x": "import m2bert.errors"}) == ["m2ops._x imports m2bert.errors"]
-    assert upward_imports({"m2bert.new": "def f():\n    from m2bert.cli import main"}) != []
-    assert upward_imports({"m2bert.modeling": "from m2bert.embedding import Embedder"}) != []
-    assert upward_imports({"m2bert.embedding": "from m2bert.modeling import M2BertModel"}) == []
+    assert upward_imports({"m2bert.bench.new": "def f():\n    from m2bert.cli import main"}) != []
+    assert upward_imports({"m2bert.bench.new": "from m2bert.search.index import SearchIndex"}) != []
+    assert upward_imports({"m2bert.model.modeling": "from m2bert.encoders.embedder import Embedder"}) != []
+    assert upward_imports({"m2bert.encoders.embedder": "from m2bert.model.modeling import M2BertModel"}) == []
+
+
+def test_every_module_has_a_room():
+    assert homeless(PACKAGES) == []
+    assert homeless({"m2bert.new": "", "m2bert._lazy": "", "m2bert.cli.new": ""}) == ["m2bert.new"]
+    folders = {path.parent.name for path in ROOT.glob("m2bert/*/*.py")}
+    for name in folders & {room for rooms in FLOORS for room in rooms}:
+        assert importlib.import_module(f"m2bert.{name}").__doc__, f"{name} does not say what it is for"
 
 
 def test_imports_have_no_circles():
@@ -280,13 +209,6 @@ def test_imports_have_no_circles():
         "b",
         "c",
     ]
-
-
-def test_what_sees_ids_and_text_never_sees_a_model():
-    assert model_imports(PACKAGES) == []
-    assert model_imports({"m2bert.tasks": "def f():\n    import torch"}) == ["m2bert.tasks imports torch"]
-    assert model_imports({"m2bert.index": "from m2bert.embedding import Embedder"}) != []
-    assert model_imports({"m2bert.index": "if TYPE_CHECKING:\n    from m2bert.embedding import Embedder"}) == []
 
 
 def test_kernels_include_neither_torch_nor_python():
@@ -319,7 +241,7 @@ def test_every_operator_is_complete():
     names = schema_names((ROOT / "csrc" / "ops.cpp").read_text(encoding="utf-8"))
     assert {"fft_conv", "monarch_mixer"} <= set(names)
     sources = read_modules("m2ops")
-    assert incomplete_operators(names, sources, joined("tests/test_*.py"), joined("benchmarks/*.py")) == []
+    assert incomplete_operators(names, sources, joined("tests/*/test_*.py"), joined("benchmarks/*.py")) == []
     lame = {"m2ops._x": 'def x(u: Tensor, v: Tensor):\n    """u: (dim,)."""\ndef x_ref(u: Tensor):\n    pass'}
     assert incomplete_operators(["x", "y"], lame, "x(1)", "") == [
         "x_ref must take the arguments of x",
@@ -362,9 +284,55 @@ def test_importing_prints_nothing_and_uses_no_network():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_model_free_modules_load_without_torch():
-    """The law above, through everything that they import in turn."""
-    modules = [name for name in PACKAGES if is_below(name, MODEL_FREE) and not is_below(name, ("m2bert.cli",))]
+def test_rooms_of_ids_and_text_load_without_torch():
+    rooms = tuple(f"m2bert.{room}" for room in WITHOUT_TORCH)
+    modules = [name for name in PACKAGES if is_below(name, rooms)]
+    assert len(modules) > 30
     loads = "\n".join(f"import {name}\nassert 'torch' not in sys.modules, '{name} loads torch'" for name in modules)
     done = run_python(f"import sys\n{loads}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_public_names_are_the_promised_ones():
+    assert set(m2bert.__all__) == {
+        "__version__", "DocumentEmbedding", "Embedder", "M2BertConfig", "M2BertError", "M2BertForMaskedLM",
+        "M2BertForSequenceClassification", "M2BertModel", "SearchIndex", "load_model", "load_reference",
+    }  # fmt: skip
+    for name in m2bert.__all__:
+        assert getattr(m2bert, name) is not None
+    with pytest.raises(AttributeError, match=r"'m2bert' has no attribute 'Embeder'; it has .*Embedder"):
+        m2bert.Embeder  # noqa: B018
+
+
+def test_every_face_hands_out_what_it_names():
+    for room in ("bench", "data", "demo", "encoders", "model", "ranking", "search", "train"):
+        face = importlib.import_module(f"m2bert.{room}")
+        assert face.__all__, room
+        for name in face.__all__:
+            assert getattr(face, name).__module__.startswith(f"m2bert.{room}."), f"{room} does not define {name}"
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("checkpoints", "save_model", "model.checkpoints"),
+        ("configuration", "M2BertConfig", "model.configuration"),
+        ("documents", "read_corpus", "search.documents"),
+        ("evaluate", "evaluate_tasks", "bench.evaluate"),
+        ("layers", "TokenWeights", "model.pooling"),
+        ("layers", "Encoder", "model.layers"),
+        ("modeling", "M2BertModel", "model.modeling"),
+        ("mteb_adapter", "as_mteb_model", "bench.mteb_adapter"),
+        ("pretrain", "PretrainConfig", "train.pretrain"),
+        ("systems", "EncoderSystem", "bench.systems"),
+        ("systems", "Encoder", "encoders.protocol"),
+        ("tasks", "load_task", "bench.tasks"),
+    ],
+)
+def test_old_addresses_import_with_a_warning(old: str, name: str, new: str):
+    sys.modules.pop(f"m2bert.{old}", None)
+    with pytest.warns(DeprecationWarning, match=f"m2bert.{old} is now .*m2bert.{new}"):
+        module = importlib.import_module(f"m2bert.{old}")
+    assert getattr(module, name) is getattr(importlib.import_module(f"m2bert.{new}"), name)
+    with pytest.raises(AttributeError, match="has 'nothing'"):
+        module.nothing  # noqa: B018

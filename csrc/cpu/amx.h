@@ -1,4 +1,4 @@
-// Whether products of matrix tiles (AMX) are used, by the instructions or by their twin. Test: tests/test_amx.py.
+// Whether products of matrix tiles (AMX) are used, by the instructions or by their twin. Test: tests/ops/test_amx.py.
 #pragma once
 #include <string>
 

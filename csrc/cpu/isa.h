@@ -1,4 +1,4 @@
-// What this CPU has, and which row of the kernel table is in use. Test: tests/test_isa.py.
+// What this CPU has, and which row of the kernel table is in use. Test: tests/ops/test_isa.py.
 #pragma once
 #include <string>
 #include <vector>

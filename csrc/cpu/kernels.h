@@ -1,5 +1,5 @@
 // The table of CPU kernels: one row per instruction set, best first. Raw pointers and sizes only: no torch, no
-// Python, no allocation inside a kernel. Test: tests/test_isa.py and the test of each operator.
+// Python, no allocation inside a kernel. Test: tests/ops/test_isa.py and the test of each operator.
 //
 // Numerics: float32, bfloat16 and float16 tensors are computed in float32 (relative error of one convolution
 // about 3e-7), float64 in float64. Bound: 1e-6 / 1e-12 relative L2.

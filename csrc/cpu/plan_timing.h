@@ -1,4 +1,4 @@
-// How long a convolution takes under a plan, for the search over plans (m2ops/_plans.py). Test: tests/test_plan.py.
+// How long a convolution takes under a plan, for the search over plans (m2ops/_plans.py). Test: tests/ops/test_plan.py.
 #pragma once
 #include "../plan/fft_plan.h"
 

@@ -1,5 +1,5 @@
 // Short convolutions of bfloat16 rows as products of matrix tiles (AMX): what the kernel takes. docs/kernels.md, "Short
-// convolutions on AMX". Raw pointers and sizes only. Test: tests/test_amx.py, csrc/testing/test_tiles.cpp.
+// convolutions on AMX". Raw pointers and sizes only. Test: tests/ops/test_amx.py, csrc/testing/test_tiles.cpp.
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // CUDA boundary of blockdiag_glu, forward, for the sizes that a kernel serves; all else is a composition in Python
-// (m2ops/_blockdiag.py). Kernels: ../cuda. Test: tests/test_cuda_emulated.py.
+// (m2ops/_blockdiag.py). Kernels: ../cuda. Test: tests/cuda/test_cuda_emulated.py.
 #include "../cuda/blockdiag_glu.h"
 #include "boundary.h"
 

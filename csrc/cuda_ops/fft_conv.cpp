@@ -1,4 +1,4 @@
-// CUDA boundary of filter_spectrum and fft_conv, forward and backward. Kernels: ../cuda. Test: tests/test_cuda_emulated.py.
+// CUDA boundary of filter_spectrum and fft_conv, forward and backward. Kernels: ../cuda. Test: tests/cuda/test_cuda_emulated.py.
 #include "fft_conv.h"
 
 #include "../cuda/fft_conv.h"

@@ -1,5 +1,5 @@
 // CUDA boundary of monarch_mixer, forward and backward: the kernels of ../cuda/monarch_mixer.h around the long convolutions,
-// for which activations become contiguous rows. Test: tests/test_cuda_emulated.py.
+// for which activations become contiguous rows. Test: tests/cuda/test_cuda_emulated.py.
 //
 // Rows are float32 but for u forward, which has its dtype before and meets the tensor cores if it has 16 bits. x1 v, its
 // convolution and the result rounded to bfloat16 each would be three roundings, which is more than a result may be off, and

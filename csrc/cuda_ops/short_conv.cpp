@@ -1,4 +1,4 @@
-// CUDA boundary of short_conv, forward and backward. Kernels: ../cuda. Test: tests/test_cuda_emulated.py.
+// CUDA boundary of short_conv, forward and backward. Kernels: ../cuda. Test: tests/cuda/test_cuda_emulated.py.
 #include "../cuda/short_conv.h"
 #include "boundary.h"
 

@@ -1,6 +1,6 @@
 // Factorisation of a right-angle transform and everything that depends on its size alone.
 // Shared by the CPU kernels, the CUDA kernels and the Python bindings. C++ standard library only.
-// Test: tests/test_plan.py.
+// Test: tests/ops/test_plan.py.
 #pragma once
 #include <cstdint>
 #include <memory>

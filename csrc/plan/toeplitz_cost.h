@@ -1,5 +1,5 @@
 // What a short convolution costs as products of matrix tiles, and as transforms: fft_conv takes the cheaper way where a CPU
-// has AMX. C++ standard library only. Test: tests/test_amx.py.
+// has AMX. C++ standard library only. Test: tests/ops/test_amx.py.
 #pragma once
 #include <cstdint>
 

@@ -1,6 +1,6 @@
 // The emulator must run correct kernels and reject faulty ones: each kernel below makes one mistake.
 // Prints a line per check and a summary; exits with 1 if anything fails.
-// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
+// Built by csrc/cuda/CMakeLists.txt and by tests/cuda/test_cuda_kernels.py.
 #include <cstdio>
 #include <stdexcept>
 #include <string>

@@ -1,7 +1,7 @@
 // fft_conv and filter_spectrum of csrc/cuda with their gradients, short and long, under the emulator against float64
 // sums, term by term, of the same rounded inputs; memory ends where tensors end. Prints a line per case and a summary;
 // exits with 1 if anything fails.
-// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
+// Built by csrc/cuda/CMakeLists.txt and by tests/cuda/test_cuda_kernels.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

@@ -1,6 +1,6 @@
 // fft_conv and filter_spectrum of csrc/cuda under the emulator, against a direct float64 convolution of the same
 // float32 inputs. Prints a line per case and a summary; exits with 1 if anything fails.
-// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
+// Built by csrc/cuda/CMakeLists.txt and by tests/cuda/test_cuda_kernels.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

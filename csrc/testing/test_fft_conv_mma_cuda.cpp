@@ -1,6 +1,6 @@
 // fft_conv of csrc/cuda on tensor cores under the emulator against float64 sums, term by term, of the same rounded inputs;
 // inputs that float16 could not hold; memory ends where tensors end. Prints a line per case and a summary; exits with 1 if
-// anything fails. Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
+// anything fails. Built by csrc/cuda/CMakeLists.txt and by tests/cuda/test_cuda_kernels.py.
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -1,6 +1,6 @@
 // short_conv of csrc/cuda under the emulator, forward and backward, against float64 sums over the same rounded inputs.
 // Prints a line per case and a summary; exits with 1 if anything fails.
-// Built by csrc/cuda/CMakeLists.txt and by tests/test_cuda_kernels.py.
+// Built by csrc/cuda/CMakeLists.txt and by tests/cuda/test_cuda_kernels.py.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

@@ -1,5 +1,5 @@
 // The twin of the tile instructions against tiles computed by hand, and the convolution of csrc/cpu/toeplitz.inl over it
-// against the defining sum in float64. Memory ends where tensors end: built under the address sanitizer by tests/test_amx.py.
+// against the defining sum in float64. Memory ends where tensors end: built under the address sanitizer by tests/ops/test_amx.py.
 // Prints one line a check; exits with 1 at the first that fails.
 #include <cmath>
 #include <cstdio>

@@ -1,6 +1,6 @@
 """The command line: `m2bert COMMAND`. Each sibling module registers the commands of one part.
 
-May import everything of m2bert; nothing imports it. Test: tests/test_cli.py.
+Test: tests/cli/test_cli.py.
 """
 
 from __future__ import annotations

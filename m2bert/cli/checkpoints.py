@@ -1,7 +1,6 @@
 """Commands on trained models: `m2bert extend`, `m2bert validate`.
 
-Heavy imports happen inside the commands. May import everything of m2bert. Tests: tests/test_extend.py,
-tests/test_validation.py.
+Tests: tests/model/test_extend.py, tests/train/test_validation.py.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def extend_command(
     method: Annotated[str, typer.Option("--method", help="interpolate, or tile as the paper did.")] = "interpolate",
 ) -> None:
     """Lengthen a trained model: a warm start for training on longer texts."""
-    from m2bert.extend import extend_checkpoint
+    from m2bert.model.extend import extend_checkpoint
 
     _quietly()
     print(json.dumps(extend_checkpoint(checkpoint, to, output, method)))
@@ -45,7 +44,7 @@ def validate_command(
     """Loss of a masked language model on held-out text, by length of the documents, and its long-range probe."""
     from rich.console import Console
 
-    from m2bert.validation import validate_checkpoint
+    from m2bert.train.validation import validate_checkpoint
 
     _quietly()
     with Console(stderr=True).status("reading and scoring held-out text"):

@@ -1,6 +1,6 @@
 """The command `m2bert demo`: search the help of Python's standard library, on this machine, at once.
 
-May import everything of m2bert; nothing imports it. Test: tests/test_cli_search.py.
+Test: tests/cli/test_cli_search.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from m2bert.errors import M2BertError
 from m2bert.jsonl import read_jsonl
 
 if TYPE_CHECKING:
-    from m2bert.embedding import Embedder
-    from m2bert.index import SearchIndex
+    from m2bert.encoders.embedder import Embedder
+    from m2bert.search.index import SearchIndex
 
 QUESTIONS = (
     "How do I wait for several network requests at the same time without using threads?",
@@ -101,11 +101,11 @@ def read_questions(file: Path) -> list[Question]:
 
 def open_demo_index(store: Path | None, model: str | None) -> SearchIndex:
     """The index of the standard library's help, filled at the first call."""
-    from m2bert.stdlib_help import stdlib_source
+    from m2bert.demo.stdlib_help import stdlib_source
 
     embedder = load_embedder(model, "window")
     with announced("opening the store"):
-        from m2bert.index import SearchIndex
+        from m2bert.search.index import SearchIndex
 
         index = SearchIndex(default_store(embedder) if store is None else store, embedder)
     source = stdlib_source()
@@ -117,8 +117,8 @@ def open_demo_index(store: Path | None, model: str | None) -> SearchIndex:
 
 def fill(index: SearchIndex, source: str) -> None:
     """Read the help of all modules and index it."""
-    from m2bert.documents import Corpus
-    from m2bert.stdlib_help import read_stdlib_help
+    from m2bert.demo.stdlib_help import read_stdlib_help
+    from m2bert.search.documents import Corpus
 
     say(f"indexing the help of {source}'s standard library, once; the store is {index.path}")
     with counted("reading help", "modules") as progress:
@@ -131,7 +131,7 @@ def fill(index: SearchIndex, source: str) -> None:
 
 def default_store(embedder: Embedder) -> Path:
     """A folder in the user's cache for this Python and this model."""
-    from m2bert.stdlib_help import stdlib_source
+    from m2bert.demo.stdlib_help import stdlib_source
 
     # Relative paths in XDG_CACHE_HOME are invalid by its specification and are to be ignored.
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))

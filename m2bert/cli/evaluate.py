@@ -1,6 +1,6 @@
 """The command `m2bert evaluate loco`: retrieval scores of models, BM25 and mixtures side by side.
 
-May import everything of m2bert; nothing but cli/studies.py imports it. Test: tests/test_cli_evaluate.py.
+Test: tests/cli/test_cli_evaluate.py.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2bert.cli.progress import announced, staged
+from m2bert.cli.options import open_systems, split_list
+from m2bert.cli.progress import staged
 from m2bert.cli.tables import print_report
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.systems import Encoder, EncoderSystem, Fusion, System
+    from m2bert.bench.systems import Fusion, System
 
 
 def register(app: typer.Typer) -> None:
@@ -66,12 +67,11 @@ def loco(
     ] = None,
 ) -> None:
     """Score models and BM25 on LoCoV1 tasks, or on your own in the same columns."""
-    from m2bert.embedding_cache import default_folder
-    from m2bert.evaluate import check_names, evaluate_tasks, load_tasks
-    from m2bert.metrics import largest_cutoff, load_trec_eval
-    from m2bert.runs import check_output
-    from m2bert.systems import BM25System
-    from m2bert.tasks import choose_tasks
+    from m2bert.bench.evaluate import check_names, evaluate_tasks, load_tasks
+    from m2bert.bench.systems import BM25System
+    from m2bert.bench.tasks import choose_tasks
+    from m2bert.files import check_output, default_folder
+    from m2bert.ranking.metrics import largest_cutoff, load_trec_eval
 
     names, measures, ways = split_list(tasks), split_list(metrics), split_list(fusion)
     # What can be wrong is checked before a model is loaded; the work may take an hour.
@@ -102,7 +102,7 @@ def loco(
 
 def check_ways(ways: list[str]) -> None:
     """Raise M2BertError unless all are ways to fuse rankings."""
-    from m2bert.systems import FUSIONS
+    from m2bert.bench.systems import FUSIONS
 
     unknown = [way for way in ways if way not in FUSIONS]
     if unknown or not ways:
@@ -110,7 +110,7 @@ def check_ways(ways: list[str]) -> None:
 
 
 def _with_bm25(system: System, by: str) -> Fusion:
-    from m2bert.systems import FUSIONS, BM25System, Fusion
+    from m2bert.bench.systems import FUSIONS, BM25System, Fusion
 
     return Fusion(f"{system.name} + {BM25System.name}{FUSIONS[by]}", (system.name, BM25System.name), by=by)
 
@@ -120,41 +120,3 @@ def _baseline(wanted: str | None, known: list[str]) -> str | None:
     if wanted is None:
         return "BM25" if "BM25" in known and len(known) > 1 else None
     return next((name for name in known if name.lower() == wanted.lower()), wanted)
-
-
-def load_encoder(model: str, overflow: str) -> Encoder:
-    """The encoder of a model's name or folder, or of NAME=FOLDER under that name."""
-    import m2ops
-    from m2bert.peers import open_encoder
-
-    m2ops.keep_freed_memory()  # the process is ours
-    return open_encoder(model, overflow)
-
-
-def open_systems(models: list[str], overflow: str, chunks: list[str], cache: Path | None) -> list[EncoderSystem]:
-    """A system per model; for models that can divide texts, one per way to read long documents.
-
-    chunks: of none, mean and max. cache: the folder of the embedding cache, or None.
-    """
-    from m2bert.embedding_cache import CachedEncoder
-    from m2bert.systems import CHUNKS, EncoderSystem
-
-    unknown = [way for way in chunks if way not in ("none", *CHUNKS)]
-    if unknown or not chunks:
-        raise M2BertError(
-            f"evaluate: --chunks must be of none, {', '.join(CHUNKS)}, got {', '.join(unknown) or 'none'}"
-        )
-    systems = []
-    for model in models:
-        with announced(f"loading the model {model}"):
-            encoder = load_encoder(model, overflow)
-        ways = chunks if hasattr(encoder, "split") else ["none"]
-        if cache is not None:
-            encoder = CachedEncoder(encoder, cache, f"overflow={getattr(encoder, 'overflow', 'truncate')}")
-        systems += [EncoderSystem(encoder, None if way == "none" else way) for way in ways]
-    return systems
-
-
-def split_list(text: str) -> list[str]:
-    """The parts of an option's value that are joined by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,6 +1,6 @@
 """The command `m2bert explain`: where in a document the match with a query lies.
 
-May import everything of m2bert; nothing imports it. Test: tests/test_explain.py.
+Test: tests/search/test_explain.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from m2bert.cli.results import MAX_WIDTH, can_show, encodable, snippet
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.explain import Contribution, Explanation
+    from m2bert.search.explain import Contribution, Explanation
 
 BAR_WIDTH = 24
 BARS, ASCII_BARS = ("█", "░"), ("#", "-")
@@ -38,8 +38,9 @@ def explain(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every passage to this file.")] = None,
 ) -> None:
     """Show what every part of a document contributes to its score; the parts add up to the score."""
-    from m2bert import plots
-    from m2bert.runs import check_output, save_run
+    from m2bert.bench import plots
+    from m2bert.bench.runs import save_run
+    from m2bert.files import check_output
 
     if rows < 1:
         raise M2BertError(f"explain: --rows must be at least 1, got {rows}")
@@ -56,26 +57,26 @@ def explain(
 
 
 def _explain(query: str, document: str, store: Path | None, source: str | None, model: str | None) -> Explanation:
-    from m2bert.explain import explain_stored, explain_text
+    from m2bert.search.explain import explain_stored, explain_text
 
     if store is None:
         if source is not None:
             raise M2BertError("explain: --source is for documents of a store; give --store too")
         text = _read(Path(document))
         with announced("loading the model and reading the document"):
-            from m2bert.embedding import DEFAULT_MODEL, Embedder
+            from m2bert.encoders.embedder import DEFAULT_MODEL, Embedder
 
             return explain_text(Embedder(model or DEFAULT_MODEL), query, text, document)
     if model is not None:
         raise M2BertError("explain: a store is read with the model that made it; leave out --model")
     with announced(f"reading {store}"):
-        from m2bert.index import SearchIndex
+        from m2bert.search.index import SearchIndex
 
         return explain_stored(SearchIndex(store), query, document, source)
 
 
 def _read(path: Path) -> str:
-    from m2bert.documents import decode
+    from m2bert.search.documents import decode
 
     try:
         return decode(path.read_bytes())

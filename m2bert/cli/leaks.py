@@ -1,6 +1,6 @@
 """The command `m2bert check-leaks`: does training text repeat the test documents of tasks?
 
-Heavy imports happen inside the command. May import everything of m2bert. Test: tests/test_leaks.py.
+Test: tests/train/test_leaks.py.
 """
 
 from __future__ import annotations

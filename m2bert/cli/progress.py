@@ -1,19 +1,21 @@
 """Progress of long work on stderr: bars on a terminal, now and then a line elsewhere.
 
-May import m2bert.errors; used by the commands. Tests: tests/test_cli_search.py, tests/test_cli_evaluate.py.
+Tests: tests/cli/test_cli_search.py, tests/cli/test_cli_evaluate.py.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskProgressColumn,
@@ -21,7 +23,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressBars
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from m2bert.train.budget import Progress
 
 SECONDS_BEFORE_NOTICE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
@@ -53,7 +59,7 @@ def counted(label: str, unit: str) -> Iterator[Report]:
         return
     columns = (TextColumn(label), BarColumn(bar_width=16), RateColumn(unit), TimeRemainingColumn())
     # The window of the rate is long, because one batch of a slow model takes seconds.
-    with Progress(*columns, console=console, speed_estimate_period=60.0) as bars:
+    with ProgressBars(*columns, console=console, speed_estimate_period=60.0) as bars:
         task = bars.add_task(label, total=None)
 
         def report(done: int, total: int) -> None:
@@ -87,7 +93,7 @@ def staged() -> Iterator[Stages]:
         yield _stage_lines(console)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
+    with ProgressBars(*columns, console=console) as bars:
         ids = {}
 
         def on_progress(label: str, fraction: float) -> None:
@@ -134,3 +140,37 @@ def _amounts(done: int, total: int, speed: float | None, unit: str) -> str:
 
 def _print(console: Console, message: str) -> None:
     console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+LINE_EVERY_SECONDS = 15.0
+
+
+def _describe(progress: Progress) -> str:
+    if progress.fraction == 0.0:
+        return f"{progress.stage}: {progress.step:,} texts, {progress.tokens / 1e6:.1f}M tokens"
+    if progress.step == 0:
+        return f"{progress.stage}: {progress.tokens / 1e6:.1f}M tokens"
+    left = "?" if math.isnan(progress.seconds_left) else time.strftime("%H:%M:%S", time.gmtime(progress.seconds_left))
+    return (
+        f"{progress.stage}: step {progress.step:,}  loss {progress.loss:.3f}  "
+        f"{progress.tokens_per_second:,.0f} tokens/s  {left} left"
+    )
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, otherwise a line on stderr from time to time."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = [0.0]
+
+        def line(progress: Progress) -> None:
+            if time.monotonic() - last[0] >= LINE_EVERY_SECONDS:
+                last[0] = time.monotonic()
+                print(f"{progress.fraction:6.1%}  {_describe(progress)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    with ProgressBars(TextColumn("{task.description}"), BarColumn(), console=console) as bars:
+        task = bars.add_task("starting", total=1.0)
+        yield lambda progress: bars.update(task, completed=progress.fraction, description=_describe(progress))

@@ -1,6 +1,6 @@
 """The command `m2bert report`: runs as one HTML page and, if wanted, Markdown.
 
-May import everything of m2bert; nothing imports it. Test: tests/test_report.py.
+Test: tests/bench/test_report.py.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def report(
     title: Annotated[str, typer.Option(help="The title of the page.")] = "m2bert: report",
 ) -> None:
     """Write tables and figures of runs, the paper's numbers beside them, and where they come from."""
-    from m2bert.report import read_runs, write_report
-    from m2bert.runs import check_output
+    from m2bert.bench.report import read_runs, write_report
+    from m2bert.files import check_output
 
     check_output(output, who="report", option="--output")
     check_output(markdown, who="report", option="--markdown")

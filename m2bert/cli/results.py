@@ -1,6 +1,6 @@
 """Search results and index reports as text and as JSON.
 
-May import m2bert.index. Test: tests/test_cli_search.py.
+Test: tests/cli/test_cli_search.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2bert.index import IndexReport, SearchResult
+    from m2bert.search.index import IndexReport, SearchResult
 
 BAR_CELLS = 10
 UNICODE_BAR, ASCII_BAR = ("·", "█"), ("-", "#")

@@ -1,6 +1,6 @@
 """The commands `m2bert index` and `m2bert search`.
 
-May import everything of m2bert; nothing but cli/demo.py imports it. Test: tests/test_cli_search.py.
+Test: tests/cli/test_cli_search.py.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from m2bert.cli.results import (
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.embedding import Embedder
-    from m2bert.index import SearchIndex
+    from m2bert.encoders.embedder import Embedder
+    from m2bert.search.index import SearchIndex
 
 Store = Annotated[Path, typer.Option("--store", help="Folder of the store; made if it is not there.")]
 Model = Annotated[
@@ -56,7 +56,7 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Index a folder of text files, or a JSON-lines file; only what changed is embedded again."""
-    from m2bert.documents import read_corpus
+    from m2bert.search.documents import read_corpus
 
     with announced(f"reading {source}"):
         corpus = read_corpus(source, exclude=[store])
@@ -81,7 +81,7 @@ def search(
 ) -> None:
     """Rank the documents of a store by a query, and show where in each the match lies."""
     with announced(f"searching {store}"):
-        from m2bert.index import SearchIndex
+        from m2bert.search.index import SearchIndex
 
         # Without --model the store says which one, and is looked into before the model is loaded.
         search_index = SearchIndex(store, None if model is None else load_embedder(model, "window"))
@@ -95,7 +95,7 @@ def search(
 def open_index(store: Path, model: str | None, overflow: str) -> SearchIndex:
     """The index at `store` with its embedder loaded. The store is looked at first: that fails faster."""
     with announced("opening the store"):
-        from m2bert.index import SearchIndex
+        from m2bert.search.index import SearchIndex
 
         known = SearchIndex(store).model
     embedder = load_embedder(model or known, overflow)
@@ -107,7 +107,7 @@ def load_embedder(model: str | None, overflow: str) -> Embedder:
     """The embedder of a model's name or folder, with a word about the wait."""
     with announced(f"loading {model or 'the model'}"):
         import m2ops
-        from m2bert.embedding import DEFAULT_MODEL, OVERFLOWS, Embedder
+        from m2bert.encoders.embedder import DEFAULT_MODEL, OVERFLOWS, Embedder
 
         m2ops.keep_freed_memory()  # the process is ours
         if overflow not in OVERFLOWS:

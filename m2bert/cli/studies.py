@@ -1,7 +1,6 @@
 """The commands beside `m2bert evaluate loco`: needle in a haystack, encode times, clusters.
 
-Heavy imports happen inside the commands. May import everything of m2bert; cli/evaluate.py registers it. Test:
-tests/test_cli_studies.py.
+Test: tests/cli/test_cli_studies.py.
 """
 
 from __future__ import annotations
@@ -13,27 +12,14 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from m2bert.cli.options import Cache, Chunks, JsonFile, Models, NoCache, Overflow, Plot, _numbers, check_files
 from m2bert.cli.progress import announced, staged
 from m2bert.cli.tables import stdout_console
-from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
-    from m2bert.encode_time import TimeReport
-    from m2bert.needle import NeedleReport
-    from m2bert.systems import System
-
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="A model's name or folder, or NAME=FOLDER; may be repeated. [default: m2-bert-mini]"),
-]
-Overflow = Annotated[str, typer.Option(help="Documents longer than the model: window, truncate or error.")]
-Chunks = Annotated[
-    str, typer.Option(help="SentenceTransformers on long documents: none (cut), mean, max; joined by commas.")
-]
-Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. [default: in the user's cache folder]")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep embeddings.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the run to this file, for m2bert report.")]
-Plot = Annotated[Path | None, typer.Option(help="Also draw the figure into this file (.png, .svg or .pdf).")]
+    from m2bert.bench.encode_time import TimeReport
+    from m2bert.bench.needle import NeedleReport
+    from m2bert.bench.systems import System
 
 
 def register(group: typer.Typer) -> None:
@@ -67,11 +53,11 @@ def needle(
     plot: Plot = None,
 ) -> None:
     """Hide a passage at every place of a long document, and see whether its query still finds the document."""
-    from m2bert.cli.evaluate import split_list
-    from m2bert.metrics import largest_cutoff, load_trec_eval
-    from m2bert.needle import haystack, read_needles, run_needle
+    from m2bert.bench.needle import haystack, read_needles, run_needle
+    from m2bert.cli.options import split_list
+    from m2bert.ranking.metrics import largest_cutoff, load_trec_eval
 
-    _check_files(json_file, plot, "needle")
+    check_files(json_file, plot, "needle")
     lengths, measures = _numbers(passages, "--passages"), split_list(metrics)
     largest_cutoff(measures)
     load_trec_eval()
@@ -115,10 +101,10 @@ def encode_time(
     plot: Plot = None,
 ) -> None:
     """Time the encoding of one document by its length, for several models in turn."""
-    from m2bert.cli.evaluate import load_encoder
-    from m2bert.encode_time import run_encode_time
+    from m2bert.bench.encode_time import run_encode_time
+    from m2bert.cli.options import load_encoder
 
-    _check_files(json_file, plot, "encode-time")
+    check_files(json_file, plot, "encode-time")
     wanted = _numbers(lengths, "--lengths")
     if threads is not None:
         import torch
@@ -167,9 +153,9 @@ def clusters(
     plot: Plot = None,
 ) -> None:
     """Measure and map whether texts of one kind lie together."""
-    from m2bert.clusters import load_sklearn, read_kinds, run_clusters
+    from m2bert.bench.clusters import load_sklearn, read_kinds, run_clusters
 
-    _check_files(json_file, plot, "clusters")
+    check_files(json_file, plot, "clusters")
     load_sklearn()
     kinds = read_kinds(texts, per_kind, seed)
     systems = _open(model, overflow, "none", cache, no_cache, bm25=False)
@@ -189,41 +175,21 @@ def _open(
     model: list[str] | None, overflow: str, chunks: str, cache: Path | None, no_cache: bool, bm25: bool
 ) -> list[System]:
     """The models' systems, and BM25 behind them."""
-    from m2bert.cli.evaluate import open_systems, split_list
-    from m2bert.embedding_cache import default_folder
-    from m2bert.systems import BM25System
+    from m2bert.bench.systems import BM25System
+    from m2bert.cli.options import open_systems, split_list
+    from m2bert.files import default_folder
 
     folder = None if no_cache else cache or default_folder()
     lexical: list[System] = [BM25System()] if bm25 else []
     return [*open_systems(model or ["m2-bert-mini"], overflow, split_list(chunks), folder), *lexical]
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    from m2bert.cli.evaluate import split_list
-
-    parts = split_list(text)
-    if not parts or not all(part.isdecimal() and int(part) for part in parts):
-        raise M2BertError(f"{option} must be whole numbers of at least 1 joined by commas, got {text!r}")
-    return [int(part) for part in parts]
-
-
-def _check_files(json_file: Path | None, plot: Path | None, who: str) -> None:
-    """What can be wrong with the files to write is told before a model is loaded."""
-    from m2bert.plots import load_matplotlib
-    from m2bert.runs import check_output
-
-    check_output(json_file, who=who)
-    check_output(plot, who=who, option="--plot")
-    if plot is not None:
-        load_matplotlib()
-
-
 def _save(run: dict[str, object], json_file: Path | None, plot: Path | None, kind: str) -> None:
     """Write the run, and its figure from what a reader of the file would see."""
     import json
 
-    from m2bert import plots
-    from m2bert.runs import save_run
+    from m2bert.bench import plots
+    from m2bert.bench.runs import save_run
 
     if json_file is not None:
         save_run(json_file, run, who=kind)

@@ -1,6 +1,6 @@
 """The report of an evaluation as tables on stdout.
 
-May import m2bert.significance. Test: tests/test_cli_evaluate.py.
+Test: tests/cli/test_cli_evaluate.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from m2bert.evaluate import Report
+    from m2bert.bench.evaluate import Report
 
 # A table narrower than its numbers would be useless in a file or a pipe, where rich assumes 80 columns.
 PIPE_WIDTH = 200

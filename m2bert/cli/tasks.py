@@ -1,6 +1,6 @@
 """The commands `m2bert tasks lengths` and `m2bert tasks build`: what retrieval tasks hold, and making them.
 
-May import everything of m2bert; nothing imports it. Tests: tests/test_cli_studies.py, tests/test_original_files.py.
+Tests: tests/cli/test_cli_studies.py, tests/bench/test_original_files.py.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ def lengths(
     plot: Annotated[Path | None, typer.Option(help="Also draw the distributions (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Count characters and tokens of the documents and queries of tasks."""
-    from m2bert import plots
-    from m2bert.evaluate import load_tasks
-    from m2bert.lengths import measure_lengths
-    from m2bert.runs import check_output, save_run
+    from m2bert.bench import plots
+    from m2bert.bench.evaluate import load_tasks
+    from m2bert.bench.lengths import measure_lengths
+    from m2bert.bench.runs import save_run
+    from m2bert.files import check_output
 
     check_output(json_file, who="tasks")
     check_output(plot, who="tasks", option="--plot")
     if plot is not None:
         plots.load_matplotlib()
-    from m2bert.cli.evaluate import split_list
+    from m2bert.cli.options import split_list
 
     with staged() as on_progress:
         loaded = load_tasks(data, split_list(tasks), split, on_progress)
@@ -72,10 +73,10 @@ def build(
     ] = None,
 ) -> None:
     """Make a LoCoV1 task, train and test, from its original files, and show the lengths of its texts."""
-    from m2bert.evaluate import load_tasks
-    from m2bert.lengths import measure_lengths
-    from m2bert.task_building import SPLITS, build_task_files
-    from m2bert.tasks import LOCO_TASKS
+    from m2bert.bench.evaluate import load_tasks
+    from m2bert.bench.lengths import measure_lengths
+    from m2bert.bench.task_building import SPLITS, build_task_files
+    from m2bert.bench.tasks import LOCO_TASKS
 
     with counted(f"{task}: reading", "pairs") as progress:
         report = build_task_files(task, original, output, lambda pairs: progress(pairs, 0))
@@ -97,12 +98,12 @@ def build(
 def token_counter(model: str | None) -> tuple[str, Callable[[Sequence[str]], list[int]]]:
     """The name of a model's tokenizer, and a function that counts tokens with it, special tokens aside."""
     with announced("loading the tokenizer"):
-        from m2bert.checkpoints import model_folder
-        from m2bert.embedding import DEFAULT_MODEL
-        from m2bert.tokenization import encode_ids, load_tokenizer
+        from m2bert.encoders.embedder import DEFAULT_MODEL
+        from m2bert.model.checkpoints import model_folder
+        from m2bert.model.tokenization import encode_ids, load_tokenizer
 
         name = model or DEFAULT_MODEL
-        tokenizer = load_tokenizer(model_folder(name))
+        tokenizer = load_tokenizer(model_folder(name, "tasks"))
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(encode_ids(tokenizer, [text])[0]) for text in texts]

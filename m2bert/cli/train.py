@@ -1,32 +1,26 @@
 """Commands that train: `m2bert train-tokenizer`, `m2bert pretrain`, `m2bert distill`, `m2bert finetune`.
 
-Heavy imports happen inside the commands. May import everything of m2bert.
-Tests: tests/test_pretrain.py, tests/test_distill.py, tests/test_finetune.py.
+Tests: tests/train/test_pretrain.py, tests/train/test_distill.py, tests/train/test_finetune.py.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as ProgressBars
 
-from m2bert.errors import M2BertError
+from m2bert.cli.progress import _shown
+from m2bert.train.settings import gather_settings
 
 if TYPE_CHECKING:
-    from m2bert.training import Progress
+    pass
 
-LINE_EVERY_SECONDS = 15.0
 
 Data = Annotated[list[str], typer.Option("--data", help="Files, folders or globs of text; may be repeated.")]
 Pairs = Annotated[list[str], typer.Option("--pairs", help="Files of query, positive, dataset; may be repeated.")]
@@ -47,82 +41,6 @@ Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learni
 Weights = Annotated[str, typer.Option("--weights", help="Weights of data sets, such as peps:3,books:0.5.")]
 Cache = Annotated[str, typer.Option("--cache", help="Folder of tokenised data, shared by runs.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Continue from checkpoints in the output.")]
-
-
-def parse_shares(text: str, name: str, *, lengths: bool) -> dict[Any, float]:
-    """`a:1,b:2` as a mapping; keys are whole numbers when `lengths`. Raises M2BertError when it is not that."""
-    shares: dict[Any, float] = {}
-    try:
-        for item in text.split(","):
-            # A bare length stands for a share of 1; names of data sets may hold colons.
-            key, _, value = item.strip().rpartition(":") if ":" in item else (item.strip(), "", "1")
-            shares[int(key) if lengths else key] = float(value)
-    except ValueError as error:
-        raise M2BertError(f"train: --{name} must read NAME:NUMBER,NAME:NUMBER, got {text!r}; mend it") from error
-    return shares
-
-
-def gather_settings(who: str, path: str, pairs: list[str], flags: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a file, then of `--set NAME=VALUE`, then of flags that were given (not None, '' or [])."""
-    import yaml  # type: ignore[import-untyped]
-
-    from m2bert.settings import read_settings
-
-    values = read_settings(path, who) if path else {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise M2BertError(f"{who}: --set must read NAME=VALUE, got {pair!r}; mend it")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise M2BertError(f"{who}: --set {pair!r} must be NAME=VALUE with a value in YAML; mend it") from error
-        # YAML reads 1e-3 as text: it wants 1.0e-3.
-        try:
-            values[name] = float(value) if isinstance(value, str) else value
-        except ValueError:
-            values[name] = value
-    values.update({name: value for name, value in flags.items() if value not in (None, "", [])})
-    for name in ("lengths", "weights"):
-        if isinstance(values.get(name), (str, int)):
-            values[name] = parse_shares(str(values[name]), name, lengths=name == "lengths")
-        elif isinstance(values.get(name), dict):
-            try:
-                values[name] = {int(k) if name == "lengths" else str(k): float(v) for k, v in values[name].items()}
-            except (TypeError, ValueError) as error:
-                raise M2BertError(f"{who}: {name} must map to numbers, got {values[name]}; mend it") from error
-    return values
-
-
-def _describe(progress: Progress) -> str:
-    if progress.fraction == 0.0:
-        return f"{progress.stage}: {progress.step:,} texts, {progress.tokens / 1e6:.1f}M tokens"
-    if progress.step == 0:
-        return f"{progress.stage}: {progress.tokens / 1e6:.1f}M tokens"
-    left = "?" if math.isnan(progress.seconds_left) else time.strftime("%H:%M:%S", time.gmtime(progress.seconds_left))
-    return (
-        f"{progress.stage}: step {progress.step:,}  loss {progress.loss:.3f}  "
-        f"{progress.tokens_per_second:,.0f} tokens/s  {left} left"
-    )
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, otherwise a line on stderr from time to time."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last = [0.0]
-
-        def line(progress: Progress) -> None:
-            if time.monotonic() - last[0] >= LINE_EVERY_SECONDS:
-                last[0] = time.monotonic()
-                print(f"{progress.fraction:6.1%}  {_describe(progress)}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    with ProgressBars(TextColumn("{task.description}"), BarColumn(), console=console) as bars:
-        task = bars.add_task("starting", total=1.0)
-        yield lambda progress: bars.update(task, completed=progress.fraction, description=_describe(progress))
 
 
 def _run(config: Any, train: Callable[..., dict[str, Any]]) -> None:
@@ -149,8 +67,8 @@ def train_tokenizer_command(
 ) -> None:
     """Train a lower-cased WordPiece tokenizer on text, as much of every source."""
     from m2bert.data.text import read_documents
-    from m2bert.settings import make_output
-    from m2bert.tokenization import sample_evenly, train_tokenizer
+    from m2bert.files import make_output
+    from m2bert.model.tokenization import sample_evenly, train_tokenizer
 
     console = Console(stderr=True)
     make_output(output)
@@ -182,8 +100,8 @@ def pretrain_command(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Pretrain a masked language model on text files; run it again to continue after an interruption."""
-    from m2bert.pretrain import PretrainConfig, pretrain
-    from m2bert.settings import config_from_mapping, read_settings
+    from m2bert.train.pretrain import PretrainConfig, pretrain
+    from m2bert.train.settings import config_from_mapping, read_settings
 
     flags = dict(
         data=data, output=output, tokenizer=tokenizer, init=init, validation=validation, preset=preset,
@@ -219,8 +137,8 @@ def distill_command(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Teach an encoder a short-context model's vectors of every stretch of a text; run it again to continue."""
-    from m2bert.distill import DistillConfig, distill
-    from m2bert.settings import config_from_mapping, read_settings
+    from m2bert.train.distill import DistillConfig, distill
+    from m2bert.train.settings import config_from_mapping, read_settings
 
     flags = dict(
         teacher=teacher, data=data, pairs=pairs, loco=loco, output=output, init=init, tokenizer=tokenizer,
@@ -256,8 +174,8 @@ def finetune_command(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Fine-tune an encoder for retrieval; run it again to continue after an interruption."""
-    from m2bert.finetune import FinetuneConfig, finetune
-    from m2bert.settings import config_from_mapping
+    from m2bert.train.finetune import FinetuneConfig, finetune
+    from m2bert.train.settings import config_from_mapping
 
     flags = dict(
         init=init, output=output, pairs=pairs, loco=loco, cloze=cloze, loss=loss, lengths=lengths,

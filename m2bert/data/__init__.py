@@ -1,4 +1,16 @@
-"""Reading text, pairs and retrieval tasks, and making training examples of them.
+"""What training reads: text, labelled pairs and tasks, their tokens, and the examples made of them.
 
-May import m2bert.errors, m2bert.tokenization and m2ops; never the model. Tests: tests/test_data.py.
+Tests: tests/train/test_data.py, tests/train/test_hub.py, tests/train/test_leaks.py, tests/train/test_probes.py.
 """
+
+from __future__ import annotations
+
+from m2bert._lazy import lazy_names
+
+_PUBLIC = {
+    "find_leaks": "m2bert.data.leaks",
+    "read_documents": "m2bert.data.text",
+    "load_pairs": "m2bert.data.pairs",
+}
+__all__ = list(_PUBLIC)
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

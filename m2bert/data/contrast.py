@@ -1,7 +1,7 @@
 """Batches for retrieval training: labelled pairs and pairs cut from plain text, each batch from one data set.
 
 Every batch is a function of (seed, index) alone, so that a resumed run sees what an uninterrupted one would.
-May import m2bert.data.tokens, pairs and examples. Tests: tests/test_data.py, test_lexical_features.py.
+Tests: tests/train/test_data.py, tests/model/test_lexical_features.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pretraining examples: a mixture of variable-length and packed maximum-length runs of tokens, in batches.
 
 Every batch is a function of (seed, index) alone, so that a resumed run sees what an uninterrupted one would.
-May import m2bert.data.tokens and masking. Test: tests/test_data.py.
+Test: tests/train/test_data.py.
 """
 
 from __future__ import annotations

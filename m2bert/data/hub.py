@@ -1,6 +1,6 @@
 """Documents of data sets on the Hugging Face hub, or in a local folder of one, streamed by the `datasets` package.
 
-May import m2bert.errors. Test: tests/test_hub.py.
+Test: tests/train/test_hub.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Texts are normalised (lower case, every run of other than letters and digits one space). The test documents' windows
 of 200 characters are kept every 25 characters; training documents are looked at at every character, so that any
 shared run of 224 characters is found, wherever it lies. Hashes only propose: the characters are compared.
-May import m2bert.errors, m2bert.jsonl and m2bert.data.text. Test: tests/test_leaks.py.
+Test: tests/train/test_leaks.py.
 """
 
 from __future__ import annotations

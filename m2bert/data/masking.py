@@ -1,6 +1,6 @@
 """Masked-LM corruption of token ids.
 
-May import numpy only. Test: tests/test_data.py.
+Test: tests/train/test_data.py.
 """
 
 from __future__ import annotations

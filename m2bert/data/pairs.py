@@ -1,6 +1,6 @@
 """Labelled pairs of a query and a document: pair files and train splits of retrieval tasks, tokenised.
 
-May import m2bert.errors, m2bert.jsonl, m2bert.tokenization and m2bert.data. Test: tests/test_data.py.
+Test: tests/train/test_data.py.
 """
 
 from __future__ import annotations
@@ -13,16 +13,9 @@ from typing import Any
 import numpy as np
 
 from m2bert.data.text import Document, expand_sources, has_rows, read_rows, refuse_test_split
-from m2bert.data.tokens import (
-    OnTokens,
-    TokenStore,
-    cache_key,
-    read_store,
-    tokenize_documents,
-    write_store,
-    written_whole,
-)
+from m2bert.data.tokens import OnTokens, TokenStore, cache_key, read_store, tokenize_documents, write_store
 from m2bert.errors import M2BertError
+from m2bert.files import written_whole
 from m2bert.jsonl import read_jsonl
 
 PAIR_FIELDS = ("query", "positive")

@@ -1,11 +1,12 @@
 """The long-range probe: masked words that only text more than 1,000 tokens away can tell.
 
-May import m2bert.data.tokens and examples. Test: tests/test_probes.py.
+Test: tests/train/test_probes.py.
 
-A probe is a stretch of a document whose last word but `late` is a name: a whole word that at most 2 % of the documents
-hold, that occurs in the stretch's first `early` tokens, and nowhere in the `gap` tokens before its masked place nor in
-the `late` behind it. Its control has the first tokens of another document, without the name, in the place of the
-early ones. Within `gap` tokens of the mask the two are equal, so whatever reads no further scores them alike.
+A probe is a stretch of a document whose last word but `late` is a name: a whole word that at most 2 % of the
+documents hold, that occurs in the stretch's first `early` tokens, and nowhere in the `gap` tokens before its masked
+place nor in the `late` behind it. Its control has the first tokens of another document, without the name, in the
+place of the early ones. Within `gap` tokens of the mask the two are equal, so whatever reads no further scores them
+alike.
 """
 
 from __future__ import annotations

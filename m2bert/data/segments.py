@@ -1,7 +1,7 @@
 """Windows of text divided into segments, each with a teacher's vector: what distillation trains on.
 
 Every batch is a function of (seed, index) alone, so that a resumed run sees what an uninterrupted one would.
-May import m2bert.errors and m2bert.data. Test: tests/test_distill.py.
+Test: tests/train/test_distill.py.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class SegmentBatches:
     """Batches by index: input_ids, attention_mask (batch, seqlen) int64; segment_ids (batch, seqlen) int64, the row of
     `teacher` that a token belongs to, -1 at padding; teacher (segments, dim) float32; window_ids (segments,) int64.
 
-    [CLS] belongs to the first segment of its window and [SEP] to the last, as in m2bert.embedding. Windows are
+    [CLS] belongs to the first segment of its window and [SEP] to the last, as in m2bert.encoders.embedder. Windows are
     reshuffled every epoch and batched by length; a batch has about `batch_tokens` tokens with padding.
     vectors: one per segment, in the order of `windows` and their segments.
     """

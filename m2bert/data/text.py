@@ -1,6 +1,6 @@
 """Documents from files (JSONL plain or gzip, Parquet, plain text, folders and globs) and from the hub.
 
-May import m2bert.errors, m2bert.jsonl and m2bert.data.hub. Tests: tests/test_data.py, tests/test_hub.py.
+Tests: tests/train/test_data.py, tests/train/test_hub.py.
 """
 
 from __future__ import annotations

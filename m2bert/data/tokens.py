@@ -1,6 +1,6 @@
 """Tokenised documents in flat arrays, made once and kept on disk.
 
-May import m2bert.errors, m2bert.tokenization and m2bert.data.text. Test: tests/test_data.py.
+Test: tests/train/test_data.py.
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +18,8 @@ import numpy as np
 
 from m2bert.data.text import Document, read_documents, split_sources
 from m2bert.errors import M2BertError
-from m2bert.tokenization import encode_ids
+from m2bert.files import written_whole
+from m2bert.model.tokenization import encode_ids
 
 logger = logging.getLogger(__name__)
 CHUNK_DOCUMENTS = 64
@@ -126,24 +124,6 @@ def cache_key(files: Sequence[Path], tokenizer: Any, hubs: Sequence[object] = ()
     for hub in hubs:
         digest.update(f"{hub}\n".encode())
     return f"tokens-{digest.hexdigest()[:16]}"
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill; it takes its name only when complete, so that a killed run leaves no half cache behind."""
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
-        aside.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise M2BertError(
-            f"data: cannot keep tokens in {str(folder.parent)!r} ({error}); name another folder"
-        ) from error
-    yield aside
-    try:
-        aside.rename(folder)
-    except OSError:
-        # Somebody else wrote the same cache meanwhile.
-        shutil.rmtree(aside)
 
 
 def write_store(store: TokenStore, folder: Path) -> None:

@@ -1,0 +1,173 @@
+"""Embeddings on disk by model and text, so that a second evaluation is quick and an interrupted one goes on.
+
+One SQLite file per encoder (its fingerprint, how it treats long texts, this package's version); a row per text. Rows
+are written in slices that depend on the texts alone, each in one transaction: a run that was killed and started again
+encodes the same batches as one that was not, so it gives the same numbers to the last bit.
+Test: tests/encoders/test_cache.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import m2bert
+from m2bert.errors import M2BertError
+
+if TYPE_CHECKING:
+    from m2bert.encoders.protocol import Encoder
+
+Progress = Callable[[int, int], None]
+
+# What a killed run loses: a minute of work on one slow core.
+SLICE_TEXTS, SLICE_CHARACTERS = 256, 1_000_000
+SECONDS_TO_WAIT_FOR_ANOTHER_WRITER = 60.0
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, num_tokens INTEGER NOT NULL, "
+    "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)"
+)
+
+
+@dataclass(frozen=True)
+class CachedDocument:
+    """The members of a document embedding that evaluation reads (m2bert.encoders.protocol.EncodedDocument)."""
+
+    vector: NDArray[np.float32]
+    num_tokens: int
+    num_windows: int
+    num_truncated: int
+
+
+class CachedEncoder:
+    """An encoder that looks into a folder before it encodes. What is not finite is never stored.
+
+    settings: words for what changes embeddings beside the fingerprint, such as "overflow=window".
+    Raises M2BertError if the folder cannot be made or its file cannot be read or written.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path | str, settings: str = "") -> None:
+        self.encoder = encoder
+        self.name, self.fingerprint, self.max_tokens = encoder.name, encoder.fingerprint, encoder.max_tokens
+        described = f"{self.fingerprint}\n{settings}\n{m2bert.__version__}"
+        self.path = Path(folder) / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.sqlite"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise M2BertError(
+                f"cache: cannot make {self.path.parent} ({error.strerror}); choose another --cache"
+            ) from error
+
+    def split(self, text: str) -> list[str]:
+        """The encoder's own division of a text into pieces that it reads whole."""
+        pieces: list[str] = self.encoder.split(text)  # type: ignore[attr-defined]
+        return pieces
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Embeddings of queries (len(texts), dim) float32."""
+
+        def encode(missing: list[str], report: Progress) -> list[CachedDocument]:
+            vectors = np.asarray(self.encoder.encode(missing, progress=report), dtype=np.float32)
+            return [CachedDocument(vector, 0, 0, 0) for vector in vectors]
+
+        return np.stack([document.vector for document in self._look_up("query", texts, encode, progress)])
+
+    def encode_documents(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[CachedDocument]:
+        """Embeddings of documents with their token counts, in the order of `texts`."""
+
+        def encode(missing: list[str], report: Progress) -> list[CachedDocument]:
+            return [
+                CachedDocument(np.asarray(x.vector, np.float32), x.num_tokens, x.num_windows, x.num_truncated)
+                for x in self.encoder.encode_documents(missing, progress=report)
+            ]
+
+        return self._look_up("document", texts, encode, progress)
+
+    def _look_up(
+        self,
+        kind: str,
+        texts: Sequence[str],
+        encode: Callable[[list[str], Progress], list[CachedDocument]],
+        progress: Progress | None,
+    ) -> list[CachedDocument]:
+        total = sum(map(len, texts))
+        done, found = 0, []
+        try:
+            with closing(sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT_FOR_ANOTHER_WRITER)) as store:
+                store.execute(_TABLE)
+                for part in _slices(texts):
+                    size = sum(map(len, part))
+                    found += self._look_up_slice(store, kind, part, encode, _part(progress, done, size, total))
+                    done += size
+                    if progress is not None:
+                        progress(done, total)
+        except sqlite3.Error as error:
+            raise M2BertError(
+                f"cache: cannot use {self.path} ({error}); remove the file or choose another --cache"
+            ) from error
+        return found
+
+    def _look_up_slice(
+        self,
+        store: sqlite3.Connection,
+        kind: str,
+        texts: Sequence[str],
+        encode: Callable[[list[str], Progress], list[CachedDocument]],
+        report: Progress,
+    ) -> list[CachedDocument]:
+        keys = [hashlib.sha256(f"{kind}\0{text}".encode("utf-8", "surrogatepass")).digest() for text in texts]
+        known = {key: document for key in keys if (document := _read(store, key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            made = encode(list(missing.values()), report)
+            if len(made) != len(missing):
+                raise M2BertError(
+                    f"cache: {self.name} must give {len(missing)} embeddings, got {len(made)}; mend the encoder"
+                )
+            new = dict(zip(missing, made, strict=True))
+            if all(np.isfinite(document.vector).all() for document in made):
+                with store:
+                    store.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?, ?, ?)", _rows(new))
+            known |= new
+        return [known[key] for key in keys]
+
+
+def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start, size = 0, 0
+    for number, text in enumerate(texts):
+        if number > start and (number - start == SLICE_TEXTS or size + len(text) > SLICE_CHARACTERS):
+            yield texts[start:number]
+            start, size = number, 0
+        size += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _part(progress: Progress | None, start: int, size: int, total: int) -> Progress:
+    """The progress of one slice in characters of all texts."""
+
+    def report(done: int, of: int) -> None:
+        if progress is not None:
+            progress(start + (size * done // of if of else size), total)
+
+    return report
+
+
+def _read(store: sqlite3.Connection, key: bytes) -> CachedDocument | None:
+    row = store.execute(
+        "SELECT vector, num_tokens, num_windows, num_truncated FROM embeddings WHERE key = ?", (key,)
+    ).fetchone()
+    return None if row is None else CachedDocument(np.frombuffer(row[0], dtype="<f4"), *row[1:])
+
+
+def _rows(documents: dict[bytes, CachedDocument]) -> Iterator[tuple[Any, ...]]:
+    for key, each in documents.items():
+        vector = np.ascontiguousarray(each.vector, dtype="<f4").tobytes()
+        yield key, vector, int(each.num_tokens), int(each.num_windows), int(each.num_truncated)

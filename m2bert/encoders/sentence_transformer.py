@@ -1,0 +1,140 @@
+"""Other people's encoders: any SentenceTransformer as an m2bert.encoders.protocol.Encoder, its truncation counted.
+
+Long texts are cut by sentence-transformers without a word; here every token is counted, and `split` divides a text
+into pieces that are read whole. Needs sentence-transformers (the extra `peers`) when an encoder is made.
+Test: tests/encoders/test_sentence_transformer.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2bert.errors import M2BertError
+
+if TYPE_CHECKING:
+    pass
+
+TEXTS_AT_ONCE = 32
+UNLIMITED = 1 << 30
+
+
+@dataclass(frozen=True)
+class PeerDocument:
+    """The members of a document embedding that evaluation reads (m2bert.encoders.protocol.EncodedDocument)."""
+
+    vector: NDArray[np.float32]
+    num_tokens: int
+    num_windows: int
+    num_truncated: int
+
+
+class SentenceTransformerEncoder:
+    """A SentenceTransformer: queries through encode_query, documents through encode_document, on its own terms.
+
+    model: a folder, a name on the hub, or a SentenceTransformer. max_tokens: what it reads, prompt and special
+    tokens included. Raises M2BertError if it cannot be loaded, or its tokenizer gives no places in the text.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.name = "SentenceTransformer" if not isinstance(model, str | Path) else Path(model).name
+        self._model = _load(model) if isinstance(model, str | Path) else model
+        self._tokenizer = self._model.tokenizer
+        if not getattr(self._tokenizer, "is_fast", False):
+            raise M2BertError(f"peers: {self.name} must have a fast tokenizer, to count what it does not read")
+        self.max_tokens = int(self._model.max_seq_length or UNLIMITED)
+        prompt = (getattr(self._model, "prompts", None) or {}).get("document") or ""
+        taken = self._tokenizer.num_special_tokens_to_add() + (len(self._offsets(prompt)) if prompt else 0)
+        self._room = self.max_tokens - taken
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def device(self) -> str:
+        """Where sentence-transformers runs the model: "cpu", "cuda:0"."""
+        return str(self._model.device)
+
+    @property
+    def padding(self) -> str:
+        """How texts of different lengths are brought to one, in words."""
+        return "to the longest of a batch"
+
+    def _fingerprint(self) -> str:
+        """16 hex digits of weights, tokenizer, longest text and prompts."""
+        digest = hashlib.sha256()
+        for name, x in sorted(self._model.state_dict().items()):
+            digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+            digest.update(x.detach().cpu().float().numpy().tobytes())
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        prompts = getattr(self._model, "prompts", None)
+        modules = [str(module) for module in self._model]
+        digest.update(json.dumps([vocabulary, self.max_tokens, prompts, modules], sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+    def encode(
+        self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Embeddings of queries (len(texts), dim) float32."""
+        return self._encode(self._model.encode_query, texts, progress)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> list[PeerDocument]:
+        """Embeddings of documents, cut where the model cuts them, with the number of tokens read and lost."""
+        vectors = self._encode(self._model.encode_document, texts, progress)
+        counts = [len(self._offsets(text)) for text in texts]
+        return [
+            PeerDocument(vector, min(count, self._room), 1, max(0, count - self._room))
+            for vector, count in zip(vectors, counts, strict=True)
+        ]
+
+    def split(self, text: str) -> list[str]:
+        """Pieces of equal numbers of tokens, as few as can be, each short enough to be read whole."""
+        offsets = self._offsets(text)
+        count = max(1, -(-len(offsets) // self._room))
+        if count == 1:
+            return [text]
+        # One token less room: at a cut within a word a piece may have one more token than its share of the text.
+        count = -(-len(offsets) // max(1, self._room - 1))
+        cuts = [offsets[number * len(offsets) // count][0] for number in range(1, count)]
+        return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        core = self._tokenizer.backend_tokenizer
+        core.no_truncation()
+        core.no_padding()
+        offsets: list[tuple[int, int]] = core.encode(text, add_special_tokens=False).offsets
+        return offsets
+
+    def _encode(
+        self, encode: Callable[..., Any], texts: Sequence[str], progress: Callable[[int, int], None] | None
+    ) -> NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            chosen = list(texts[start : start + TEXTS_AT_ONCE])
+            parts.append(np.asarray(encode(chosen, batch_size=TEXTS_AT_ONCE, show_progress_bar=False), np.float32))
+            if progress is not None:
+                progress(start + len(chosen), len(texts))
+        return np.concatenate(parts)
+
+
+def _load(model: str | Path) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise M2BertError(
+            f"peers: {model} needs sentence-transformers; run pip install '.[peers]' in the project's folder"
+        ) from error
+    try:
+        return SentenceTransformer(str(model))
+    except Exception as error:
+        raise M2BertError(
+            f"peers: {model} cannot be loaded as a SentenceTransformer ({' '.join(str(error).split())[:200]}); "
+            "give the folder of one, or a name on the hub"
+        ) from error

@@ -1,0 +1,278 @@
+"""Files of models: load_model, load_whole, with_pooling, save_model, fingerprint; no file's code is ever run.
+
+Test: tests/model/test_checkpoints.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from m2bert.errors import M2BertError
+from m2bert.model.configuration import M2BertConfig
+from m2bert.model.modeling import (
+    M2BertForMaskedLM,
+    M2BertForSequenceClassification,
+    M2BertModel,
+    M2BertPreTrainedModel,
+)
+from m2bert.model.reference import load_reference
+from m2bert.model.tensors import few, read_tensors
+from m2bert.model.tokenization import load_tokenizer
+
+__all__ = [
+    "SHIPPED",
+    "fingerprint",
+    "is_shipped",
+    "load_model",
+    "load_reference",
+    "load_whole",
+    "save_model",
+    "with_pooling",
+]
+
+SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HEADS = ("head.", "decoder.", "classifier.")
+VOLATILE = ("_name_or_path", "architectures", "dtype", "kernels", "transformers_version")
+
+
+def load_model(
+    path_or_name: str | os.PathLike[str] = "m2-bert-mini",
+) -> tuple[M2BertModel, PreTrainedTokenizerBase]:
+    """The encoder in float32 and evaluation mode, and its tokenizer.
+
+    `path_or_name` is a folder made by :func:`save_model` (config.json, model.safetensors, tokenizer.json) or
+    the name of a model shipped with this package. Weights of a head are left out. Raises M2BertError naming
+    what is missing, superfluous or of the wrong shape.
+    """
+    folder = model_folder(path_or_name, "load_model")
+    config = _read_config(folder)
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        names = " or ".join(WEIGHTS)
+        raise M2BertError(f"load_model: no {names} in {folder}; save the model with save_model")
+    tensors = _encoder_tensors(read_tensors("load_model", weights))
+    if any(name.startswith(("bert.", "module.bert.")) for name in tensors):
+        raise M2BertError(
+            f"load_model: {weights} has the reference implementation's names; "
+            "open it with load_reference and write it again with save_model"
+        )
+    with torch.device("meta"):
+        model = M2BertModel(config)
+    _check_tensors(weights, model.state_dict(), tensors)
+    # Copies: what safetensors returns may be pages of the file, which somebody may overwrite.
+    copies = {name: x.to(torch.float32, copy=True) for name, x in tensors.items()}
+    model.load_state_dict(copies, assign=True)
+    model.config.dtype = torch.float32
+    return model.eval(), load_tokenizer(folder)
+
+
+def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model in a folder or a shipped one, float32 and in evaluation mode, its head included, and its tokenizer.
+
+    Raises M2BertError when there is no such model or its class is none of ours.
+    """
+    folder = model_folder(path_or_name, who)
+    classes = {kind.__name__: kind for kind in (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)}
+    try:
+        (name,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+        kind = classes[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise M2BertError(
+            f"{who}: {folder / 'config.json'} must name one of {', '.join(classes)} in architectures; "
+            f"save the model with save_model"
+        ) from error
+    return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
+
+
+def with_pooling(
+    model: M2BertModel, pooling: str = "", bilinear_features: int = 0, lexical_features: int = 0
+) -> M2BertModel:
+    """`model` itself, which from now on pools by `pooling` and has such features; "" and 0 leave them as they are.
+
+    Layers that it does not have yet are fresh. Raises M2BertError for what M2BertConfig does not know.
+    """
+    config = model.config
+    given = {"pooling": pooling, "bilinear_features": bilinear_features, "lexical_features": lexical_features}
+    changed = {name: value for name, value in given.items() if value and value != getattr(config, name)}
+    if not changed:
+        return model
+    M2BertConfig(**{**config.to_dict(), **changed})  # refuses other values
+    for name, value in changed.items():
+        setattr(config, name, value)
+    of_setting = {
+        "pooler": "pooling",
+        "token_weights": "pooling",
+        "bilinear_features": "bilinear_features",
+        "lexical_features": "lexical_features",
+    }
+    before = {layer: getattr(model, layer) for layer in of_setting}
+    model.make_pooling_layers()
+    for name, setting in of_setting.items():
+        if setting not in changed:
+            setattr(model, name, before[name])
+        elif (layer := getattr(model, name)) is not None:
+            layer.to(next(model.parameters()).device).train(model.training).apply(model._init_weights)
+    return model
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a model of that name comes with this package."""
+    return (SHIPPED / name / "config.json").is_file()
+
+
+def save_model(
+    model: M2BertPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike[str],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files to `folder`, all or nothing.
+
+    Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions
+    apart; those of weighted pooling as well. Other files already in the folder stay.
+    """
+    target = Path(folder).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        if target.is_dir():
+            shutil.copytree(target, staging, dirs_exist_ok=True)
+        save_file(_storable(model, dtype), staging / "model.safetensors", metadata={"format": "pt"})
+        (staging / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+        _write_config(model, staging, dtype)
+        tokenizer.save_pretrained(staging)
+        _replace_folder(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def fingerprint(model: M2BertPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits that change whenever weights, configuration or tokenizer do (SHA-256)."""
+    digest = hashlib.sha256()
+    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in VOLATILE}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(_tokenizer_text(tokenizer).encode())
+    for name, x in sorted(model.state_dict().items()):
+        x = x.detach().cpu().contiguous()
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(memoryview(x.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()[:16]
+
+
+def model_folder(path_or_name: str | os.PathLike[str], who: str) -> Path:
+    """The folder that a model's name stands for: a model folder, a run's output with the model inside, a shipped model.
+
+    Raises M2BertError, beginning with `who`, when it is none of these.
+    """
+    folder = Path(path_or_name)
+    for place in (folder, folder / "model"):
+        if (place / "config.json").is_file():
+            return place
+    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+    if str(path_or_name) in shipped:
+        return SHIPPED / str(path_or_name)
+    if folder.is_dir():
+        raise M2BertError(f"{who}: no config.json in {folder}; a model folder is what save_model writes")
+    raise M2BertError(
+        f"{who}: a model must be a folder with config.json, a finished run or a shipped model "
+        f"({', '.join(shipped) or 'there is none'}), got {str(path_or_name)!r}; name one of these"
+    )
+
+
+def _read_config(folder: Path) -> M2BertConfig:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise M2BertError(f"load_model: no config.json in {folder}; a model folder is what save_model writes")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise M2BertError(f"load_model: {path} must be JSON, but {error}") from error
+    if not isinstance(fields, dict) or fields.get("model_type") != M2BertConfig.model_type:
+        got = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
+        raise M2BertError(f"load_model: {path} must say model_type {M2BertConfig.model_type!r}, got {got!r}")
+    name = fields.get("dtype") or fields.get("torch_dtype")
+    if name is not None and not (isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)):
+        raise M2BertError(f"load_model: dtype in {path} must be a type of tensors such as 'float32', got {name!r}")
+    return M2BertConfig.from_dict(fields)
+
+
+def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as of M2BertModel: the prefix of models with a head is stripped, their heads dropped."""
+    prefix = M2BertModel.base_model_prefix + "."
+    if not any(name.startswith(prefix) for name in tensors):
+        return tensors
+    kept = {name: x for name, x in tensors.items() if not name.startswith(HEADS)}
+    return {name.removeprefix(prefix): x for name, x in kept.items()}
+
+
+def _check_tensors(path: Path, expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
+    missing, extra = sorted(expected.keys() - got.keys()), sorted(got.keys() - expected.keys())
+    if missing or extra:
+        counts = (("missing", missing), ("extra", extra))
+        found = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in counts if names)
+        raise M2BertError(f"load_model: {path} does not hold the tensors of its config.json; {found}")
+    for name, x in expected.items():
+        if x.shape != got[name].shape:
+            raise M2BertError(
+                f"load_model: {name} in {path} must have shape {tuple(x.shape)}, as config.json says, "
+                f"got {tuple(got[name].shape)}"
+            )
+        if not got[name].is_floating_point():
+            raise M2BertError(f"load_model: {name} in {path} must be floating point, got {got[name].dtype}")
+
+
+def _storable(model: M2BertPreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state dict in `dtype` (some in float32), without the names that are tied to another."""
+    exact = tuple(f".{name}." for name in M2BertPreTrainedModel._keep_in_fp32_modules_strict)
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    stored = {}
+    for name, x in model.state_dict().items():
+        if name not in tied:
+            kept = torch.float32 if any(part in f".{name}" for part in exact) else dtype
+            stored[name] = x.detach().to("cpu", kept).contiguous()
+    return stored
+
+
+def _write_config(model: M2BertPreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
+    fields: dict[str, Any] = model.config.to_diff_dict()
+    fields |= {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _replace_folder(staging: Path, target: Path) -> None:
+    """Put `staging` in the place of `target`; the old folder goes only after the new one stands."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        staging.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    description = json.loads(backend.to_str())
+    # How the last call padded and truncated is remembered there, and is no property of the tokenizer.
+    description.pop("padding", None)
+    description.pop("truncation", None)
+    return json.dumps(description, sort_keys=True)

@@ -1,0 +1,289 @@
+"""Long filters of M2-BERT: LongConv generates them from time, FilterBank keeps their spectra at inference.
+
+Test: tests/model/test_filters.py.
+
+A filter is a small sine network over positional features, times an exponential window that decays at a rate
+of its own in every channel. Everything here is computed in float32 whatever the model's dtype: bfloat16 tells
+only about a thousand positions apart.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import m2ops
+from m2bert.errors import M2BertError
+from m2bert.model.configuration import M2BertConfig
+
+WINDOW_TARGET = 1e-2
+FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
+# Values of a filter that are turned into a spectrum at a time, and the fewest channels: a block of them stays in cache.
+BLOCK_VALUES, MIN_BLOCK = 1 << 21, 16
+CACHE_VARIABLE = "M2OPS_SPECTRUM_CACHE_MB"
+CACHE_MEGABYTES = 1024.0
+
+
+def positional_features(max_positions: int, emb_dim: int) -> Tensor:
+    """Initial features (max_positions, emb_dim) float32: time in [0, 1], cosines and negative sines."""
+    bands = (emb_dim - 1) // 2
+    positions = torch.arange(max_positions, dtype=torch.float64)
+    time = positions / max(max_positions - 1, 1)
+    angles = (2 * math.pi / max_positions) * positions[:, None] * torch.linspace(1e-4, bands - 1, bands)
+    return torch.cat([time[:, None], angles.cos(), -angles.sin()], dim=1).float()
+
+
+def decay_rates(dim: int) -> Tensor:
+    """Rates (dim,) float32 of the exponential windows, negative, per unit of time (the range is 1)."""
+    return torch.linspace(
+        math.log(WINDOW_TARGET) / SLOWEST_DECAY, math.log(WINDOW_TARGET) / FASTEST_DECAY, dim, device="cpu"
+    )
+
+
+def decay_window(dim: int, max_positions: int, seqlen: int, device: torch.device) -> Tensor:
+    """Windows (dim, seqlen) float32: exp(rate t) at the first `seqlen` of `max_positions` times."""
+    time = torch.linspace(0, 1, max_positions, device=device)[:seqlen]
+    return torch.exp(decay_rates(dim).to(device)[:, None] * time)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float32, or float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def multiscale_window(dim: int, max_positions: int, seqlen: int, device: torch.device) -> Tensor:
+    """Windows (dim, seqlen) float32 whose memory grows from 1 token to a third of the range, each of sum 1.
+
+    The memories are log-spaced over the channels, so that neighbours can be told from far-away text from the first
+    step on. A sum of 1 over all `max_positions` bounds what a filter can amplify by its network's largest value,
+    whatever the length; without it one optimizer step changes the sum of a long filter several times over.
+    """
+    memory = torch.logspace(0.0, math.log10(max(max_positions / 3, 1.0)), dim, device=device)[:, None]
+    time = torch.arange(seqlen, device=device, dtype=torch.float32)
+    # The geometric series of all max_positions terms in closed form.
+    total = -torch.expm1(-max_positions / memory) / -torch.expm1(-1.0 / memory)
+    return torch.exp(-time / memory) / total
+
+
+class FilterOutput(nn.Linear):
+    """The last layer of a filter; a type of its own because it is initialised by a rule of its own."""
+
+
+class ImplicitFilter(nn.Module):
+    """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen)."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        order = config.filter_order
+        self.layers = nn.ModuleList([nn.Linear(config.filter_emb_dim, order)])
+        self.layers.extend([nn.Linear(order, order), nn.Linear(order, order)])
+        self.out = FilterOutput(order, config.hidden_size, bias=False)
+
+    def hidden(self, features: Tensor, frequency: Tensor) -> Tensor:
+        """What the last layer reads (order, seqlen)."""
+        # The sine magnifies rounding, so the frequency comes after the product, as in the reference.
+        hidden, scale = features, frequency[:, None]
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            hidden = torch.addmm(_wide(layer.bias)[:, None], _wide(layer.weight), hidden).mul(scale).sin()
+        return hidden
+
+    def channels(self, hidden: Tensor, first: int, last: int) -> Tensor:
+        """Channels first .. last of the filter (last - first, seqlen)."""
+        return _wide(self.out.weight)[first:last] @ hidden
+
+
+class LongConv(nn.Module):
+    """Parameters of one long convolution; `forward` generates its filters.
+
+    skip (dim,), features (max_positions, emb_dim) trainable, frequency (order,) shared by all sines of both
+    directions. The parameters stay in float32 when the model is cast to a narrower dtype.
+    """
+
+    def __init__(self, config: M2BertConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.skip = nn.Parameter(torch.empty(config.hidden_size))
+        self.features = nn.Parameter(torch.empty(config.max_position_embeddings, config.filter_emb_dim))
+        self.frequency = nn.Parameter(torch.empty(config.filter_order))
+        self.filter = ImplicitFilter(config)
+        self.filter_rev = ImplicitFilter(config) if config.bidirectional else None
+
+    def forward(self, window: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Filters k and k_rev (dim, seqlen) float32 for the length of `window` (dim, seqlen)."""
+        [filters] = self.blocks(window, window.shape[0])
+        return filters
+
+    def blocks(self, window: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The same, `size` channels at a time: what a block takes is in cache when it is used."""
+        with torch.autocast(window.device.type, enabled=False):
+            features = _wide(self.features[: window.shape[1]]).t()
+            directions = [self.filter] if self.filter_rev is None else [self.filter, self.filter_rev]
+            hidden = [network.hidden(features, _wide(self.frequency)) for network in directions]
+            for first in range(0, window.shape[0], size):
+                part = window[first : first + size]
+                # In place: neither the product's gradient nor the matmul before it needs the overwritten values.
+                filters = [
+                    network.channels(states, first, first + size).mul_(part)
+                    for network, states in zip(directions, hidden, strict=True)
+                ]
+                yield filters[0], filters[1] if len(filters) > 1 else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LongConv:
+        def without_narrowing(x: Tensor) -> Tensor:
+            out = fn(x)
+            narrower = out.is_floating_point() and out.dtype.itemsize < x.dtype.itemsize
+            return x.to(out.device) if narrower else out
+
+        super()._apply(without_narrowing, recurse)
+        return self
+
+
+Key = tuple[int, int, str]  # convolution, transform length, kernels
+
+
+@dataclass
+class _Entry:
+    spectrum: m2ops.FilterSpectrum
+    state: tuple[tuple[int, int], ...]
+
+
+def cache_budget_bytes() -> int:
+    """Bytes of spectra a model may keep: the environment's M2OPS_SPECTRUM_CACHE_MB, 1024 by default."""
+    text = os.environ.get(CACHE_VARIABLE, str(CACHE_MEGABYTES))
+    try:
+        megabytes = float(text)
+    except ValueError:
+        megabytes = -1.0
+    if not 0 <= megabytes < math.inf:
+        raise M2BertError(f"{CACHE_VARIABLE}: must be a number of megabytes of at least 0, got {text!r}")
+    return int(megabytes * 2**20)
+
+
+class FilterBank:
+    """Filters of all long convolutions of one model: generated for training, kept as spectra at inference.
+
+    Spectra are kept per convolution and transform length, so that one serves every sequence up to that
+    length. An entry is used only while the parameters it was made from are unchanged and nothing is trained.
+    """
+
+    def __init__(self, config: M2BertConfig) -> None:
+        self.config = config
+        self.pinned = False
+        self._entries: dict[Key, _Entry] = {}
+        self._window: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FilterBank:
+        return FilterBank(self.config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return FilterBank(self.config).__dict__
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the spectra kept."""
+        return sum(entry.spectrum.nbytes for entry in list(self._entries.values()))
+
+    def clear(self) -> None:
+        """Forget everything kept."""
+        self._entries.clear()
+        self._window = None
+
+    @contextmanager
+    def pin(self) -> Iterator[None]:
+        """Keep spectra inside, without looking for changed parameters; forget them at the end."""
+        outer = self.pinned
+        if not outer:
+            self.clear()  # what is there may be out of date, and is not looked at again
+        self.pinned = True
+        try:
+            yield
+        finally:
+            self.pinned = outer
+            if not outer:
+                self.clear()
+
+    def filters(self, conv: LongConv, seqlen: int) -> tuple[Tensor | m2ops.FilterSpectrum, Tensor | None]:
+        """Filters (k, k_rev) of `conv` for `seqlen` positions, or (spectrum, None) where spectra are kept."""
+        if torch.is_grad_enabled() or (conv.training and not self.pinned):
+            # A step may follow, and fused optimizers change parameters without a mark to tell it by.
+            self._entries.clear()
+            k, k_rev = conv(self.window(seqlen, conv.skip.device))
+            return k, k_rev
+        return self._spectrum(conv, seqlen), None
+
+    def window(self, seqlen: int, device: torch.device) -> Tensor:
+        """The decay window (dim, seqlen), the same for all convolutions; the longest one is kept."""
+        kept = self._window
+        # A tensor of inference mode may not be saved for a backward pass.
+        if kept is not None and kept.is_inference() and torch.is_grad_enabled():
+            kept = None
+        if kept is None or kept.shape[1] < seqlen or kept.device != device:
+            make = multiscale_window if self.config.filter_window == "multiscale" else decay_window
+            kept = make(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
+            self._window = kept
+        return kept[:, :seqlen]
+
+    def _spectrum(self, conv: LongConv, seqlen: int) -> m2ops.FilterSpectrum:
+        size = self._transform_length(seqlen)
+        key = (conv.index, size, self.config.kernels)
+        state = () if self.pinned else _parameter_state(conv)
+        entry = self._entries.pop(key, None)
+        if entry is not None and (self.pinned or entry.state == state):
+            self._entries[key] = entry  # last in the order: the most recently used
+            return entry.spectrum
+        spectrum = self._make_spectrum(conv, min(size, self.config.max_position_embeddings))
+        self._keep(key, _Entry(spectrum, state))
+        return spectrum
+
+    def _make_spectrum(self, conv: LongConv, taps: int) -> m2ops.FilterSpectrum:
+        dim, data = self.config.hidden_size, None
+        window = self.window(taps, conv.skip.device)
+        block = max(MIN_BLOCK, BLOCK_VALUES // taps)
+        for first, (k, k_rev) in zip(range(0, dim, block), conv.blocks(window, block), strict=True):
+            part = self._kernel("filter_spectrum")(k, k_rev, taps)
+            if block >= dim:
+                return part
+            if data is None:
+                data = part.data.new_empty(dim, *part.data.shape[1:])
+            data[first : first + block] = part.data
+        return replace(part, data=data)
+
+    def _keep(self, key: Key, entry: _Entry) -> None:
+        """Store an entry if the budget allows, at the expense of other transform lengths only.
+
+        Layers are visited in the same order in every pass: dropping the least recent spectrum of the same
+        length would drop each one just before its next use.
+        """
+        budget = cache_budget_bytes() - entry.spectrum.nbytes
+        for other in [other for other in list(self._entries) if other[1] != key[1]]:
+            if self.nbytes <= budget:
+                break
+            self._entries.pop(other, None)
+        if self.nbytes <= budget:
+            self._entries[key] = entry
+
+    def _transform_length(self, seqlen: int) -> int:
+        if self.config.kernels == "reference":
+            return 1 << max(seqlen - 1, 0).bit_length()
+        return int(m2ops.fft_size(seqlen))
+
+    def _kernel(self, name: str) -> Callable[..., Any]:
+        return kernel(self.config, name)
+
+
+def _parameter_state(conv: LongConv) -> tuple[tuple[int, int], ...]:
+    """What changes when a parameter is replaced or written in place."""
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in conv.parameters())
+
+
+def kernel(config: M2BertConfig, name: str) -> Callable[..., Any]:
+    """The operator `name` of m2ops, or its plain-torch meaning, as `config.kernels` says."""
+    return getattr(m2ops, f"{name}_ref" if config.kernels == "reference" else name)

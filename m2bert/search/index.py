@@ -1,0 +1,364 @@
+"""The search index: documents in, ranked documents with the place of the match out.
+
+Joins an embedder and a store. A run that is killed leaves the old state; the new one becomes visible in one step.
+Test: tests/search/test_index.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2bert.encoders.protocol import DocumentEncoder
+from m2bert.errors import M2BertError, TextError
+from m2bert.search.bulk import Progress, embed_into, text_hash
+from m2bert.search.documents import Corpus, Document, Skipped
+from m2bert.search.stores import Key, Record, StoredState, StoreInfo, StoreStats
+
+if TYPE_CHECKING:
+    from m2bert.search.stores.lance import LanceStore
+    from m2bert.search.stores.staging import Staging
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    """A passage and what it contributes to its document's score.
+
+    start, end: characters of the document, which has `document_length` of them. The contributions of all
+    passages of a document add up to its score.
+    """
+
+    start: int
+    end: int
+    contribution: float
+    text: str
+    document_length: int
+
+    @property
+    def position(self) -> float:
+        """The middle of the passage as a fraction of the document, 0 to 1."""
+        return (self.start + self.end) / 2 / self.document_length
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A ranked document: score is the cosine of query and document; the passages contribute most to it.
+
+    A hybrid search ranks by words as well, so its scores need not fall with the rank.
+    """
+
+    rank: int
+    id: str
+    source: str
+    score: float
+    num_tokens: int
+    passages: list[SearchHit]
+
+
+@dataclass
+class IndexReport:
+    """What a change to an index did: numbers of documents, and tokens of those that were embedded or kept."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    embedded: int = 0
+    num_tokens: int = 0
+    num_windowed: int = 0
+    num_truncated_documents: int = 0
+    num_truncated_tokens: int = 0
+
+
+class SearchIndex:
+    """An index of documents in a folder, bound to the model that embedded them."""
+
+    def __init__(self, store: str | Path, embedder: DocumentEncoder | None = None) -> None:
+        """`store`: folder of the store; made at the first add if it is not there, never by a search.
+
+        `embedder`: None means the model the store was made with, or the default model for a new store.
+        Raises M2BertError when `store` is something else, of another format, or was made with another model.
+        """
+        if embedder is not None and not hasattr(embedder, "encode_documents"):
+            raise M2BertError(
+                f"index: embedder must be an Embedder, got {type(embedder).__name__}; wrap it in Embedder()"
+            )
+        self.path = Path(store)
+        self._store: LanceStore | None = None
+        self._open_if_made()
+        self._embedder = embedder
+        if self._store is not None and embedder is not None:
+            self._check_model(self._store.info, embedder)
+
+    @property
+    def model(self) -> str | None:
+        """Name or folder of the model the store was made with; None while there is no store."""
+        return None if self._store is None else self._store.info.model
+
+    @property
+    def embedder(self) -> DocumentEncoder:
+        """The encoder of documents and queries; loaded at the first use when none was given."""
+        if self._embedder is None:
+            from m2bert.encoders.embedder import Embedder
+
+            if self._store is None:
+                self._embedder = Embedder()
+            else:
+                embedder = Embedder(self._store.info.model)
+                self._check_model(self._store.info, embedder)
+                self._embedder = embedder
+        return self._embedder
+
+    def add(
+        self, documents: Mapping[str, str] | Iterable[Document], *, progress: Progress | None = None
+    ) -> IndexReport:
+        """Insert documents, given as {id: text} or as Document objects; those of the same name are replaced.
+
+        Only new and changed texts are embedded. Raises M2BertError for empty texts and doubled names, and
+        then changes nothing.
+        """
+        if isinstance(documents, str | bytes) or not isinstance(documents, Iterable):
+            raise M2BertError(
+                f"index: documents must be a mapping of ids to texts or a list of Document, "
+                f"got {type(documents).__name__}; pass {{id: text}}"
+            )
+        if isinstance(documents, Mapping):
+            documents = [Document(identity, text) for identity, text in documents.items()]
+        documents = list(documents)
+        _check_documents(documents)
+        return self._apply(documents, None, progress)
+
+    def update(self, corpus: Corpus, *, progress: Progress | None = None) -> IndexReport:
+        """Make the index agree with a source: insert, replace, and remove what is gone, in one step.
+
+        Documents that are there but could not be read keep their old state. Raises M2BertError when the
+        source holds no readable document at all.
+        """
+        if not corpus.documents:
+            reasons = (
+                f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})" if corpus.skipped else ""
+            )
+            raise M2BertError(
+                f"index: {corpus.source!r} must hold at least one readable document, got none{reasons}; "
+                f"nothing was changed"
+            )
+        _check_documents(corpus.documents)
+        report = self._apply(corpus.documents, corpus, progress)
+        report.skipped = corpus.skipped
+        return report
+
+    def delete(self, ids: Iterable[str], *, source: str = "") -> int:
+        """Remove documents of a source; returns how many there were."""
+        if isinstance(ids, str):
+            raise M2BertError(f"index: ids must be a list of document ids, got the string {ids!r}; wrap it in []")
+        ids = list(ids)
+        for identity in ids:
+            if not isinstance(identity, str):
+                raise M2BertError(f"index: every document id must be a string, got {identity!r}; convert it")
+        store = self._opened()
+        from m2bert.search.stores.staging import open_staging
+
+        with open_staging(store.path, store.info):
+            return store.delete([(source, identity) for identity in ids])
+
+    def search(self, query: str, k: int = 10, *, passages: int = 3, hybrid: bool = False) -> list[SearchResult]:
+        """The k best documents for `query`, each with its `passages` most contributing passages, those first.
+
+        `hybrid` orders them by the fusion of the scores with those of BM25 over the texts (m2bert.ranking.fusion);
+        scores and passages are the embedding's all the same.
+
+        Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1 and passages < 0.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
+        if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
+            raise M2BertError(
+                f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none"
+            )
+        store = self._opened()
+        num_documents = store.stats().num_documents
+        if num_documents == 0:
+            raise M2BertError(
+                f"search: the store {str(self.path)!r} holds no documents; add some with "
+                f"`m2bert index FOLDER --store {self.path}`"
+            )
+        try:
+            vector = self.embedder.encode([query])[0]
+        except TextError as error:
+            raise M2BertError(f"search: the query {query!r:.60} {error.reason}") from error
+        found = store.search(vector, min(k, num_documents), words=query if hybrid else None)
+        return [
+            SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
+            for rank, (score, record) in enumerate(found, start=1)
+        ]
+
+    def document(self, identity: str, source: str | None = None) -> Record:
+        """One stored document by its id; `source` chooses when several sources have it. Raises M2BertError."""
+        found = [record for record in self._opened().get(identity) if source in (None, record.source)]
+        if not found:
+            raise M2BertError(
+                f"index: no document {identity!r} in the store {str(self.path)!r}; a search shows the ids"
+            )
+        if len(found) > 1:
+            sources = ", ".join(record.source for record in found)
+            raise M2BertError(f"index: {identity!r} is in several sources, {sources}; say which")
+        return found[0]
+
+    def stats(self, *, documents: bool = False) -> StoreStats:
+        """What the store holds; `documents` asks for the state of each."""
+        return self._opened().stats(documents=documents)
+
+    def _apply(self, documents: Sequence[Document], synced: Corpus | None, progress: Progress | None) -> IndexReport:
+        from m2bert.search.stores.staging import open_staging
+
+        store = self._opened_or_created()
+        report = IndexReport()
+        with open_staging(store.path, store.info) as staging:
+            stored = store.stats(documents=True).documents
+            hashes = {(item.source, item.id): text_hash(item.text) for item in documents}
+            changed = [item for item in documents if not self._is_current(stored, item, hashes)]
+            fresh = {hashes[item.source, item.id]: item.text for item in changed}
+            for known, state in staging.states.items():
+                if known in fresh and self._fits(state):
+                    del fresh[known]
+            report.embedded = len(fresh)
+            names = {hashes[item.source, item.id]: item.id for item in changed}
+            embed_into(staging, fresh, self.embedder, progress, names)
+            removed = _vanished(stored, synced)
+            if changed or removed:
+                store.add(_placed(staging, changed, hashes), remove=removed)
+            report.removed = len(removed)
+            report.updated = sum((item.source, item.id) in stored for item in changed)
+            report.added = len(changed) - report.updated
+            report.unchanged = len(documents) - len(changed)
+            _count_tokens(report, stored, staging.states, hashes)
+            staging.clear()
+        return report
+
+    def _is_current(self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]) -> bool:
+        key = (document.source, document.id)
+        state = stored.get(key)
+        return state is not None and state.text_hash == hashes[key] and self._fits(state)
+
+    def _fits(self, state: StoredState) -> bool:
+        """Whether a stored embedding is what this embedder, with its treatment of long texts, would make."""
+        if state.num_truncated:
+            return self.embedder.overflow == "truncate"
+        return state.num_windows == 1 or self.embedder.overflow == "window"
+
+    def _check_model(self, info: StoreInfo, embedder: DocumentEncoder) -> None:
+        if embedder.fingerprint != info.fingerprint:
+            raise M2BertError(
+                f"index: {str(self.path)!r} was made with the model {info.model!r} of fingerprint "
+                f"{info.fingerprint}, got {embedder.location!r} of {embedder.fingerprint}; use that model, "
+                f"or index into a new folder"
+            )
+
+    def _open_if_made(self) -> None:
+        from m2bert.search.stores.lance import LanceStore, is_unused
+
+        if not is_unused(self.path):
+            self._store = LanceStore.open(self.path)
+
+    def _opened(self) -> LanceStore:
+        if self._store is None:
+            from m2bert.search.stores.lance import LanceStore
+
+            self._store = LanceStore.open(self.path)
+            if self._embedder is not None:
+                self._check_model(self._store.info, self._embedder)
+        return self._store
+
+    def _opened_or_created(self) -> LanceStore:
+        if self._store is None:
+            from m2bert.search.stores.lance import LanceStore
+
+            embedder = self.embedder
+            info = StoreInfo(embedder.location, embedder.fingerprint, embedder.dim)
+            self._store = LanceStore.create(self.path, info)
+            self._check_model(self._store.info, embedder)
+        return self._store
+
+
+def _check_documents(documents: Sequence[Document]) -> None:
+    if not documents:
+        raise M2BertError("index: there must be at least one document, got none; nothing was changed")
+    seen: set[Key] = set()
+    for document in documents:
+        if not isinstance(document, Document) or not isinstance(document.source, str):
+            raise M2BertError(
+                f"index: every document must be a Document(id, text, source) of strings, got {document!r:.60}; "
+                f"or pass a mapping of ids to texts"
+            )
+        for name in ("id", "text"):
+            value = getattr(document, name)
+            if not isinstance(value, str) or not value.strip():
+                raise M2BertError(
+                    f"index: the {name} of document {document.id!r} must be a string that is not empty, "
+                    f"got {type(value).__name__}; leave the document out"
+                )
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise M2BertError(
+                    f"index: the {name} of document {document.id!r} must be Unicode text, got a lone surrogate at "
+                    f"character {error.start}; decode it with errors='replace'"
+                ) from None
+        key = (document.source, document.id)
+        if key in seen:
+            raise M2BertError(f"index: two documents are called {document.id!r}; give each an id of its own")
+        seen.add(key)
+
+
+def _placed(staging: Staging, changed: Sequence[Document], hashes: Mapping[Key, str]) -> Iterator[Record]:
+    """The staged embedding of every changed document, under its name."""
+    places: dict[str, list[Key]] = {}
+    for document in changed:
+        key = (document.source, document.id)
+        places.setdefault(hashes[key], []).append(key)
+    for record in staging.records():
+        for source, identity in places.get(record.text_hash, []):
+            yield replace(record, source=source, id=identity)
+
+
+def _vanished(stored: Collection[Key], synced: Corpus | None) -> list[Key]:
+    """Stored documents of the corpus's source that are no longer in it; what a folder that could not be read
+    held counts as there."""
+    if synced is None:
+        return []
+    there = {document.id for document in synced.documents} | {item.id for item in synced.skipped}
+    unread = tuple(item.id for item in synced.skipped if item.id.endswith("/"))
+    return [key for key in stored if key[0] == synced.source and key[1] not in there and not key[1].startswith(unread)]
+
+
+def _count_tokens(
+    report: IndexReport,
+    stored: Mapping[Key, StoredState],
+    staged: Mapping[str, StoredState],
+    hashes: Mapping[Key, str],
+) -> None:
+    for key, known in hashes.items():
+        state = staged.get(known) or stored[key]
+        report.num_tokens += state.num_tokens
+        report.num_windowed += state.num_windows > 1
+        report.num_truncated_documents += state.num_truncated > 0
+        report.num_truncated_tokens += state.num_truncated
+
+
+def _hits(record: Record, query: NDArray[np.float32], most: int) -> list[SearchHit]:
+    contributions = record.passage_vectors @ query
+    best = np.argsort(-contributions, kind="stable")[:most]
+    hits = []
+    for number in best:
+        start, end = (int(character) for character in record.spans[number])
+        contribution = float(contributions[number])
+        hits.append(SearchHit(start, end, contribution, record.text[start:end], len(record.text)))
+    return hits

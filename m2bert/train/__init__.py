@@ -1,0 +1,14 @@
+"""Training: settings, the trainer, losses, hard negatives; pretraining, distillation, fine-tuning, validation."""
+
+from __future__ import annotations
+
+from m2bert._lazy import lazy_names
+
+_PUBLIC = {
+    "DistillConfig": "m2bert.train.distill",
+    "FinetuneConfig": "m2bert.train.finetune",
+    "PretrainConfig": "m2bert.train.pretrain",
+    "validate_checkpoint": "m2bert.train.validation",
+}
+__all__ = list(_PUBLIC)
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -1,0 +1,45 @@
+"""Figures show the numbers that they were given, in series that can be told apart without colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m2bert.bench import plots
+from m2bert.errors import M2BertError
+
+pytest.importorskip("matplotlib", reason="needs matplotlib to draw")
+
+
+def explanation_run() -> dict[str, Any]:
+    values = [0.01, 0.2, -0.03, 0.1, 0.02]
+    parts = [{"start": 10 * i, "end": 10 * i + 10, "value": x, "text": f"part {i} $5"} for i, x in enumerate(values)]
+    return {"query": "q $1", "document": "d", "score": 0.3, "length": 50, "num_tokens": 9, "contributions": parts}
+
+
+def test_explanation_has_a_bar_per_passage_and_names_the_largest() -> None:
+    figure = plots.explanation(explanation_run())
+    bars = figure.axes[0].patches
+    assert [bar.get_height() for bar in bars] == [0.01, 0.2, -0.03, 0.1, 0.02]
+    assert [bar.get_x() for bar in bars] == [0, 20, 40, 60, 80]
+    marked = [number for number, bar in enumerate(bars) if bar.get_facecolor() != bars[0].get_facecolor()]
+    assert marked == [1, 3, 4]
+    assert r"1  part 1 \$5" in figure._supxlabel.get_text()
+
+
+def test_series_differ_in_colour_marker_and_line() -> None:
+    styles = [plots.style(place) for place in range(7)]
+    for name in ("color", "marker", "linestyle"):
+        assert len({str(each[name]) for each in styles}) == 7
+
+
+def test_equal_figures_give_equal_svg_and_files_are_written(tmp_path: Path) -> None:
+    first, second = (plots.svg(plots.explanation(explanation_run())) for _ in range(2))
+    assert first == second and first.startswith("<svg") and first.rstrip().endswith("</svg>")
+    plots.save(plots.explanation(explanation_run()), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("x.doc", "no/x.png"):
+        with pytest.raises(M2BertError, match="plots: cannot write"):
+            plots.save(plots.explanation(explanation_run()), tmp_path / name)

@@ -1,0 +1,101 @@
+"""A tiny random model and tokenizer, and long texts, for tests of everything above the model."""
+
+from __future__ import annotations
+
+import functools
+import random
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+WORDS = "river stone light paper engine market garden winter signal harbor copper window thread ladder summer"
+
+
+@functools.cache
+def tiny_tokenizer(max_tokens: int = 64) -> Any:
+    """A lower-cased WordPiece tokenizer that knows WORDS, letters and punctuation."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *letters, *".,!?()-_0123456789"]
+    pieces += ["##" + letter for letter in letters]
+    core = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, model_max_length=max_tokens, pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def tiny_model(*, pooling: str = "mean", max_tokens: int = 64, seed: int = 0, **fields: Any) -> Any:
+    """A random M2BertModel of two layers and 16 channels, in evaluation mode."""
+    import torch
+
+    from m2bert.model.configuration import M2BertConfig
+    from m2bert.model.modeling import M2BertModel
+
+    torch.manual_seed(seed)
+    config = M2BertConfig(
+        vocab_size=len(tiny_tokenizer()), hidden_size=16, num_hidden_layers=2, intermediate_size=32,
+        max_position_embeddings=max_tokens, filter_order=8, mlp_nblocks=2, pooling=pooling,
+        initializer_range=0.3, **fields,
+    )  # fmt: skip
+    return M2BertModel(config).eval()
+
+
+def tiny_embedder(**options: Any) -> Any:
+    """An Embedder on the tiny model; windows of 64 tokens unless `max_tokens` says otherwise."""
+    from m2bert.encoders.embedder import Embedder
+
+    model_options = {key: options.pop(key) for key in ("pooling", "max_tokens", "seed") if key in options}
+    max_tokens = model_options.get("max_tokens", 64)
+    return Embedder((tiny_model(**model_options), tiny_tokenizer(max_tokens)), **options)
+
+
+def tiny_model_folder(folder: Path, **model_options: Any) -> Path:
+    """The tiny model saved as a model folder."""
+    import torch
+
+    from m2bert.model.checkpoints import save_model
+
+    max_tokens = model_options.get("max_tokens", 64)
+    save_model(tiny_model(**model_options), tiny_tokenizer(max_tokens), folder, dtype=torch.float32)
+    return folder
+
+
+def story(num_words: int, seed: int = 0) -> str:
+    """About `num_words` words in lines, sentences and paragraphs."""
+    generator = random.Random(seed)
+    words = WORDS.split()
+    text = ""
+    for number in range(num_words):
+        text += generator.choice(words)
+        text += generator.choice([" ", " ", " ", " ", ", ", ". ", ".\n", "\n    ", ".\n\n"])
+        text += f"{number} " if generator.random() < 0.1 else ""
+    return text.strip()
+
+
+class WordEncoder:
+    """A document encoder without a model, quick to start in a process of its own: one passage, hashed words."""
+
+    overflow, location, dim, fingerprint = "window", "words", 16, "0123456789abcdef"
+
+    def encode(self, texts: Any) -> Any:
+        counts = np.full((len(texts), self.dim), 0.01, dtype=np.float32)
+        for row, text in zip(counts, texts, strict=True):
+            for word in text.split():
+                row[zlib.crc32(word.encode()) % self.dim] += 1
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+    def encode_documents(self, texts: Any, *, progress: Any = None) -> Any:
+        made = []
+        for text, vector in zip(texts, self.encode(texts), strict=True):
+            passage = SimpleNamespace(start=0, end=len(text), vector=vector)
+            counts = {"num_tokens": len(text.split()), "num_windows": 1, "num_truncated": 0}
+            made.append(SimpleNamespace(vector=vector, passages=[passage], **counts))
+        return made

@@ -1,0 +1,284 @@
+"""Distillation: which text is chosen, whose segment a token is, what a student learns from a short-context teacher."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killed import run_until_killed
+from training_data import TOPICS, make_text, small_tokenizer, write_corpus, write_pairs, write_task
+from typer.testing import CliRunner
+
+from m2bert import Embedder, load_model
+from m2bert.data.examples import special_ids
+from m2bert.data.segments import SegmentBatches, Window, choose_windows, segment_bounds, windows_of
+from m2bert.data.tokens import TokenStore
+from m2bert.errors import M2BertError
+from m2bert.model.checkpoints import save_model
+from m2bert.model.configuration import M2BertConfig
+from m2bert.model.modeling import M2BertModel
+from m2bert.train.budget import Progress
+from m2bert.train.distill import DistillConfig, distill, new_student, open_teacher, segment_sums, teacher_vectors
+from m2bert.train.trainer import last_checkpoint
+
+STUDENT = {
+    "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "filter_order": 8,
+    "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text, pairs, a task, a tokenizer, and a teacher of 34 positions whose vectors tell topics apart."""
+    folder = tmp_path_factory.mktemp("world")
+    write_corpus(folder / "text")
+    write_pairs(folder)
+    write_task(folder / "loco", "train")
+    write_task(folder / "loco", "test")
+    torch.manual_seed(1)
+    teacher = M2BertModel(
+        M2BertConfig(
+            vocab_size=192, hidden_size=32, num_hidden_layers=1, intermediate_size=64, filter_order=8,
+            max_position_embeddings=34, pooling="mean", identity_init=True, initializer_range=0.5,
+        )
+    )  # fmt: skip
+    save_model(teacher, small_tokenizer(), folder / "teacher", dtype=torch.float32)
+    return folder
+
+
+def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
+    return {
+        "teacher": str(world / "teacher"), "tokenizer": str(world / "teacher"), "data": [str(world / "text")],
+        "pairs": [str(world / "pairs.jsonl.gz")], "loco": [str(world / "loco")], "output": str(folder),
+        "cache": str(world / "cache"), "model": STUDENT, "text_tokens": 6000, "window_tokens": 96,
+        "segment_tokens": 24, "batch_tokens": 512, "learning_rate": 3e-3, "max_steps": 6, "log_steps": 1,
+        "save_steps": 3, "save_seconds": 0.0, "bf16": False, **overrides,
+    }  # fmt: skip
+
+
+def losses(output: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def test_segments_are_few_equal_and_whole() -> None:
+    assert segment_bounds(7, 8) == [0, 7]
+    assert segment_bounds(8, 8) == [0, 8]
+    assert segment_bounds(9, 8) == [0, 4, 9]
+    assert segment_bounds(30, 8) == [0, 7, 15, 22, 30]
+    for tokens in range(1, 200):
+        bounds = np.asarray(segment_bounds(tokens, 16))
+        sizes = np.diff(bounds)
+        assert bounds[0] == 0 and bounds[-1] == tokens and sizes.max() <= 16 and sizes.max() - sizes.min() <= 1
+        assert len(sizes) == -(-tokens // 16)
+
+
+def test_windows_hold_every_token_once() -> None:
+    lengths = [5, 0, 23, 10]
+    tokens = np.arange(sum(lengths), dtype=np.uint16)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    groups = windows_of(TokenStore(tokens, offsets, np.asarray([0, 1, 1, 0], dtype=np.int32), ("a", "b")), 10)
+    assert [window.ids.tolist() for window in groups["a"]] == [list(range(5)), list(range(28, 38))]
+    assert [len(window.ids) for window in groups["b"]] == [7, 8, 8]
+    assert np.concatenate([window.ids for window in groups["b"]]).tolist() == list(range(5, 28))
+
+
+def group(count: int, size: int) -> list[Window]:
+    return [Window(np.full(size, number), "any") for number in range(count)]
+
+
+def test_text_is_chosen_by_share_without_repetition() -> None:
+    # Square roots of 40,000, 10,000 and 100 tokens: 200, 100 and 10; the last is small enough to be used whole.
+    groups = {"large": group(4000, 10), "middle": group(1000, 10), "small": group(10, 10)}
+    chosen = choose_windows(groups, 3100, {}, seed=3)
+    of = {name: [w for w in chosen if any(w is x for x in windows)] for name, windows in groups.items()}
+    assert [len(of[name]) for name in groups] == [200, 100, 10]
+    assert len({id(window) for window in chosen}) == len(chosen)
+    # A group's double weight doubles what it gets of the rest.
+    twice = choose_windows({"a": group(1000, 10), "b": group(1000, 10)}, 3000, {"a": 2.0}, seed=3)
+    assert len(twice) == 300
+    assert choose_windows(groups, 3100, {}, seed=3) == chosen != choose_windows(groups, 3100, {}, seed=4)
+    assert len(choose_windows(groups, 10**9, {}, seed=3)) == 5010
+    with pytest.raises(M2BertError, match="weights name collections that are there, got nobody"):
+        choose_windows(groups, 100, {"nobody": 1.0}, seed=3)
+    with pytest.raises(M2BertError, match="needs text"):
+        choose_windows(groups, 100, {"large": 0.0, "middle": 0.0, "small": 0.0}, seed=3)
+
+
+def test_batches_say_whose_segment_a_token_is() -> None:
+    ids = special_ids(small_tokenizer())
+    windows = [Window(np.arange(10, 10 + size), "any") for size in (5, 17, 40, 8, 33)]
+    vectors = np.random.default_rng(0).normal(size=(1 + 3 + 5 + 1 + 5, 4)).astype(np.float32)
+    batches = SegmentBatches(windows, vectors, ids, segment_tokens=8, batch_tokens=60, seed=1)
+    seen: list[int] = []
+    index = 0
+    while len(seen) < len(windows):
+        batch, index = batches[index], index + 1
+        assert batch["input_ids"].size <= 60
+        for row, tokens in enumerate(batch["input_ids"]):
+            length = int(batch["attention_mask"][row].sum())
+            number = next(n for n, window in enumerate(windows) if len(window.ids) == length - 2)
+            seen.append(number)
+            owners = batch["segment_ids"][row]
+            assert (owners[length:] == -1).all() and (owners[:length] >= 0).all()
+            first = int(batches.first_segment[number])
+            bounds = segment_bounds(length - 2, 8)
+            for segment, (start, end) in enumerate(pairwise(bounds)):
+                here = owners[1 + start]
+                # [CLS] goes with the first segment, [SEP] with the last.
+                stretch = slice(0 if segment == 0 else 1 + start, length if end == length - 2 else 1 + end)
+                assert (owners[stretch] == here).all()
+                assert (batch["teacher"][here] == vectors[first + segment]).all()
+                assert batch["window_ids"][here] == row
+            assert tokens[0] == ids.cls and tokens[length - 1] == ids.sep
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+    again = SegmentBatches(windows, vectors, ids, segment_tokens=8, batch_tokens=60, seed=1)
+    assert (again[9]["input_ids"] == batches[9]["input_ids"]).all()
+    with pytest.raises(M2BertError, match="a vector for each of 15 segments, got 14"):
+        SegmentBatches(windows, vectors[:-1], ids, segment_tokens=8, batch_tokens=60)
+
+
+def test_segment_sums_match_numpy() -> None:
+    rng = np.random.default_rng(5)
+    states, weights = rng.normal(size=(3, 11, 4)), rng.uniform(size=(3, 11))
+    owners = rng.integers(-1, 6, size=(3, 11))
+    sums, shares = segment_sums(*map(torch.from_numpy, (states, weights, owners)), 6)
+    for segment in range(6):
+        rows, own = states[owners == segment], weights[owners == segment]
+        assert np.allclose(sums[segment].numpy(), own @ rows, atol=1e-12)
+        assert float(shares[segment]) == pytest.approx(own.sum(), abs=1e-12)
+    assert float(sums.abs().sum()) > 1
+
+
+def test_the_teacher_reads_segments_as_text(world: Path) -> None:
+    """Vectors in the order of windows and segments, whatever order they were encoded in."""
+    tokenizer = small_tokenizer()
+    texts = [make_text(topic, words, 4) for topic, words in ((0, 60), (3, 8), (5, 31))]
+    windows = [Window(np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"]), "any") for text in texts]
+    teacher = Embedder(str(world / "teacher"))
+    vectors = teacher_vectors(teacher, windows, tokenizer, 16)
+    row = 0
+    for window in windows:
+        bounds = segment_bounds(len(window.ids), 16)
+        for start, end in pairwise(bounds):
+            expected = teacher.encode([tokenizer.decode(window.ids[start:end].tolist())])[0]
+            assert np.allclose(vectors[row], expected, atol=1e-5)
+            row += 1
+    assert row == len(vectors) and np.abs(vectors[0] - vectors[-1]).max() > 1e-2
+
+
+def test_a_new_student_starts_from_the_teachers_vectors_of_the_pieces(world: Path, tmp_path: Path) -> None:
+    config = DistillConfig(**settings(world, tmp_path))
+    tokenizer = small_tokenizer()
+    ids = special_ids(tokenizer)
+    rows = new_student(config, open_teacher(config), tokenizer, ids).embeddings.word_embeddings.weight.detach()
+    teacher = Embedder(str(world / "teacher"))
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    vectors = teacher.encode([piece.removeprefix("##") for piece in pieces])
+    centred = torch.from_numpy(vectors - vectors.mean(axis=0))
+    own = [number for number in range(len(pieces)) if number not in ids.unmaskable]
+    cosines = torch.nn.functional.cosine_similarity(rows[: len(pieces)], centred, dim=1)
+    assert cosines[own].min() > 0.999
+    assert cosines[ids.cls] < 0.9
+    assert float(rows[own].std()) == pytest.approx(0.02, rel=0.1)
+
+
+def agreement(folder: Path, world: Path) -> tuple[float, float]:
+    """Mean cosines of the student's vectors of new texts with the teacher's means of pieces: of the same, of others."""
+    student, teacher, tokenizer = Embedder(str(folder)), Embedder(str(world / "teacher")), small_tokenizer()
+    found, wanted = [], []
+    for topic in range(TOPICS):
+        text = make_text(topic, 40, 7000)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces = [tokenizer.decode(ids[a:b]) for a, b in pairwise(segment_bounds(len(ids), 24))]
+        found.append(student.encode([text])[0])
+        wanted.append(teacher.encode(pieces).mean(axis=0))
+        wanted[-1] /= np.linalg.norm(wanted[-1])
+    cosines = np.stack(found) @ np.stack(wanted).T
+    return float(np.diag(cosines).mean()), float(cosines[~np.eye(TOPICS, dtype=bool)].mean())
+
+
+def test_the_student_learns_what_the_teacher_makes_of_whole_texts(world: Path, tmp_path: Path) -> None:
+    distill(DistillConfig(**settings(world, tmp_path / "start", max_steps=1, learning_rate=1e-9)))
+    distill(DistillConfig(**settings(world, tmp_path / "run", max_steps=120, save_steps=0, log_steps=20)))
+    found = losses(tmp_path / "run")
+    assert found[120] < 0.5 * found[1]
+    (before, _), (after, others) = (agreement(tmp_path / name / "model", world) for name in ("start", "run"))
+    assert after > 0.75 and before < 0.3
+    assert after > others + 0.1
+    # The result starts the next stage, and another distillation.
+    model, _ = load_model(tmp_path / "run" / "model")
+    assert model.config.max_position_embeddings == 128
+    values = settings(world, tmp_path / "more", init=str(tmp_path / "run"), max_steps=1, learning_rate=1e-9)
+    distill(DistillConfig(**values | {"tokenizer": ""}))
+    assert losses(tmp_path / "more")[1] < 0.6 * found[1]
+
+
+class Stopped(Exception):
+    """Stands for a killed process."""
+
+
+def test_a_stopped_run_continues_to_the_same_losses(world: Path, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.fraction > 0 and progress.step == 5:
+            raise Stopped
+
+    distill(DistillConfig(**settings(world, tmp_path / "whole")))
+    with pytest.raises(Stopped):
+        distill(DistillConfig(**settings(world, tmp_path / "stopped")), stop)
+    distill(DistillConfig(**settings(world, tmp_path / "stopped")))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
+    distill(DistillConfig(**settings(world, tmp_path / "whole", threads=1)))
+    killed = settings(world, tmp_path / "killed", threads=1)
+    run_until_killed("distill", "DistillConfig", killed, 5, tmp_path)
+    reached = last_checkpoint(tmp_path / "killed")
+    assert reached is not None and reached.name == "checkpoint-3"
+    distill(DistillConfig(**killed))
+    # Float32 sums of another process may round otherwise; a batch missed or repeated moves losses by 1e-2.
+    assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"teacher": ""}, "needs teacher"),
+        ({"data": [], "pairs": [], "loco": []}, "needs text"),
+        ({"loco": ["{world}/loco/tinytask/test"]}, "for evaluation only"),
+        ({"model": {**STUDENT, "hidden_size": 64}}, "must have the teacher's 32 channels, got 64"),
+        ({"model": {"depth": 3}}, "model fields must be those of M2BertConfig, got depth"),
+        ({"window_tokens": 200}, "within the student's 128 positions"),
+        ({"window_tokens": 16}, "window_tokens must be at least 24"),
+        ({"batch_tokens": 64}, "batch_tokens must hold a window"),
+        ({"preset": "maxi"}, "preset must be one of"),
+        ({"pooling": "cls"}, "pooling must be mean or weighted, got 'cls'"),
+    ],
+)
+def test_bad_settings(world: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
+    if "loco" in overrides:
+        overrides = {**overrides, "loco": [item.format(world=world) for item in overrides["loco"]]}
+    if "window_tokens" in overrides:
+        overrides = {**overrides, "batch_tokens": 512}
+    with pytest.raises(M2BertError, match=message):
+        distill(DistillConfig(**settings(world, tmp_path, **overrides)))
+
+
+def test_command(world: Path, tmp_path: Path) -> None:
+    from m2bert.cli import build_app
+
+    (tmp_path / "student.yaml").write_text("".join(f"{name}: {value}\n" for name, value in STUDENT.items()))
+    flags = ["--teacher", str(world / "teacher"), "--tokenizer", str(world / "teacher"), "--data", str(world / "text")]
+    flags += ["--output", str(tmp_path / "run"), "--config", str(tmp_path / "student.yaml"), "--text-tokens", "2000"]
+    flags += ["--window-tokens", "96", "--batch-tokens", "512", "--max-steps", "2", "--set", "segment_tokens=24"]
+    done = CliRunner().invoke(build_app(), ["distill", *flags, "--set", "bf16=false"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["step"] == 2 and result["segments"] > 50
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

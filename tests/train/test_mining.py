@@ -1,0 +1,239 @@
+"""Mined negatives: the best of brute force without any answer, where batches draw from, and a resumed run's lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_data import make_text, small_tokenizer, topic_words, write_jsonl, write_pairs, write_task
+
+from m2bert.data.contrast import ContrastBatches, ContrastSettings, LabelledSource, labelled_sources
+from m2bert.data.examples import special_ids
+from m2bert.data.pairs import PairData, load_pairs
+from m2bert.data.tokens import TokenStore
+from m2bert.errors import M2BertError
+from m2bert.model.checkpoints import save_model
+from m2bert.model.configuration import M2BertConfig
+from m2bert.model.modeling import M2BertModel
+from m2bert.train.budget import Progress, process_group
+from m2bert.train.finetune import FinetuneConfig, finetune
+from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, mine
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs in which one query has three answers, a task, and an untrained model."""
+    folder = tmp_path_factory.mktemp("world")
+    write_pairs(folder)
+    pairs = [("which texts are about this", make_text(0, 40, i)) for i in range(3)]
+    pairs += [(make_text(i % 6, 7, 90 + i), make_text(i % 6, 40, 50 + i)) for i in range(20)]
+    write_jsonl(folder / "many.jsonl", [{"query": q, "positive": p, "dataset": "many"} for q, p in pairs])
+    write_task(folder / "loco", "train")
+    torch.manual_seed(0)
+    config = M2BertConfig(
+        vocab_size=192, hidden_size=32, num_hidden_layers=1, intermediate_size=64, filter_order=8,
+        max_position_embeddings=128, filter_window="multiscale",
+    )  # fmt: skip
+    save_model(M2BertModel(config), small_tokenizer(), folder / "model", dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(world: Path) -> list[LabelledSource]:
+    pairs = [world / "pairs.jsonl.gz", world / "many.jsonl"]
+    return labelled_sources(load_pairs(pairs, [world / "loco"], small_tokenizer()))
+
+
+def random_scorer(queries: Sequence[np.ndarray], documents: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    for query in queries:
+        rng = np.random.default_rng([len(query), int(query.sum())])
+        yield rng.permutation(len(documents)).astype(np.float32)
+
+
+def answers_of(sources: list[LabelledSource]) -> dict[int, set[bytes]]:
+    """For each query the texts that answer it, from the pairs alone."""
+    data = sources[0].data
+    by_text: dict[bytes, set[bytes]] = {}
+    for number, document in data.pairs:
+        key = data.queries.document(number).tobytes()
+        by_text.setdefault(key, set()).add(data.documents.document(document).tobytes())
+    return {number: by_text[data.queries.document(number).tobytes()] for number in range(len(data.queries))}
+
+
+def test_mined_are_the_best_that_do_not_answer(sources: list[LabelledSource]) -> None:
+    mined = mine(sources, random_scorer, depth=5, pool=1000, rng=np.random.default_rng(0))
+    data, answers = sources[0].data, answers_of(sources)
+    assert max(len(texts) for texts in answers.values()) == 3
+    for source in sources:
+        documents = [data.documents.document(i) for i in source.documents]
+        numbers = sorted({n for several in source.queries.values() for n in several})
+        queries = [data.queries.document(number) for number in numbers]
+        for number, scores in zip(numbers, random_scorer(queries, documents), strict=True):
+            ranked = sorted(range(len(documents)), key=lambda i: -scores[i])
+            expected = [source.documents[i] for i in ranked if documents[i].tobytes() not in answers[number]]
+            assert mined[number].tolist() == expected[:5]
+    assert (mined >= 0).all()
+
+
+def test_a_pool_and_a_short_list(sources: list[LabelledSource]) -> None:
+    mined = mine(sources, random_scorer, depth=30, pool=6, rng=np.random.default_rng(0))
+    for row in mined:
+        found = row[row >= 0]
+        assert 3 <= len(found) <= 6 and (row[len(found) :] == -1).all() and len(set(found)) == len(found)
+
+
+def test_a_copy_of_an_answer_is_no_negative() -> None:
+    def store(*texts: list[int]) -> TokenStore:
+        offsets = np.cumsum([0, *map(len, texts)])
+        return TokenStore(np.concatenate(texts), offsets, np.zeros(len(texts), dtype=np.int32), ("set",))
+
+    data = PairData(store([5], [6], [7]), store([10, 11], [12], [10, 11]), np.asarray([[0, 0], [1, 1], [2, 2]]))
+    mined = mine(labelled_sources(data), random_scorer, depth=3, pool=9, rng=np.random.default_rng(0))
+    assert mined[0].tolist() == mined[2].tolist() == [1, -1, -1]
+    assert sorted(mined[1].tolist()) == [-1, 0, 2]
+
+
+def test_bm25_finds_texts_of_the_same_words(sources: list[LabelledSource]) -> None:
+    tokenizer = small_tokenizer()
+    data = sources[0].data
+    topics = next(source for source in sources if source.name == "topics")
+    mined = mine([topics], bm25_scorer(tokenizer), depth=40, pool=1000, rng=np.random.default_rng(0))
+
+    def topic_of(ids: np.ndarray) -> int:
+        words = set(tokenizer.decode(ids.tolist()).replace(".", " ").split())
+        return max(range(6), key=lambda topic: len(words & set(topic_words(topic))))
+
+    # A text and a query share a word if they are of one topic: of the eight texts of each, one is the answer.
+    for document in topics.documents:
+        for number in topics.queries[document]:
+            found = mined[number][mined[number] >= 0]
+            assert 5 <= len(found) <= 7 and document not in found
+            topic = topic_of(data.queries.document(number))
+            assert {topic_of(data.documents.document(int(place))) for place in found} == {topic}
+
+
+def real_rows(batch: dict[str, np.ndarray], side: str) -> list[bytes]:
+    """Tokens of each row without special ones and padding, as the store holds them."""
+    pairs = zip(batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"], strict=True)
+    return [row[mask == 1][1:-1].astype(np.uint16).tobytes() for row, mask in pairs]
+
+
+def test_batches_draw_mined_negatives_and_no_answers(sources: list[LabelledSource]) -> None:
+    settings = ContrastSettings(lengths={64: 1.0}, batch_size=3, negatives=4, batch_tokens=640, crop="head")
+    mined = mine(sources, random_scorer, depth=5, pool=1000, rng=np.random.default_rng(0))
+    data, answers = sources[0].data, answers_of(sources)
+    places = {data.documents.document(i)[:62].tobytes(): i for i in range(len(data.documents))}
+    numbers = {data.queries.document(i)[:62].tobytes(): i for i in range(len(data.queries))}
+    batches = ContrastBatches(sources, [], special_ids(small_tokenizer()), settings)
+    plain = [batches[i] for i in range(30)]
+    batches.negatives_of = lambda index: mined
+    hard = 0
+    for index in range(30):
+        batch = batches[index]
+        assert np.array_equal(batch["query_input_ids"], plain[index]["query_input_ids"])
+        asked = [numbers[row] for row in real_rows(batch, "query")]
+        extra = [places[row] for row in real_rows(batch, "document")[len(asked) :]]
+        assert len(asked) + len(extra) == len(plain[index]["document_input_ids"])
+        assert len(set(extra)) == len(extra)
+        hard += sum(place in mined[asked] for place in extra)
+        for i, number in enumerate(asked):
+            for j, place in enumerate(extra):
+                answer = data.documents.document(place).tobytes() in answers[number]
+                assert batch["ignored"][i, len(asked) + j] == answer
+    assert hard > 100
+
+
+def test_which_lists_a_batch_draws_from(sources: list[LabelledSource], tmp_path: Path) -> None:
+    """Two batches a step, new lists every three steps: those of step n serve from the second step after it on."""
+    settings = MiningSettings(depth=3, pool=50, refresh_steps=3, batches_per_step=2, folder=tmp_path / "mined", seed=1)
+    made: list[int] = []
+
+    def constant(queries: Sequence[np.ndarray], documents: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        made.append(1)
+        yield from (np.roll(np.arange(len(documents)), len(made)) for _ in queries)
+
+    mining = Mining(sources, constant, settings)
+    mining.begin(resumed=False)
+    lists = {0: mining.negatives_of(0)}
+    for step in range(1, 8):
+        control = SimpleNamespace(should_training_stop=step == 7)
+        mining.on_step_end(None, SimpleNamespace(global_step=step, max_steps=100), control)
+    for version in (1, 2):
+        lists[version] = np.load(tmp_path / "mined" / f"negatives-{version}.npy")
+    assert sorted(path.name for path in (tmp_path / "mined").iterdir()) == [f"negatives-{v}.npy" for v in range(3)]
+    used = [next(v for v in lists if np.array_equal(lists[v], mining.negatives_of(index))) for index in range(20)]
+    assert used == [0] * 8 + [1] * 6 + [2] * 6
+    again = Mining(sources, constant, settings)
+    again.begin(resumed=True)
+    assert np.array_equal(again.negatives_of(9), lists[1])
+    (tmp_path / "mined" / "negatives-2.npy").unlink()
+    with pytest.raises(M2BertError, match="must hold the mined negatives of the run that is resumed"):
+        again.negatives_of(19)
+    again.begin(resumed=False)
+    assert [path.name for path in (tmp_path / "mined").iterdir()] == ["negatives-0.npy"]
+
+
+def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
+    return {
+        "init": str(world / "model"), "pairs": [str(world / "pairs.jsonl.gz")], "output": str(folder),
+        "cache": str(world / "cache"), "lengths": {64: 1.0}, "batch_size": 4, "negatives": 4, "batch_tokens": 640,
+        "max_query_tokens": 16, "max_steps": 6, "log_steps": 1, "save_steps": 3, "save_seconds": 0.0, "bf16": False,
+        "threads": 1, **overrides,
+    }  # fmt: skip
+
+
+def losses(output: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+class Stopped(Exception):
+    """Stands for a killed process."""
+
+
+def test_a_run_that_mines_resumes_to_the_same_losses(world: Path, tmp_path: Path) -> None:
+    mines = {"negatives_from": "self", "refresh_steps": 2, "mining_depth": 3, "learning_rate": 1e-2}
+    finetune(FinetuneConfig(**settings(world, tmp_path / "whole", **mines)))
+    lists = [np.load(tmp_path / "whole" / "mined" / f"negatives-{version}.npy") for version in range(3)]
+    assert not np.array_equal(lists[0], lists[2])  # the model changed, and what it takes for near with it
+
+    def stop(progress: Progress) -> None:
+        if progress.stage.startswith("finetuning") and progress.step == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **mines)), stop)
+    finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **mines)))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    finetune(FinetuneConfig(**settings(world, tmp_path / "random", learning_rate=1e-2)))
+    finetune(FinetuneConfig(**settings(world, tmp_path / "bm25", negatives_from="bm25", learning_rate=1e-2)))
+    assert losses(tmp_path / "bm25") != losses(tmp_path / "random") != losses(tmp_path / "whole")
+    # Harder negatives: the untrained model's own neighbours cost more than documents drawn at random.
+    assert losses(tmp_path / "whole")[0] > losses(tmp_path / "random")[0]
+
+
+def test_processes_that_have_not_met_know_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are made before the trainer lets the processes meet: one folder each, and the batches of all counted."""
+    assert process_group() == (0, 1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert process_group() == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"negatives_from": "hard"}, "negatives_from must be one of random, bm25, self"),
+        ({"negatives_from": "self", "negatives": 0}, "mined negatives need negatives above 0"),
+        ({"negatives_from": "bm25", "pairs": [], "cloze": ["x"]}, "mined negatives need"),
+        ({"mining_depth": 0}, "mining_depth must be at least 1"),
+    ],
+)
+def test_bad_settings(world: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(M2BertError, match=message):
+        finetune(FinetuneConfig(**settings(world, tmp_path / "run", **overrides)))
