@@ -16,8 +16,8 @@ from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
 
 import m2bert.cli
-from m2bert.train import settings as settings_module
 from m2bert.errors import M2BertError
+from m2bert.train import settings as settings_module
 from m2bert.train.budget import Budget, Progress
 from m2bert.train.finetune import FinetuneConfig
 from m2bert.train.pretrain import PretrainConfig, pretrain
