@@ -1,18 +1,20 @@
 # make demo: virtual environment, install, the main job. make test: the same with the tests.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that run the tests, each of up to 2 GB.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc m2ops m2bert scripts -type f -not -name '*.so' -not -name '*.pyc') \
            CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench installs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/m2bert demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -22,18 +24,24 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/pytest benchmarks/ --benchmark-only
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+installs: $(VENV)/.installed-test
+	$(BIN)/python scripts/check_installs.py
 
-$(VENV)/.installed: $(BIN)/python $(SOURCES)
-	rm -rf build/lib.* build/bdist.*
+# torch first: the build finds it there, instead of fetching one for itself.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	$(PIP) install -c constraints.txt .
 	touch $@
 
-$(VENV)/.installed-test: $(BIN)/python $(SOURCES)
-	rm -rf build/lib.* build/bdist.*
+$(VENV)/.installed-test: export M2OPS_WERROR ?= 1
+$(VENV)/.installed-test: $(VENV)/.torch $(SOURCES)
 	$(PIP) install -c constraints.txt '.[test]'
 	touch $@ $(VENV)/.installed
 
 clean:
 	rm -rf build *.egg-info $(VENV)
+	rm -f m2ops/*.so

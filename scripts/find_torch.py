@@ -23,7 +23,7 @@ def find_torch() -> Torch | None:
     """The newest-enough torch of the target environment, else of the build environment, else None."""
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path]
     for folder in folders:
-        root = Path(folder or ".") / "torch"
+        root = (Path(folder or ".") / "torch").resolve()
         version_file = root / "version.py"
         if not version_file.is_file() or not (root / "include/torch/csrc/stable").is_dir():
             continue

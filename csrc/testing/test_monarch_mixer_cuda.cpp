@@ -1,7 +1,7 @@
 // The kernels of monarch_mixer of csrc/cuda under the emulator, each against float64 sums, term by term; memory ends where
 // tensors end, and what lies under the mask is NaN. The whole operator: tests/cuda/test_cuda_emulated.py.
 // Prints a line per case and a summary; exits with 1 if anything fails.
-// Built by csrc/testing/CMakeLists.txt and by tests/cuda/test_cuda_kernels.py.
+// Built by csrc/testing/CMakeLists.txt, run by tests/cuda/test_cuda_kernels.py.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

@@ -1,67 +1,66 @@
-"""nvcc compiles every kernel without spills, stack or warnings, for each architecture. Needs no GPU."""
+"""The machine code of every CUDA kernel, for each architecture: no spills, no stack, few registers. Needs no GPU.
+
+Read from the installed library where it was built for the architecture; for others the kernels are compiled (target
+missing_archs of csrc/testing/machine_code), with warnings as errors.
+"""
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from native import CHECKED_ARCHS, CSRC, built, find_nvcc, library_archs
 
-CUDA = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
-ARCHS = ("sm_80", "sm_90a", "sm_100")
+from m2ops._library import CUDA_LIBRARY
 
-# Every kernel of a file: its instances and its ceiling of registers a thread. Two blocks of 512 threads an SM have 64
-# each, or 80 at 400 threads; the ceilings leave other compilers room.
-KERNELS: dict[str, dict[str, tuple[int, int]]] = {
+CUDA = CSRC / "cuda"
+
+# Every kernel: its instances and its ceiling of registers a thread. Two blocks of 512 threads an SM have 64 each, or 80
+# at 400 threads; the ceilings leave other compilers room.
+KERNELS: dict[str, tuple[int, int]] = {
     # Two element types, 128 .. 256 outputs: their sums alone are 64 .. 128 registers; one block of 256 threads an SM.
-    "blockdiag_glu.cu": {"blockdiag_glu_fwd_kernel": (6, 255)},
-    "device_table.cu": {},
-    "fft_conv.cu": {  # 256 .. 16384 points
-        "fft_conv_fwd_kernel": (7, 80),
-        "filter_spectrum_fwd_kernel": (7, 80),
-        "filter_spectrum_bwd_kernel": (7, 80),
-    },
+    "blockdiag_glu_fwd_kernel": (6, 255),
+    "fft_conv_fwd_kernel": (7, 80),  # 256 .. 16384 points
+    "filter_spectrum_fwd_kernel": (7, 80),
+    "filter_spectrum_bwd_kernel": (7, 80),
     # Shared memory allows at most 512 threads an SM from 1024 points on: 128 registers for each.
-    "fft_conv_bwd.cu": {"fft_conv_bwd_kernel": (7, 128), "fft_conv_bwd_sum_kernel": (1, 64)},
-    "fft_conv_long.cu": {
-        # Sources and results: in place, a filter, tensors; blocks of 256 threads. Rows of 1024 .. 8192.
-        "fft_pass_fwd_kernel": (3, 128),
-        "fft_pass_bwd_kernel": (3, 128),
-        "fft_rows_kernel": (4, 128),
-        "fft_rows_bwd_kernel": (4, 128),
-    },
-    # 8192 points; two blocks of 256 threads an SM.
-    "fft_conv_mma.cu": {"fft_conv_mma_fwd_kernel": (1, 128), "fft_conv_mma_scale_kernel": (1, 64)},
+    "fft_conv_bwd_kernel": (7, 128),
+    "fft_conv_bwd_sum_kernel": (1, 64),
+    # Sources and results: in place, a filter, tensors; blocks of 256 threads. Rows of 1024 .. 8192.
+    "fft_pass_fwd_kernel": (3, 128),
+    "fft_pass_bwd_kernel": (3, 128),
+    "fft_rows_kernel": (4, 128),
+    "fft_rows_bwd_kernel": (4, 128),
+    "fft_conv_mma_fwd_kernel": (1, 128),  # 8192 points; two blocks of 256 threads an SM
+    "fft_conv_mma_scale_kernel": (1, 64),
     # Two element types; one block of 512 threads an SM, which keep all factors in registers.
-    "fft_conv_mma_short.cu": {"fft_conv_mma_short_kernel": (2, 128)},
-    # A thread holds 64 complex values: one block of 256 threads an SM.
-    "fft_conv_mma_large.cu": {"fft_conv_mma_large_fwd_kernel": (1, 232)},
+    "fft_conv_mma_short_kernel": (2, 128),
+    "fft_conv_mma_large_fwd_kernel": (1, 232),  # a thread holds 64 complex values: one block of 256 threads an SM
     # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.
-    "fft_conv_mma_bwd.cu": {"fft_conv_mma_bwd_kernel": (7, 128)},
+    "fft_conv_mma_bwd_kernel": (7, 128),
     # Two widths of elements. Four blocks of 256 threads an SM have 64 registers for each.
-    "monarch_mixer.cu": {"mixer_rows_kernel": (2, 64), "mixer_sum_kernel": (2, 64)},
-    "monarch_mixer_bwd.cu": {"mixer_bwd_kernel": (2, 128)},  # 24 sums over tiles, windows of 14: two blocks an SM
-    "short_conv.cu": {  # two widths of elements, aligned rows or not
-        "short_conv_fwd_kernel": (4, 80),
-        "short_conv_fwd_pairs_kernel": (1, 80),
-        "short_conv_bwd_kernel": (4, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128
-        "short_conv_bwd_sum_kernel": (1, 40),
-    },
+    "mixer_rows_kernel": (2, 64),
+    "mixer_sum_kernel": (2, 64),
+    "mixer_bwd_kernel": (2, 128),  # 24 sums over tiles, windows of 14: two blocks an SM
+    "short_conv_fwd_kernel": (4, 80),  # two widths of elements, aligned rows or not
+    "short_conv_fwd_pairs_kernel": (1, 80),
+    "short_conv_bwd_kernel": (4, 112),  # two windows of 14 and 15 sums; two blocks of 256 an SM could have 128
+    "short_conv_bwd_sum_kernel": (1, 40),
 }
 
 # Where a compiler takes more. 16384 points fill the shared memory: one block of 512 threads an SM, which
 # has 128 registers for each.
 CEILINGS = {
-    ("fft_conv_fwd_kernel", "sm_100"): 96,
-    ("filter_spectrum_fwd_kernel", "sm_100"): 96,
-    ("filter_spectrum_bwd_kernel", "sm_100"): 96,
-    ("fft_conv_bwd_sum_kernel", "sm_100"): 128,  # loads many partial sums at a time; 256 threads
+    ("fft_conv_fwd_kernel", "100"): 96,
+    ("filter_spectrum_fwd_kernel", "100"): 96,
+    ("filter_spectrum_bwd_kernel", "100"): 96,
+    ("fft_conv_bwd_sum_kernel", "100"): 128,  # loads many partial sums at a time; 256 threads
 }
 
 # Compiling takes as long as there is machine code to make; its size, unlike the time, is the same on every machine.
@@ -69,118 +68,87 @@ CEILINGS = {
 # built within 5 minutes on two.
 MAX_CODE_BYTES = 4_000_000
 
-# An array indexed by a run-time value has to live on the stack.
-SPILLING_KERNEL = """
-__global__ void spilling_kernel(const int* index, float* x) {
-  float kept[64] = {};
-  for (int j = 0; j < 1000; ++j) kept[index[j] & 63] += x[j];
-  for (int j = 0; j < 64; ++j) x[j] = kept[j];
-}
-"""
-
-MATRIX_KERNEL = """
-#include "mma.cuh"
-__global__ void matrix_kernel(const uint32_t* x, float* out) {
-  uint32_t a[4] = {x[0], x[1], x[2], x[3]}, b[2] = {m2::cuda::pack_half(out[0], out[1]), x[4]};
-  float c[4] = {};
-  m2::cuda::mma_half(c, a, b);
-  m2::cuda::mma_bfloat(c, a, b);
-  for (int i = 0; i < 4; ++i) out[4 * threadIdx.x + i] = c[i];
-}
-"""
-
 
 @dataclass(frozen=True)
 class Report:
-    """What ptxas says about one kernel on one architecture; bytes a thread."""
+    """What the machine code of one kernel for one architecture takes; bytes a thread. Spills lie on the stack."""
 
     kernel: str
     arch: str
     stack: int
-    spills: int
     registers: int
 
 
-@pytest.fixture(scope="module")
-def nvcc() -> str:
-    """Path of nvcc: on PATH, in CUDA_HOME, or where the toolkit installs itself."""
-    toolkit = os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")
-    found = shutil.which("nvcc") or shutil.which("nvcc", path=toolkit)
-    if found is None:
+def cuobjdump(*arguments: str | Path, cwd: Path | None = None) -> str:
+    """Output of the toolkit's reader of machine code: beside nvcc, or from PyPI."""
+    nvcc = find_nvcc()
+    assert nvcc is not None
+    packaged = [str(path) for path in (Path(sysconfig.get_path("purelib")) / "nvidia").glob("cu*/bin")]
+    found = shutil.which("cuobjdump", path=os.pathsep.join([str(Path(nvcc).resolve().parent), *packaged]))
+    assert found is not None, "the tests need cuobjdump; run 'pip install nvidia-cuda-cuobjdump'"
+    return subprocess.run([found, *arguments], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def read_reports(binary: Path, arch: str) -> list[Report]:
+    """The report of every kernel in a library, for one architecture."""
+    text = cuobjdump("--dump-resource-usage", "-arch", f"sm_{arch}", binary)
+    pattern = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:0 ")
+    reports = [Report(name, arch, int(stack), int(registers)) for name, registers, stack in pattern.findall(text)]
+    assert len(reports) == text.count("Function ")
+    return reports
+
+
+def machine_code(arch: str) -> Path:
+    """The installed library if it was built for the architecture, else the kernels compiled for it alone."""
+    return CUDA_LIBRARY if arch in library_archs() else built("libmissing_archs.a")
+
+
+@pytest.fixture(scope="module", params=CHECKED_ARCHS)
+def arch(request: pytest.FixtureRequest) -> str:
+    if find_nvcc() is None:
         pytest.skip("needs nvcc (on PATH or in CUDA_HOME)")
-    return found
-
-
-def compile_cuda(nvcc: str, source: Path, arch: str, out: Path) -> list[Report]:
-    """Compile with warnings as errors and read the report of every kernel."""
-    code = f"-gencode=arch={arch.replace('sm', 'compute')},code={arch}"
-    flags = ["-std=c++17", f"-I{CUDA}", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", code, "-cubin"]
-    done = subprocess.run([nvcc, *flags, str(source), "-o", str(out)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    pattern = re.compile(
-        r"Compiling entry function '(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-        r"(\d+) bytes spill loads.*?Used (\d+) registers",
-        re.DOTALL,
-    )
-    return [
-        Report(name, arch, int(stack), int(stores) + int(loads), int(registers))
-        for name, arch, stack, stores, loads, registers in pattern.findall(done.stdout + done.stderr)
-    ]
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def builds(nvcc: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[list[Report], int]]:
-    """Reports and bytes of machine code of every file for every architecture, two compilers at a time."""
-    folder = tmp_path_factory.mktemp("cubin")
-
-    def build(job: tuple[str, str]) -> tuple[list[Report], int]:
-        name, arch = job
-        out = folder / f"{name}.{arch}"
-        return compile_cuda(nvcc, CUDA / name, arch, out), out.stat().st_size
-
-    jobs = list(itertools.product(KERNELS, ARCHS))
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return dict(zip(jobs, pool.map(build, jobs), strict=True))
+def reports(arch: str) -> list[Report]:
+    return read_reports(machine_code(arch), arch)
 
 
-def test_every_source_is_checked() -> None:
-    assert sorted(path.name for path in CUDA.glob("*.cu")) == sorted(KERNELS)
+def instances(reports: list[Report], kernel: str) -> list[Report]:
+    """Reports of one kernel; the length stands before a mangled name."""
+    return [report for report in reports if re.search(rf"\d{kernel}", report.kernel)]
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", KERNELS)
-def test_kernels_stay_in_registers(
-    builds: dict[tuple[str, str], tuple[list[Report], int]], name: str, arch: str
-) -> None:
-    reports, _ = builds[name, arch]
-    assert len(reports) == sum(instances for instances, _ in KERNELS[name].values())
-    for kernel, (instances, registers) in KERNELS[name].items():
-        ours = [r for r in reports if re.search(rf"\d{kernel}", r.kernel)]  # the length stands before a mangled name
-        assert len(ours) == instances
-        assert [
-            r
-            for r in ours
-            if r.arch != arch or r.stack or r.spills or r.registers > CEILINGS.get((kernel, arch), registers)
-        ] == []
+def test_every_kernel_has_a_ceiling() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in CUDA.glob("*.cu*"))
+    assert set(re.findall(r"__global__[^;{]*?(\w+_kernel)\(", sources)) == set(KERNELS)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_machine_code_stays_small(builds: dict[tuple[str, str], tuple[list[Report], int]], arch: str) -> None:
-    total = sum(builds[name, arch][1] for name in KERNELS)
-    assert 10_000 < total <= MAX_CODE_BYTES
+def test_nothing_but_these_kernels_is_compiled(reports: list[Report]) -> None:
+    assert len(reports) == sum(count for count, _ in KERNELS.values())
 
 
-def test_register_report_sees_the_stack(nvcc: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_stay_in_registers(reports: list[Report], arch: str, kernel: str) -> None:
+    count, registers = KERNELS[kernel]
+    ours = instances(reports, kernel)
+    assert len(ours) == count
+    assert [r for r in ours if r.stack or r.registers > CEILINGS.get((kernel, arch), registers)] == []
+
+
+def test_machine_code_stays_small(arch: str, tmp_path: Path) -> None:
+    cuobjdump("--extract-elf", "all", "-arch", f"sm_{arch}", machine_code(arch), cwd=tmp_path)
+    total = sum(path.stat().st_size for path in tmp_path.glob("*.cubin"))
+    assert 1_000_000 < total <= MAX_CODE_BYTES
+
+
+def test_register_report_sees_the_stack(arch: str) -> None:
     """Negative control: a kernel that needs a stack is reported as such."""
-    source = tmp_path / "spilling.cu"
-    source.write_text(SPILLING_KERNEL)
-    reports = [r for arch in ARCHS for r in compile_cuda(nvcc, source, arch, tmp_path / "spilling")]
-    assert [r.arch for r in reports] == list(ARCHS)
-    assert all(r.stack >= 256 for r in reports)
+    (report,) = instances(read_reports(built("libcontrols.a"), arch), "spilling_kernel")
+    assert report.stack >= 256
 
 
-def test_instruction_wrappers_compile(nvcc: str, tmp_path: Path) -> None:
-    source = tmp_path / "matrix.cu"
-    source.write_text(MATRIX_KERNEL)
-    reports = [r for arch in ARCHS for r in compile_cuda(nvcc, source, arch, tmp_path / "matrix")]
-    assert [(r.arch, r.stack, r.spills) for r in reports] == [(arch, 0, 0) for arch in ARCHS]
+def test_instruction_wrappers_compile(arch: str) -> None:
+    (report,) = instances(read_reports(built("libcontrols.a"), arch), "matrix_kernel")
+    assert report.stack == 0

@@ -1,16 +1,15 @@
-"""The CUDA boundary and kernels, compiled by g++ under csrc/testing/cuda_emulator.h: csrc/cuda_ops as
+"""The CUDA boundary and kernels, compiled for the CPU under csrc/testing/cuda_emulator.h: csrc/cuda_ops as
 torch.ops.m2ops_emulated on CPU tensors, against float64. The kernels alone: tests/cuda/test_cuda_kernels.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from emulation import CSRC, KERNELS, Objects, compile_cpp, needs_emulator
+from native import built, needs_emulator
 from torch import Tensor
 
 import m2ops
@@ -20,16 +19,9 @@ pytestmark = needs_emulator
 
 
 @pytest.fixture(scope="module")
-def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ops() -> Any:
     """torch.ops.m2ops_emulated: the CUDA boundary and kernels on CPU tensors."""
-    torch_folder = Path(torch.__file__).parent
-    folder = tmp_path_factory.mktemp("emulated")
-    library, objects = folder / "libm2ops_emulated.so", Objects(folder)
-    flags = ["-fPIC", "-fvisibility=hidden"]
-    torch_flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(torch_folder / "include")]
-    parts = [*objects([*flags, *torch_flags], sorted((CSRC / "cuda_ops").glob("*.cpp"))), *objects(flags, KERNELS)]
-    compile_cpp(library, "-shared", *parts, f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
-    torch.ops.load_library(str(library))
+    torch.ops.load_library(str(built("libm2ops_emulated.so")))
     return torch.ops.m2ops_emulated
 
 

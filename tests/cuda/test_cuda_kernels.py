@@ -1,4 +1,4 @@
-"""The CUDA kernels, compiled by g++ and run on the CPU under csrc/testing/cuda_emulator.h.
+"""The CUDA kernels, compiled for the CPU and run under csrc/testing/cuda_emulator.h.
 
 The emulator's own checks, the kernels of each operator against float64 (all under the address and undefined-behaviour
 sanitizers), and the same with each barrier left out. The boundary of torch above them: test_cuda_emulated.py.
@@ -9,36 +9,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulation import (
-    CONVOLUTIONS,
-    CSRC,
-    FFT_CONV_BWD,
-    FFT_CONV_LONG,
-    FFT_CONV_MMA,
-    GLU,
-    MIXER,
-    SANITIZERS,
-    SHORT_CONV,
-    TRANSFORM,
-    Objects,
-    compile_cpp,
-    needs_emulator,
-)
+from native import CSRC, built, needs_emulator
 
 pytestmark = needs_emulator
 
-PROGRAMS = {  # a test of csrc/testing, and the kernels it runs
-    "fft_conv": TRANSFORM,
-    "fft_conv_bwd": CONVOLUTIONS,
-    "fft_conv_mma": [*TRANSFORM, FFT_CONV_LONG, FFT_CONV_BWD, *FFT_CONV_MMA],
-    "short_conv": [SHORT_CONV],
-    "blockdiag_glu": [GLU],
-    "monarch_mixer": [*MIXER, SHORT_CONV],
-}
+PROGRAMS = [path.stem[5:-5] for path in sorted((CSRC / "testing").glob("test_*_cuda.cpp"))]
 BARRIER = re.compile(r"^(?!\s*//).*(__syncthreads\(\)|__syncwarp\(\)|wait_for_copies<\d+>\(\));")
 # Every file with barriers, and programs that run its code.
 USERS = {
@@ -65,45 +43,25 @@ def barriers(path: Path) -> list[int]:
     return [number for number, line in enumerate(lines, 1) if BARRIER.match(line)]
 
 
-def run_program(program: Path, without: str = "") -> subprocess.CompletedProcess[str]:
+def run_program(name: str, without: str = "") -> subprocess.CompletedProcess[str]:
     """Run a test program, with the barrier at `without` (file:line) left out."""
     env = {**os.environ, "M2_EMULATOR_WITHOUT": without}
-    return subprocess.run([program], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run([built(name)], env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def sanitizers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Flags of the sanitizers, none where the compiler comes without their libraries."""
-    source = tmp_path_factory.mktemp("probe") / "probe.cpp"
-    source.write_text("int main() { return 0; }\n")
-    command = ["g++", *SANITIZERS, str(source), "-o", str(source.with_suffix(""))]
-    return SANITIZERS if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory, sanitizers: list[str]) -> Callable[[str], Path]:
-    """Builds a program of PROGRAMS at its first call."""
-    folder = tmp_path_factory.mktemp("programs")
-    objects = Objects(folder)
-
-    def program(name: str) -> Path:
-        if not (folder / name).exists():
-            parts = objects(sanitizers, [CSRC / f"testing/test_{name}_cuda.cpp", *PROGRAMS[name]])
-            compile_cpp(folder / name, *sanitizers, *parts)
-        return folder / name
-
-    return program
-
-
-def test_cuda_emulator_rejects_faulty_kernels(tmp_path: Path, sanitizers: list[str]) -> None:
-    program = compile_cpp(tmp_path / "emulator", *sanitizers, CSRC / "testing/test_cuda_emulator.cpp")
-    done = run_program(program)
+def test_cuda_emulator_rejects_faulty_kernels() -> None:
+    done = run_program("test_cuda_emulator")
     assert done.returncode == 0 and "all checks passed" in done.stdout, done.stdout + done.stderr
 
 
+def test_there_is_a_program_for_every_operator_with_kernels() -> None:
+    boundaries = {path.stem for path in (CSRC / "cuda_ops").glob("*.cpp")}
+    assert boundaries and boundaries <= set(PROGRAMS)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_kernels_emulated_match_float64(name: str, build: Callable[[str], Path]) -> None:
-    done = run_program(build(name))
+def test_kernels_emulated_match_float64(name: str) -> None:
+    done = run_program(f"test_{name}_cuda")
     assert done.returncode == 0 and "all checks passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -112,14 +70,14 @@ def test_every_file_with_barriers_has_a_control() -> None:
 
 
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in USERS.items() for name in names])
-def test_every_barrier_is_missed(file: str, name: str, build: Callable[[str], Path]) -> None:
+def test_every_barrier_is_missed(file: str, name: str) -> None:
     """Negative control: with any one barrier or wait left out, the emulator rejects the kernel (status 3)."""
     for line in barriers(CSRC / "cuda" / file):
-        done = run_program(build(name), f"{file}:{line}")
+        done = run_program(f"test_{name}_cuda", f"{file}:{line}")
         assert done.returncode == 3, f"nothing noticed without {file}:{line}\n{done.stdout}{done.stderr}"
         assert "emulator: block (" in done.stdout and "shared memory" in done.stdout
 
 
-def test_a_place_without_a_barrier_is_not_missed(build: Callable[[str], Path]) -> None:
+def test_a_place_without_a_barrier_is_not_missed() -> None:
     """The control of the control: naming a place is no fault of its own."""
-    assert run_program(build("short_conv"), "short_conv.cu:1").returncode == 0
+    assert run_program("test_short_conv_cuda", "short_conv.cu:1").returncode == 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulation import CSRC, SANITIZERS, compile_cpp
+from native import built, needs_compiler
 from test_fft_conv import direct, exact, inputs
 from torch import Tensor
 
@@ -40,12 +40,9 @@ def by_transform(x: dict[str, Any]) -> Tensor:
     return m2ops.fft_conv(**x)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_twin_computes_tiles_by_hand_and_convolutions_within_their_memory(tmp_path: Path) -> None:
-    sources = CSRC / "testing/test_tiles.cpp", CSRC / "cpu/toeplitz.cpp"
-    flags = ["-std=c++20", *SANITIZERS, "-DM2_ISA=amx_emulated", "-DM2_VEC_BYTES=1"]
-    program = compile_cpp(tmp_path / "test_tiles", *flags, *sources)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
+@needs_compiler
+def test_the_twin_computes_tiles_by_hand_and_convolutions_within_their_memory() -> None:
+    done = subprocess.run([built("test_tiles")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all checks passed" in done.stdout
 
