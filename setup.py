@@ -4,8 +4,7 @@ The libraries go into the wheel, and beside the sources too: the folder m2ops of
 when it stands there, whatever is installed.
 
 Environment: M2OPS_CUDA=0 skips the CUDA library, M2OPS_CUDA_ARCHS="80;90" chooses its architectures,
-M2OPS_BUILD_DIR is the folder of object files (build/native.*), MAX_JOBS limits parallel compilation, M2OPS_WERROR=1
-makes warnings of the compilers errors.
+M2OPS_BUILD_DIR is the folder of object files (build/native.*), MAX_JOBS limits parallel compilation.
 """
 
 from __future__ import annotations
@@ -73,7 +72,6 @@ def cmake_options(torch: Torch, target: Path) -> dict[str, object]:
     return {
         "CMAKE_INSTALL_PREFIX": target,
         "CMAKE_BUILD_TYPE": "Release",
-        "CMAKE_COMPILE_WARNING_AS_ERROR": os.environ.get("M2OPS_WERROR", "0"),
         "TORCH_INCLUDE_DIRS": f"{include};{include / 'torch/csrc/api/include'}",
         "TORCH_LIB_DIR": torch.root / "lib",
         "TORCH_VERSION": torch.version,

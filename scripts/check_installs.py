@@ -1,0 +1,157 @@
+"""Whether the packages work where people stand: `python scripts/check_installs.py`, with the Python of `make test`.
+
+Installs into new virtual environments by `make`, from a wheel, by `pip install .` and `pip install -e .`. After each,
+the commands of the README run in the checkout (not for the wheel) and outside. The dependencies are those of this Python,
+linked into every environment; our own packages are not. Object files are shared (build/native.*), so only what changed
+is compiled. Before each, the libraries beside the sources are removed, and old ones are laid where no wheel may find
+them. Prints a line a check; exits with 1 at the first that fails, with its output.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = re.compile(r"m2ops|m2bert|__editable__|.*\.pth$")
+STALE = "_C.cpython-36m-x86_64-linux-gnu.so"  # as a build with another Python would leave it
+BENCHMARK = "test_blockdiag_matmul and bfloat16"  # a second
+
+
+def main() -> None:
+    """Install in every way and check; raise SystemExit at the first that fails."""
+    with tempfile.TemporaryDirectory(prefix="m2bert-installs-") as folder, ThreadPoolExecutor(max_workers=2) as pool:
+        outside = Path(folder)
+        run([make_environment(outside / "bare"), "-c", "import m2ops"], outside, want="No module named 'm2ops'")
+        # What runs outside runs beside the next install, which it does not see; an editable install sees the checkout.
+        made = install_by_make(outside / "made")
+        check("make demo, in the checkout", pool, made, ROOT)()
+        waiting = [check("make demo, outside", pool, made, outside)]
+        unpacked = install_wheel(outside / "unpacked")
+        waiting.append(check("from a wheel, outside", pool, unpacked, outside))
+        copied = install(outside / "copied", "pip install .", ".")
+        check("pip install ., in the checkout", pool, copied, ROOT)()
+        waiting.append(check("pip install ., outside", pool, copied, outside))
+        linked = install(outside / "linked", "pip install -e .", "-e", ".")
+        waiting.append(check("pip install -e ., in the checkout", pool, linked, ROOT))
+        waiting.append(check("pip install -e ., outside", pool, linked, outside))
+        for finish in waiting:
+            finish()
+
+
+def install_by_make(venv: Path) -> Path:
+    """The Python of an environment that `make demo` fills."""
+    python = make_environment(venv)
+    (venv / ".torch").touch()  # torch is there
+    leave_stale_libraries()
+    timed("make demo", ["make", f"VENV={venv}", f"{venv}/.installed"])
+    require(not (ROOT / "m2ops" / STALE).exists(), f"{STALE} is left beside the sources")
+    return python
+
+
+def install(venv: Path, way: str, *what: str) -> Path:
+    """The Python of an environment that pip fills."""
+    python = make_environment(venv)
+    leave_stale_libraries()
+    timed(way, [python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *what])
+    return python
+
+
+def install_wheel(venv: Path) -> Path:
+    """The same from a wheel, which holds the libraries of its build and no others; without them a checkout says so."""
+    python = make_environment(venv)
+    leave_stale_libraries()
+    timed("pip wheel", [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", venv, ROOT])
+    (wheel,) = venv.glob("*.whl")
+    built = {path.name: path.read_bytes() for path in (ROOT / "m2ops").glob("*.so")}
+    with zipfile.ZipFile(wheel) as archive:
+        held = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".so")}
+    require(held == built and STALE not in held, f"the wheel holds {sorted(held)}, built were {sorted(built)}")
+    run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], venv)
+    remove_libraries()
+    run([python, "-c", "import m2ops"], ROOT, want="ImportError: m2ops: the native library is missing")
+    return python
+
+
+def make_environment(venv: Path) -> Path:
+    """The Python of a new virtual environment with all that this one has but our packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    mine = Path(sysconfig.get_path("purelib"))
+    (packages,) = venv.glob("lib/python*/site-packages")
+    for entry in mine.iterdir():
+        if not OURS.match(entry.name):
+            (packages / entry.name).symlink_to(entry)
+    return venv / "bin" / "python"
+
+
+def leave_stale_libraries() -> None:
+    """Nothing built beside the sources, but a library that no build of today made, there and in setuptools' folder."""
+    remove_libraries()
+    for folder in (ROOT / "m2ops", *ROOT.glob("build/lib.*/m2ops")):
+        (folder / STALE).write_bytes(b"old")
+
+
+def remove_libraries() -> None:
+    for library in (ROOT / "m2ops").glob("*.so"):
+        library.unlink()
+
+
+def check(place: str, pool: ThreadPoolExecutor, python: Path, folder: Path) -> Callable[[], None]:
+    """Start the commands of the README in a folder; what is returned waits for them. Benchmarks are in the checkout."""
+    programs = {
+        "import and README": ["-c", "\n".join(["from m2ops import monarch_mixer", *readme_code()])],
+        "python -m m2ops": ["-m", "m2ops"],
+        "python -m m2bert": ["-m", "m2bert", "--help"],
+    }
+    if folder == ROOT:
+        options = ["--benchmark-only", "-q", "-p", "no:cacheprovider", "-k", BENCHMARK]
+        programs["benchmarks"] = ["-m", "pytest", "benchmarks/", *options]
+    jobs = [pool.submit(run, [python, *arguments], folder) for arguments in programs.values()]
+
+    def finish() -> None:
+        for job in jobs:
+            job.result()
+        print(f"{place}: {', '.join(programs)}", flush=True)
+
+    return finish
+
+
+def readme_code() -> Iterator[str]:
+    """The Python of README.md, its store in a folder that goes away."""
+    yield "import tempfile\nfolder = tempfile.TemporaryDirectory()"
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S):
+        yield block.replace('"animals-store"', 'folder.name + "/store"')
+
+
+def timed(name: str, command: list[str | Path]) -> None:
+    """Run a command in the checkout and say how long it took."""
+    start = time.monotonic()
+    run(command, ROOT)
+    print(f"{name}: done ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+def run(command: list[str | Path], folder: Path, want: str = "") -> None:
+    """Run a command, which has to succeed or, with `want`, to fail with these words."""
+    hidden = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME", "VIRTUAL_ENV", "MAKEFLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    words = f"{' '.join(map(str, command))}, in {folder}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    require((done.returncode != 0 and want in done.stderr) if want else done.returncode == 0, words)
+
+
+def require(holds: bool, words: str) -> None:
+    if not holds:
+        raise SystemExit(f"check_installs: {words}")
+
+
+if __name__ == "__main__":
+    main()
