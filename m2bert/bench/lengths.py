@@ -21,7 +21,7 @@ RUN_VERSION = 1
 EDGES = [round(2 ** (half / 2)) for half in range(8, 41)]
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
-"""Texts to their numbers of tokens, special tokens aside."""
+"""Texts to their numbers of tokens, without special tokens."""
 
 
 @dataclass(frozen=True)

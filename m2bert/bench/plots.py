@@ -314,3 +314,17 @@ def clusters(run: Run) -> Any:
 def _excerpt(text: str, length: int = 105) -> str:
     """The beginning of a text on one line; dollar signs do not begin formulas."""
     return textwrap.shorten(" ".join(text.split()), length, placeholder=" …").replace("$", r"\$")
+
+
+_BY_KIND = {
+    "explanation": explanation,
+    "needle": needle,
+    "encode_time": encode_time,
+    "lengths": lengths,
+    "clusters": clusters,
+}
+
+
+def draw(run: Run) -> Any:
+    """The figure of a run of a kind that has one of its own, which an evaluation has not."""
+    return _BY_KIND[run["kind"]](run)

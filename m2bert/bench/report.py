@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from m2bert.bench import plots
-from m2bert.bench.report_sections import Section, Table, build_sections
+from m2bert.bench.report_sections import Section, build_sections
 from m2bert.bench.runs import load_run
+from m2bert.bench.tables import Table
 from m2bert.files import write_text
 
 STYLE = """
@@ -24,9 +25,9 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bott
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: .9rem }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top }
-th { border-bottom: 2px solid #333 } th:first-child, td:first-child { text-align: left }
+th { border-bottom: 2px solid #333 } th.text, td.text { text-align: left }
 .wide { overflow-x: auto } figure { margin: 1.5rem 0 } figure svg { max-width: 100%; height: auto }
-figcaption { font-size: .9rem; color: #333 } .foot { font-size: .85rem } .foot td, .foot th { text-align: left }
+figcaption { font-size: .9rem; color: #333 } .foot, .note { font-size: .85rem }
 @media print { body { max-width: none; margin: 0; font-size: 10pt } figure, table { break-inside: avoid } }
 """
 
@@ -73,11 +74,17 @@ def render_html(sections: Sequence[Section], title: str) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in table.rows]
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    caption = f"<caption>{html.escape(table.caption)}</caption>"
-    return f'<div class="wide"><table>{caption}\n<tr>{head}</tr>\n{body}\n</table></div>'
+    head = _html_row(table, [column.heading for column in table.columns], "th")
+    body = "\n".join(_html_row(table, row, "td") for row in table.all_rows)
+    notes = "".join(f'\n<p class="note">{html.escape(note)}</p>' for note in table.notes)
+    caption = f"<caption>{html.escape(table.title)}</caption>"
+    return f'<div class="wide"><table>{caption}\n{head}\n{body}\n</table></div>{notes}'
+
+
+def _html_row(table: Table, cells: Sequence[str], tag: str) -> str:
+    kinds = ["" if column.numeric else ' class="text"' for column in table.columns]
+    made = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+    return f"<tr>{''.join(made)}</tr>"
 
 
 def render_markdown(sections: Sequence[Section], title: str, folder: str) -> str:
@@ -88,12 +95,17 @@ def render_markdown(sections: Sequence[Section], title: str, folder: str) -> str
         for paragraph in section.text:
             lines += [paragraph, ""]
         for table in section.tables:
-            lines += [f"**{table.caption}**", "", _markdown_row(table.header)]
-            lines += ["|" + "---|" + "---:|" * (len(table.header) - 1)]
-            lines += [*map(_markdown_row, table.rows), ""]
+            lines += [*_markdown_table(table), ""]
         for figure in section.figures:
             lines += [f"![{figure.caption}]({folder}/{figure.name}.png)", "", figure.caption, ""]
     return "\n".join(lines)
+
+
+def _markdown_table(table: Table) -> list[str]:
+    lines = [f"**{table.title}**", "", _markdown_row([column.heading for column in table.columns])]
+    lines.append("|" + "".join("---:|" if column.numeric else "---|" for column in table.columns))
+    lines += map(_markdown_row, table.all_rows)
+    return lines + [line for note in table.notes for line in ("", note)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

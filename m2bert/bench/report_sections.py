@@ -13,20 +13,12 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from m2bert.bench import plots
+from m2bert.bench import plots, tables
+from m2bert.bench.tables import Table, columns
 from m2bert.bench.tasks import LOCO_TASKS
 from m2bert.errors import M2BertError
 
 Run = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A caption, the names of the columns, and rows of as many cells; the first column is text, others are numbers."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -76,22 +68,10 @@ def build_sections(runs: Mapping[str, Run]) -> list[Section]:
 def evaluation(run: Run, paper: Mapping[str, Any]) -> Section:
     """Scores per task and over tasks, by length, against the paper where the pool is its own; figure 1."""
     metrics = run["settings"]["metrics"]
-    names = list(run["means"])
     section = Section(f"Retrieval: {len(run['tasks'])} tasks, {run['tasks'][0]['split']} split")
-    section.text += _verdicts(run, names, metrics[0])
-    header = ["task", "queries", "documents", "mean tokens", *names]
-    rows = [
-        [task["task"], str(task["num_queries"]), str(task["num_documents"]), f"{plots.mean_tokens(task) or 0:,.0f}"]
-        + [f"{system['metrics'][metrics[0]]:.3f}" for system in task["systems"]]
-        for task in run["tasks"]
-    ]
-    rows.append(["mean", "", "", "", *(f"{run['means'][name][metrics[0]]:.3f}" for name in names)])
-    section.tables.append(Table(f"{metrics[0]} by task", header, rows))
-    section.tables.append(_summary(run, names, metrics))
+    section.text += _verdicts(run, list(run["means"]), metrics[0])
+    section.tables += tables.evaluation(run)
     if run["buckets"]:
-        header = ["system", *(f"{each['name']} ({each['num_queries']} queries)" for each in run["buckets"])]
-        rows = [[name, *(f"{each['means'][name][metrics[0]]:.3f}" for each in run["buckets"])] for name in names]
-        section.tables.append(Table(f"{metrics[0]} by tokens of the longest relevant document", header, rows))
         section.tables.append(_paper_buckets(paper["buckets"]))
     section.text.append(_against_paper(run, section, paper["loco"], metrics))
     caption = (
@@ -108,43 +88,24 @@ def evaluation(run: Run, paper: Mapping[str, Any]) -> Section:
 def _paper_buckets(paper: Mapping[str, Any]) -> Table:
     rows = [[name, *(f"{value:.1f}" for value in values)] for name, values in paper["systems"].items()]
     caption = f"the paper's {paper['table']}: {paper['metric']} × 100 over the twelve tasks of its own, not comparable"
-    return Table(caption, ["system", *paper["names"]], rows)
+    return Table(caption, columns("system", *paper["names"]), rows)
 
 
 def _verdicts(run: Run, names: Sequence[str], metric: str) -> list[str]:
-    """Where each system stands against the baseline, and what it did not read, in words."""
+    """Where each system stands against the baseline, in words."""
     baseline, found = run["comparison"]["baseline"], []
     for place, name in enumerate(names):
-        systems = [task["systems"][place] for task in run["tasks"]]
-        if baseline is not None and name != baseline:
-            other = names.index(baseline)
-            pairs = [
-                (task["task"], each["metrics"][metric], task["systems"][other]["metrics"][metric])
-                for task, each in zip(run["tasks"], systems, strict=True)
-            ]
-            behind = [task for task, ours, theirs in pairs if ours < theirs]
-            where = f": {', '.join(behind)}" if behind else ""
-            found.append(f"{name} is behind {baseline} in {metric} on {len(behind)} of {len(pairs)} tasks{where}.")
-        lengths = [each["lengths"] for each in systems if each["lengths"]]
-        lost = sum(each["num_truncated"] for each in lengths)
-        if lost:
-            documents = sum(task["num_documents"] for task in run["tasks"])
-            found.append(f"{name} read {lost:,} of {documents:,} documents in part.")
+        if baseline is None or name == baseline:
+            continue
+        other = names.index(baseline)
+        pairs = [
+            (task["task"], task["systems"][place]["metrics"][metric], task["systems"][other]["metrics"][metric])
+            for task in run["tasks"]
+        ]
+        behind = [task for task, ours, theirs in pairs if ours < theirs]
+        where = f": {', '.join(behind)}" if behind else ""
+        found.append(f"{name} is behind {baseline} in {metric} on {len(behind)} of {len(pairs)} tasks{where}.")
     return found
-
-
-def _summary(run: Run, names: Sequence[str], metrics: Sequence[str]) -> Table:
-    baseline = run["comparison"]["baseline"]
-    header = ["system", metrics[0], "95 % interval", *([f"minus {baseline}", "p"] if baseline else []), *metrics[1:]]
-    rows = []
-    for name in names:
-        overall = run["comparison"]["overall"][name]
-        main = overall[metrics[0]]
-        row = [name, f"{main['mean']:.3f}", f"{main['low']:.3f} to {main['high']:.3f}"]
-        if baseline:
-            row += [f"{main['difference']:+.3f}", f"{main['p']:.4f}"] if main["p"] is not None else ["", ""]
-        rows.append(row + [f"{overall[metric]['mean']:.3f}" for metric in metrics[1:]])
-    return Table(f"mean over tasks; {run['comparison']['method']}", header, rows)
 
 
 def _against_paper(run: Run, section: Section, paper: Mapping[str, Any], metrics: Sequence[str]) -> str:
@@ -161,7 +122,7 @@ def _against_paper(run: Run, section: Section, paper: Mapping[str, Any], metrics
     ]  # fmt: skip
     if same and metric in metrics:
         names = list(run["means"])
-        header = ["task", *names, *(f"paper: {name}" for name in paper["systems"])]
+        heads = columns("task", *names, *(f"paper: {name}" for name in paper["systems"]))
         rows = []
         for task in same:
             column = paper["tasks"].index(task["task"])
@@ -169,7 +130,7 @@ def _against_paper(run: Run, section: Section, paper: Mapping[str, Any], metrics
             cells += [f"{system['values'][column]:.1f}" for system in paper["systems"].values()]
             rows.append([task["task"], *cells])
         section.tables.append(
-            Table(f"{metric} × 100 beside the paper's {paper['table']}, pools of equal size", header, rows)
+            Table(f"{metric} × 100 beside the paper's {paper['table']}, pools of equal size", heads, rows)
         )
     said = f"Tasks of the paper's name and size: {len(same)} of {len(run['tasks'])}."
     said += f" Of its name but with another pool, so not comparable: {'; '.join(other)}." if other else ""
@@ -179,34 +140,13 @@ def _against_paper(run: Run, section: Section, paper: Mapping[str, Any], metrics
 def needle(run: Run, paper: Mapping[str, Any]) -> Section:
     """Means over places, and the curve; figure 2."""
     settings = run["settings"]
-    metric, lengths = settings["metrics"][0], settings["passages"]
+    lengths = settings["passages"]
     section = Section(f"Needle in a haystack: {lengths[-1]} passages")
     section.text.append(
         f"{settings['num_queries']} queries; corpus: {settings['corpus']}; distractors: {settings['distractors']} "
         f"(seed {settings['seed']}, {settings['num_distractors']:,} to draw from); separator {settings['separator']!r}."
     )
-    rows = []
-    for system in run["systems"]:
-        for length in lengths:
-            average = system["averages"][str(length)]
-            cells = [cell for cell in system["cells"] if cell["passages"] == length]
-            tokens = f"{cells[0]['tokens']:,.0f}" if cells[0]["tokens"] is not None else "-"
-            ends = [f"{cells[place]['metrics'][metric]:.3f}" for place in (0, len(cells) // 2, -1)]
-            interval = f"{average['low']:.3f} to {average['high']:.3f}"
-            row = [str(length), tokens, str(cells[0]["truncated"]), f"{average['mean']:.3f}", interval, *ends]
-            rows.append([system["name"], *row])
-    header = [
-        "system",
-        "passages",
-        "tokens",
-        "read in part",
-        "mean over places",
-        "95 % interval",
-        "first",
-        "middle",
-        "last",
-    ]
-    section.tables.append(Table(f"{metric} by place of the needle", header, rows))
+    section.tables += tables.needle(run)
     means = ", ".join(f"{name} {value}" for name, value in paper["needle"]["means"].items())
     section.text.append(f"The paper's means ({paper['needle']['table']}): {means}. {paper['needle']['note']}")
     caption = "Figure 2 of the paper, redrawn."
@@ -218,29 +158,22 @@ def needle(run: Run, paper: Mapping[str, Any]) -> Section:
 
 def encode_time(run: Run, paper: Mapping[str, Any]) -> Section:
     """Seconds per document by length, and the paper's table 5."""
-    systems, settings = run["systems"], run["settings"]
+    systems = run["systems"]
     section = Section("Time to encode one document")
-    padding = "; ".join(f"{each['name']} on {each['device']}, padded {each['padding']}" for each in systems)
-    section.text.append(f"{settings['time']}; {settings['repeats']} rounds, {settings['threads']} threads. {padding}.")
     for system in systems[1:]:
         pairs = zip(systems[0]["rows"], system["rows"], strict=True)
         slower = [f"{ours['tokens']:,}" for ours, theirs in pairs if ours["median"] > theirs["median"]]
         if slower:
             section.text.append(f"{systems[0]['name']} is slower than {system['name']} at {', '.join(slower)} tokens.")
-    header = ["tokens", *(f"{each['name']} (reads {each['max_tokens']:,})" for each in systems)]
-    table = []
-    for place, length in enumerate(settings["lengths"]):
-        times = [each["rows"][place] for each in systems]
-        table.append([f"{length:,}", *(f"{row['median']:.4f} ({row['pieces']} pieces)" for row in times)])
-    section.tables.append(Table("seconds, median", header, table))
+    section.tables += tables.encode_time(run)
     theirs = paper["encode_time"]
     rows = [
         [name, f"{each['max_tokens']:,}", *(f"{x:.4g}" for x in each["seconds"])]
         for name, each in theirs["systems"].items()
     ]
-    header = ["system", "reads", *(f"{length:,} tokens" for length in theirs["lengths"])]
+    heads = columns("system", "reads", *(f"{length:,} tokens" for length in theirs["lengths"]))
     section.tables.append(
-        Table(f"the paper's {theirs['table']}, seconds; not comparable: {theirs['note']}", header, rows)
+        Table(f"the paper's {theirs['table']}, seconds; not comparable: {theirs['note']}", heads, rows)
     )
     section.figures.append(Figure("curve", plots.encode_time(run), "Seconds for one document by its length."))
     return section
@@ -249,9 +182,7 @@ def encode_time(run: Run, paper: Mapping[str, Any]) -> Section:
 def clusters(run: Run, paper: Mapping[str, Any]) -> Section:
     """Silhouette and V-measure, and the t-SNE map; figure 3."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in run["settings"]["kinds"].items())
-    section = Section("Clusters", [f"Texts: {kinds}. Both measures are of the embeddings, not of the map."])
-    rows = [[each["name"], f"{each['silhouette']:.3f}", f"{each['v_measure']:.3f}"] for each in run["systems"]]
-    section.tables.append(Table("kinds of text", ["system", "silhouette (cosine)", "V-measure of k-means"], rows))
+    section = Section("Clusters", [f"Texts: {kinds}."], tables.clusters(run))
     caption = "Figure 3 of the paper, redrawn with texts of our own: t-SNE of the embeddings."
     section.figures.append(Figure("map", plots.clusters(run), caption))
     return section
@@ -259,19 +190,7 @@ def clusters(run: Run, paper: Mapping[str, Any]) -> Section:
 
 def lengths(run: Run, paper: Mapping[str, Any]) -> Section:
     """Lengths of documents and queries in characters and tokens; figure 5."""
-    section = Section("Lengths of the texts")
-    rows = []
-    for task in run["tasks"]:
-        for kind in ("documents", "queries"):
-            for unit, each in task[kind].items():
-                middle = f"{each['percentiles'][2]:,.0f}"
-                row = [kind, unit, f"{each['count']:,}", f"{each['mean']:,.0f}", middle, f"{each['largest']:,}"]
-                info = LOCO_TASKS.get(task["task"])
-                theirs = (info.mean_document_chars if kind == "documents" else info.mean_query_chars) if info else 0
-                row.append(f"{theirs:,}" if theirs and unit == "characters" else "")
-                rows.append([task["task"], *row])
-    header = ["task", "text", "unit", "count", "mean", "median", "largest", "paper's table 10 (mean)"]
-    section.tables.append(Table(f"tokenizer: {run['settings']['tokenizer'] or 'none'}", header, rows))
+    section = Section("Lengths of the texts", tables=tables.lengths(run))
     section.text.append("The paper's table 10 calls its lengths tokens; its code counts characters.")
     caption = "Figure 5 of the paper, redrawn: lengths of the documents of every task."
     section.figures.append(Figure("distribution", plots.lengths(run), caption))
@@ -304,16 +223,7 @@ def _provenance(runs: Mapping[str, Run]) -> Section:
         processor = f"{machine.get('model', machine['processor'])}, {machine['cpu_count']} processors"
         versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
         settings = json.dumps(run.get("settings", {}), ensure_ascii=False)
-        rows.append([name, run["created"], f"{machine['system']}; {processor}", _fingerprints(run), versions, settings])
-    header = ["run", "created", "machine", "models and data", "versions", "settings"]
-    return Section("Where the numbers come from", tables=[Table("provenance", header, rows)], foot=True)
-
-
-def _fingerprints(run: Run) -> str:
-    systems = run.get("systems") or (run["tasks"][0].get("systems", []) if run.get("tasks") else [run])
-    models = [
-        f"{each.get('name', each.get('model'))}: {each['fingerprint']}" for each in systems if "fingerprint" in each
-    ]
-    data = [f"{task['task']} {task['data_fingerprint']}" for task in run.get("tasks", [])]
-    data += [run["data_fingerprint"]] if "data_fingerprint" in run else []
-    return "; ".join(models) + (f"; data: {', '.join(data)}" if data else "")
+        made_of = "; ".join(tables.sources(run))
+        rows.append([name, run["created"], f"{machine['system']}; {processor}", made_of, versions, settings])
+    heads = columns("run", "created", "machine", "models and data", "versions", "settings", text=6)
+    return Section("Where the numbers come from", tables=[Table("provenance", heads, rows)], foot=True)

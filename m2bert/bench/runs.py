@@ -24,6 +24,12 @@ def save_run(path: Path | str, run: Mapping[str, Any], *, who: str) -> None:
     write_text(path, json.dumps(run, indent=1, ensure_ascii=False) + "\n", who=who)
 
 
+def as_plain(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run as a reader of its file would see it: dictionaries, lists, texts and numbers, keys as texts."""
+    plain: dict[str, Any] = json.loads(json.dumps(run))
+    return plain
+
+
 def load_run(path: Path | str) -> dict[str, Any]:
     """Read a run file. Raises M2BertError if it is none, saying what it is."""
     try:

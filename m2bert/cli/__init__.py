@@ -7,24 +7,38 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Annotated
 
 import typer
 
+from m2bert.cli.options import Quiet
 from m2bert.errors import M2BertError
 
 INTERRUPTED = 130
 PARTS = ("search", "explain", "demo", "train", "checkpoints", "leaks", "tasks", "evaluate", "report")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import m2bert
+
+        print(f"m2bert {m2bert.__version__}")
+        raise typer.Exit()
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Long-document retrieval with Monarch Mixer encoders."""
+
+
 def build_app() -> typer.Typer:
     """Assemble the application from its parts."""
-    app = typer.Typer(
-        name="m2bert",
-        help="Long-document retrieval with Monarch Mixer encoders.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-    )
+    app = typer.Typer(name="m2bert", no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(root)
     for part in PARTS:
         importlib.import_module(f"m2bert.cli.{part}").register(app)
     return app

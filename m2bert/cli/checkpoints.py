@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from m2bert.cli.progress import announced
+
 Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, or shipped model.")]
 
 
@@ -42,12 +44,10 @@ def validate_command(
     cache: Annotated[str, typer.Option(help="Folder that keeps the tokens of the text, shared with training.")] = "",
 ) -> None:
     """Loss of a masked language model on held-out text, by length of the documents, and its long-range probe."""
-    from rich.console import Console
-
     from m2bert.train.validation import validate_checkpoint
 
     _quietly()
-    with Console(stderr=True).status("reading and scoring held-out text"):
+    with announced("reading and scoring held-out text"):
         result = validate_checkpoint(
             checkpoint, data, length=length, tokens=tokens, probes=probes, seed=seed, cache=cache or None
         )

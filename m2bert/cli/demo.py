@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2bert.cli.progress import announced, counted
-from m2bert.cli.results import encodable, format_results, print_json, results_as_json
-from m2bert.cli.search import Hybrid, load_embedder, logged_to_stderr
+from m2bert.cli.models import Running
+from m2bert.cli.options import BatchTokens, Device, Hybrid, Json, JsonCommand, Model, Quiet, Threads
+from m2bert.cli.output import check_files, deliver
+from m2bert.cli.progress import announced, counted, notice, warnings_noticed
+from m2bert.cli.results import encodable, format_results, results_as_json
 from m2bert.errors import M2BertError
 from m2bert.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from m2bert.encoders.embedder import Embedder
-    from m2bert.search.index import SearchIndex
+    from m2bert.search.index import SearchIndex, SearchResult
 
 QUESTIONS = (
     "How do I wait for several network requests at the same time without using threads?",
@@ -45,7 +47,7 @@ class Question:
 
 def register(app: typer.Typer) -> None:
     """Add the command `demo`."""
-    app.command("demo")(demo)
+    app.command("demo", cls=JsonCommand)(demo)
 
 
 def demo(
@@ -60,27 +62,27 @@ def demo(
     store: Annotated[
         Path | None, typer.Option("--store", help="Folder of the store; by default in your cache folder.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A model's name or folder.")] = None,
+    model: Model = None,
     hybrid: Hybrid = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+    json_to: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Index the help text of Python's standard library, and answer questions about it."""
+    check_files(json_to, None, "demo")
     asked = None if file is None else read_questions(file)
-    index = open_demo_index(store, model)
+    index = open_demo_index(store, model, Running(device, batch_tokens, threads))
     if asked is not None:
         measured = measure(index, asked, hybrid=hybrid)
-        print_json(measured) if as_json else print(
-            format_measured(measured, index if show_all else None, hybrid=hybrid)
-        )
+        shown = index if show_all else None
+        deliver(measured, lambda: print(format_measured(measured, shown, hybrid=hybrid)), json_to, who="demo")
         return
-    texts = list(questions or QUESTIONS)
-    if as_json:
-        answers = [results_as_json(text, index.search(text, SHOWN, hybrid=hybrid)) for text in texts]
-        print_json({"answers": answers})
-        return
-    for text in texts:
-        answer(index, text, hybrid=hybrid)
-    if not questions and sys.stdin.isatty() and sys.stdout.isatty():
+    found = [(text, index.search(text, SHOWN, hybrid=hybrid)) for text in questions or QUESTIONS]
+    answers = [results_as_json(text, results) for text, results in found]
+    deliver({"answers": answers}, lambda: print_answers(found), json_to, who="demo")
+    if not questions and json_to is None and sys.stdin.isatty() and sys.stdout.isatty():
         converse(index, hybrid=hybrid)
 
 
@@ -99,11 +101,11 @@ def read_questions(file: Path) -> list[Question]:
     return found
 
 
-def open_demo_index(store: Path | None, model: str | None) -> SearchIndex:
+def open_demo_index(store: Path | None, model: str | None, running: Running) -> SearchIndex:
     """The index of the standard library's help, filled at the first call."""
     from m2bert.demo.stdlib_help import stdlib_source
 
-    embedder = load_embedder(model, "window")
+    embedder = running.embedder(model)
     with announced("opening the store"):
         from m2bert.search.index import SearchIndex
 
@@ -120,13 +122,13 @@ def fill(index: SearchIndex, source: str) -> None:
     from m2bert.demo.stdlib_help import read_stdlib_help
     from m2bert.search.documents import Corpus
 
-    say(f"indexing the help of {source}'s standard library, once; the store is {index.path}")
+    notice(f"indexing the help of {source}'s standard library, once; the store is {index.path}")
     with counted("reading help", "modules") as progress:
         documents, skipped = read_stdlib_help(progress=progress)
-    with logged_to_stderr(), counted("embedding", "tokens") as progress:
+    with warnings_noticed(), counted("embedding", "tokens") as progress:
         report = index.update(Corpus(source, documents, skipped), progress=progress)
     left_out = f"; {len(skipped)} left out, which do not import here" if skipped else ""
-    say(f"indexed {len(documents)} modules, {report.num_tokens:,} tokens{left_out}")
+    notice(f"indexed {len(documents)} modules, {report.num_tokens:,} tokens{left_out}")
 
 
 def default_store(embedder: Embedder) -> Path:
@@ -140,11 +142,10 @@ def default_store(embedder: Embedder) -> Path:
     return cache / "m2bert" / f"{stdlib_source()}-{embedder.fingerprint[:8]}"
 
 
-def answer(index: SearchIndex, question: str, *, hybrid: bool = False) -> None:
-    """Print a question and its ranked modules."""
-    print()
-    print(encodable(question))
-    print(format_results(index.search(question, SHOWN, hybrid=hybrid)), flush=True)
+def print_answers(found: Sequence[tuple[str, Sequence[SearchResult]]]) -> None:
+    """Print questions, each with its ranked modules."""
+    for question, results in found:
+        print(f"\n{encodable(question)}\n{format_results(results)}", flush=True)
 
 
 def converse(index: SearchIndex, *, hybrid: bool = False) -> None:
@@ -156,7 +157,7 @@ def converse(index: SearchIndex, *, hybrid: bool = False) -> None:
             return
         if not question.strip():
             return
-        answer(index, question, hybrid=hybrid)
+        print_answers([(question, index.search(question, SHOWN, hybrid=hybrid))])
 
 
 def measure(index: SearchIndex, asked: Sequence[Question], *, hybrid: bool = False) -> dict[str, Any]:
@@ -192,8 +193,3 @@ def format_measured(measured: dict[str, Any], answering: SearchIndex | None, *, 
         label = name.replace("_", " ").replace("all", f"all {part['questions']}")
         lines.append(f"{label}: {part[f'within_first_{SHOWN}']} of {part['questions']} within the first {SHOWN}")
     return "\n".join(encodable(line) if "\n" not in line else line for line in lines)
-
-
-def say(message: str) -> None:
-    """A line for the user on stderr."""
-    print(message, file=sys.stderr, flush=True)

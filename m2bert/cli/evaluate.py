@@ -1,18 +1,37 @@
-"""The command `m2bert evaluate loco`: retrieval scores of models, BM25 and mixtures side by side.
+"""The command `m2bert evaluate loco`: retrieval scores of models, BM25 and fusions of them side by side.
 
 Test: tests/cli/test_cli_evaluate.py.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2bert.cli.options import open_systems, split_list
+from m2bert.cli import studies
+from m2bert.cli.models import Running, open_systems
+from m2bert.cli.options import (
+    BatchTokens,
+    Bm25,
+    Cache,
+    Chunks,
+    Data,
+    Device,
+    Metrics,
+    Models,
+    NoCache,
+    Overflow,
+    Quiet,
+    RunJson,
+    RunJsonCommand,
+    Split,
+    Tasks,
+    Threads,
+    split_list,
+)
+from m2bert.cli.output import check_files, deliver_run
 from m2bert.cli.progress import staged
-from m2bert.cli.tables import print_report
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
@@ -21,11 +40,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command group `evaluate`, with the studies of m2bert/cli/studies.py."""
-    from m2bert.cli import studies
-
     group = typer.Typer(no_args_is_help=True, help="Score retrieval on benchmark tasks.")
     group.callback()(_group)
-    group.command("loco")(loco)
+    group.command("loco", cls=RunJsonCommand)(loco)
     studies.register(group)
     app.add_typer(group, name="evaluate")
 
@@ -35,42 +52,34 @@ def _group() -> None:
 
 
 def loco(
-    data: Annotated[Path, typer.Option(help="Folder of tasks in LoCoV1's columns.")],
-    tasks: Annotated[str, typer.Option(help="Task names joined by commas, or all.")] = "all",
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="A model's name or folder, or NAME=FOLDER; may be repeated. [default: m2-bert-mini]"),
-    ] = None,
-    split: Annotated[str, typer.Option(help="test or train.")] = "test",
-    overflow: Annotated[
-        str, typer.Option(help="Documents longer than the model: window, truncate or error.")
-    ] = "window",
-    metrics: Annotated[str, typer.Option(help="Any of nDCG@k, R@k, RR@k, joined by commas.")] = "nDCG@10,R@10",
-    bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help="Score BM25 beside the models.")] = True,
+    data: Data,
+    tasks: Tasks = "all",
+    model: Models = None,
+    split: Split = "test",
+    overflow: Overflow = "window",
+    metrics: Metrics = "nDCG@10,R@10",
+    bm25: Bm25 = True,
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Score each model fused with BM25.")] = False,
     fusion: Annotated[
         str, typer.Option(help="How --hybrid fuses: by scores, ranks (reciprocal rank fusion), or both, with a comma.")
     ] = "scores",
     baseline: Annotated[
-        str | None, typer.Option(help="The system that the others are tested against. [default: BM25]")
+        str | None, typer.Option(help="The system that the others are tested against. Default: BM25.")
     ] = None,
-    chunks: Annotated[
-        str, typer.Option(help="SentenceTransformers on long documents: none (cut), mean, max; joined by commas.")
-    ] = "none",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of cached embeddings. [default: in the user's cache folder]")
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep embeddings.")] = False,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="Also write the report, with the values per query, to this file."),
-    ] = None,
+    chunks: Chunks = "none",
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    json_to: RunJson = None,
+    quiet: Quiet = False,
 ) -> None:
     """Score models and BM25 on LoCoV1 tasks, or on your own in the same columns."""
     from m2bert.bench.evaluate import check_names, evaluate_tasks, load_tasks
     from m2bert.bench.systems import BM25System
     from m2bert.bench.tasks import choose_tasks
-    from m2bert.files import check_output, default_folder
+    from m2bert.files import default_folder
     from m2bert.ranking.metrics import largest_cutoff, load_trec_eval
 
     names, measures, ways = split_list(tasks), split_list(metrics), split_list(fusion)
@@ -78,13 +87,13 @@ def loco(
     choose_tasks(names, data, split)
     largest_cutoff(measures)
     load_trec_eval()
-    check_output(json_file, who="evaluate")
+    check_files(json_to, None, "evaluate")
     if hybrid and not bm25:
         raise M2BertError("evaluate: --hybrid fuses with BM25; leave out --no-bm25")
-    check_ways(ways)
+    _check_ways(ways)
     lexical: list[System] = [BM25System()] if bm25 else []
     folder = None if no_cache else cache or default_folder()
-    encoders = open_systems(model or ["m2-bert-mini"], overflow, split_list(chunks), folder)
+    encoders = open_systems(model, overflow, split_list(chunks), folder, Running(device, batch_tokens, threads))
     systems: list[System] = [*encoders, *lexical]
     fusions = [_with_bm25(system, by) for system in encoders for by in ways] if hybrid else []
     known = [system.name for system in systems] + [fusion.name for fusion in fusions]
@@ -95,13 +104,10 @@ def loco(
         report = evaluate_tasks(
             loaded, systems, fusions=fusions, metrics=measures, baseline=baseline, on_progress=on_progress
         )
-    print_report(report)
-    if json_file is not None:
-        report.save(json_file)
+    deliver_run(report.to_dict(), json_to, who="evaluate")
 
 
-def check_ways(ways: list[str]) -> None:
-    """Raise M2BertError unless all are ways to fuse rankings."""
+def _check_ways(ways: list[str]) -> None:
     from m2bert.bench.systems import FUSIONS
 
     unknown = [way for way in ways if way not in FUSIONS]

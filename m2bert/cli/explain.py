@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2bert.cli.models import Running
+from m2bert.cli.options import BatchTokens, Device, Png, Quiet, RunJson, RunJsonCommand, StoreModel, Threads
+from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced
 from m2bert.cli.results import MAX_WIDTH, can_show, encodable, snippet
+from m2bert.cli.search import open_to_read
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ BARS, ASCII_BARS = ("█", "░"), ("#", "-")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("explain")(explain)
+    app.command("explain", cls=RunJsonCommand)(explain)
 
 
 def explain(
@@ -32,47 +36,45 @@ def explain(
     document: Annotated[str, typer.Argument(help="A text file; with --store, the id of a document there.")],
     store: Annotated[Path | None, typer.Option(help="Folder of a store made by `m2bert index`.")] = None,
     source: Annotated[str | None, typer.Option(help="The document's source, if several of a store have it.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name or folder. [default: m2-bert-mini]")] = None,
+    model: StoreModel = None,
     rows: Annotated[int, typer.Option(help="Most rows to print; neighbouring passages are joined.")] = 40,
-    png: Annotated[Path | None, typer.Option(help="Also draw the curve into this file (.png, .svg or .pdf).")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every passage to this file.")] = None,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+    png: Png = None,
+    json_to: RunJson = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show what every part of a document contributes to its score; the parts add up to the score."""
     from m2bert.bench import plots
-    from m2bert.bench.runs import save_run
-    from m2bert.files import check_output
 
     if rows < 1:
         raise M2BertError(f"explain: --rows must be at least 1, got {rows}")
-    check_output(json_file, who="explain")
-    check_output(png, who="explain", option="--png")
+    check_files(json_to, png, "explain", "--png")
+    found = _explain(query, document, store, source, model, Running(device, batch_tokens, threads))
+    run = found.to_dict()
+    deliver(run, lambda: print(format_explanation(found, rows)), json_to, who="explain")
     if png is not None:
-        plots.load_matplotlib()
-    found = _explain(query, document, store, source, model)
-    if json_file is not None:
-        save_run(json_file, found.to_dict(), who="explain")
-    if png is not None:
-        plots.save(plots.explanation(found.to_dict()), png)
-    print(format_explanation(found, rows))
+        plots.save(plots.draw(run), png)
 
 
-def _explain(query: str, document: str, store: Path | None, source: str | None, model: str | None) -> Explanation:
+def _explain(
+    query: str, document: str, store: Path | None, source: str | None, model: str | None, running: Running
+) -> Explanation:
     from m2bert.search.explain import explain_stored, explain_text
 
     if store is None:
         if source is not None:
             raise M2BertError("explain: --source is for documents of a store; give --store too")
         text = _read(Path(document))
-        with announced("loading the model and reading the document"):
-            from m2bert.encoders.embedder import DEFAULT_MODEL, Embedder
-
-            return explain_text(Embedder(model or DEFAULT_MODEL), query, text, document)
+        embedder = running.embedder(model)
+        with announced(f"reading {document}"):
+            return explain_text(embedder, query, text, document)
     if model is not None:
         raise M2BertError("explain: a store is read with the model that made it; leave out --model")
+    index = open_to_read(store, None, running)
     with announced(f"reading {store}"):
-        from m2bert.search.index import SearchIndex
-
-        return explain_stored(SearchIndex(store), query, document, source)
+        return explain_stored(index, query, document, source)
 
 
 def _read(path: Path) -> str:

@@ -9,7 +9,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from m2bert.cli.options import Quiet
+from m2bert.cli.progress import shown
 
 MOST_SHOWN = 20
 
@@ -18,16 +20,16 @@ def check_leaks_command(
     sources: Annotated[list[str], typer.Argument(help="Training text, pairs or tasks (their train splits).")],
     tests: Annotated[list[str], typer.Option("--tests", help="Folder of tasks with test splits; may be repeated.")],
     least: Annotated[int, typer.Option(help="Shared characters, normalised, from which a document is reported.")] = 200,
-    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON, one per line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings, one JSON object per line.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """List training documents that share text with test documents; exit code 1 when there are any."""
     from m2bert.data.leaks import find_leaks
 
-    console = Console(stderr=True)
-    with console.status("reading the test documents") as status:
-        found = list(
-            find_leaks(sources, tests, least=least, on_progress=lambda file, n: status.update(f"{file}: {n:,} texts"))
-        )
+    with shown(transient=True) as show:
+        show("reading the test documents", None, "")
+        progress = lambda file, count: show(str(file), None, f"{count:,} texts")  # noqa: E731
+        found = list(find_leaks(sources, tests, least=least, on_progress=progress))
     if as_json:
         for leak in found:
             print(json.dumps({**leak.__dict__, "file": str(leak.file)}))

@@ -1,56 +1,142 @@
-"""TODO."""
+"""Options of more than one command, each typed once: its name, its type and what the help says of it.
+
+    --json          prints one JSON object on stdout in place of the text
+    --json=FILE     writes it to FILE, beside the text on stdout
+    --json FILE     the same, for commands whose --json always named a file (explain, evaluate, tasks lengths)
+
+Test: tests/cli/test_options.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from m2bert.cli.progress import announced
+from m2bert.cli.progress import set_quiet
 from m2bert.errors import M2BertError
 
-if TYPE_CHECKING:
-    pass
+STDOUT = Path("-")
+"""The value of `--json` without a file."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from m2bert.bench.systems import EncoderSystem
-    from m2bert.encoders.protocol import Encoder
-
-
-def load_encoder(model: str, overflow: str) -> Encoder:
-    """The encoder of a model's name or folder, or of NAME=FOLDER under that name."""
-    import m2ops
-    from m2bert.encoders.opening import open_encoder
-
-    m2ops.keep_freed_memory()  # the process is ours
-    return open_encoder(model, overflow)
+_MODEL = "Name of a shipped model, or a model folder"
+# Square brackets would be read as markup.
+_DEFAULT = "Default: m2-bert-mini."
+_FIGURE = "Also draw the figure into this file (.png, .svg or .pdf)."
 
 
-def open_systems(models: list[str], overflow: str, chunks: list[str], cache: Path | None) -> list[EncoderSystem]:
-    """A system per model; for models that can divide texts, one per way to read long documents.
+def _silence(ctx: typer.Context, quiet: bool) -> bool:
+    if quiet:
+        set_quiet(True)
+        ctx.call_on_close(lambda: set_quiet(False))
+    return quiet
 
-    chunks: of none, mean and max. cache: the folder of the embedding cache, or None.
-    """
-    from m2bert.bench.systems import CHUNKS, EncoderSystem
-    from m2bert.encoders.cache import CachedEncoder
 
-    unknown = [way for way in chunks if way not in ("none", *CHUNKS)]
-    if unknown or not chunks:
-        raise M2BertError(
-            f"evaluate: --chunks must be of none, {', '.join(CHUNKS)}, got {', '.join(unknown) or 'none'}"
-        )
-    systems = []
-    for model in models:
-        with announced(f"loading the model {model}"):
-            encoder = load_encoder(model, overflow)
-        ways = chunks if hasattr(encoder, "split") else ["none"]
-        if cache is not None:
-            encoder = CachedEncoder(encoder, cache, f"overflow={getattr(encoder, 'overflow', 'truncate')}")
-        systems += [EncoderSystem(encoder, None if way == "none" else way) for way in ways]
-    return systems
+# How a model is chosen and run; m2bert.cli.models makes encoders of them.
+Model = Annotated[str | None, typer.Option("--model", help=f"{_MODEL}. {_DEFAULT}")]
+StoreModel = Annotated[
+    str | None, typer.Option("--model", help=f"{_MODEL}. Default: the store's, m2-bert-mini without one.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help=f"{_MODEL}, or a SentenceTransformer (folder, or name on the hub); NAME=FOLDER names it in tables; may be "
+        f"repeated. {_DEFAULT}",
+    ),
+]
+Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help=f"{_MODEL}, to count tokens with. {_DEFAULT}")]
+Overflow = Annotated[
+    str, typer.Option("--overflow", help="Documents longer than the model: window, truncate or error.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Where models run: cpu, cuda, cuda:1. Default: the library's choice.")
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens", min=1, help="Tokens, padding included, in one batch of an M2-BERT model. Default: 8,192."
+    ),
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of torch. Default: torch's choice.")]
+
+# What is read.
+Store = Annotated[Path, typer.Option("--store", help="Folder of the store; made if it is not there.")]
+Hybrid = Annotated[
+    bool, typer.Option("--hybrid", help="Rank by the model and by BM25 together (fusion of their scores).")
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder of tasks in LoCoV1's columns.")]
+Tasks = Annotated[str, typer.Option("--tasks", help="Task names joined by commas, or all.")]
+Split = Annotated[str, typer.Option("--split", help="test or train.")]
+
+# How systems are scored.
+Metrics = Annotated[
+    str,
+    typer.Option("--metrics", help="Any of nDCG@k, R@k, RR@k, joined by commas; figures show the first."),
+]
+Bm25 = Annotated[bool, typer.Option("--bm25/--no-bm25", help="Score BM25 beside the models.")]
+Chunks = Annotated[
+    str,
+    typer.Option("--chunks", help="SentenceTransformers on long documents: none (cut), mean, max; joined by commas."),
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of cached embeddings. Default: in your cache folder.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep embeddings.")]
+
+# What is told, and where.
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress and no notices on stderr; errors stay.", callback=_silence),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="[=FILE]",
+        help="Print one JSON object in place of the text; with =FILE, write it there beside the text.",
+    ),
+]
+RunJson = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE]",
+        help="Print the run as one JSON object in place of the text; with FILE, write it there beside the text, "
+        "for m2bert report. Give it last, or as --json=FILE.",
+    ),
+]
+Plot = Annotated[Path | None, typer.Option("--plot", help=_FIGURE)]
+Png = Annotated[Path | None, typer.Option("--png", help=_FIGURE)]
+
+
+class JsonCommand(TyperCommand):
+    """A command whose `--json` may stand without a value, and takes one with `=` alone."""
+
+    takes_next_word = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click: the arguments that are left."""
+        return super().parse_args(ctx, list(_with_json_value(args, self.takes_next_word)))
+
+
+class RunJsonCommand(JsonCommand):
+    """A command whose `--json` takes the next word too, if that is no option."""
+
+    takes_next_word = True
+
+
+def _with_json_value(args: Sequence[str], takes_next_word: bool) -> Iterator[str]:
+    """The arguments with `--json=-` for a `--json` without a file."""
+    options = list(args[: args.index("--")] if "--" in args else args)
+    for place, arg in enumerate(options):
+        following = options[place + 1] if place + 1 < len(options) else "--"
+        named = takes_next_word and (following == str(STDOUT) or not following.startswith("-"))
+        yield f"--json={STDOUT}" if arg == "--json" and not named else arg
+    yield from args[len(options) :]
 
 
 def split_list(text: str) -> list[str]:
@@ -58,46 +144,9 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="A model's name or folder, or NAME=FOLDER; may be repeated. [default: m2-bert-mini]"),
-]
-
-
-Overflow = Annotated[str, typer.Option(help="Documents longer than the model: window, truncate or error.")]
-
-
-Chunks = Annotated[
-    str, typer.Option(help="SentenceTransformers on long documents: none (cut), mean, max; joined by commas.")
-]
-
-
-Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. [default: in the user's cache folder]")]
-
-
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep embeddings.")]
-
-
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the run to this file, for m2bert report.")]
-
-
-Plot = Annotated[Path | None, typer.Option(help="Also draw the figure into this file (.png, .svg or .pdf).")]
-
-
-def _numbers(text: str, option: str) -> list[int]:
-
+def whole_numbers(text: str, option: str) -> list[int]:
+    """The numbers of an option's value that are joined by commas. Raises M2BertError unless all are at least 1."""
     parts = split_list(text)
     if not parts or not all(part.isdecimal() and int(part) for part in parts):
         raise M2BertError(f"{option} must be whole numbers of at least 1 joined by commas, got {text!r}")
     return [int(part) for part in parts]
-
-
-def check_files(json_file: Path | None, plot: Path | None, who: str) -> None:
-    """What can be wrong with the files to write is told before a model is loaded."""
-    from m2bert.bench.plots import load_matplotlib
-    from m2bert.files import check_output
-
-    check_output(json_file, who=who)
-    check_output(plot, who=who, option="--plot")
-    if plot is not None:
-        load_matplotlib()

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from m2bert.cli.options import Quiet
 from m2bert.cli.progress import announced
 
 
@@ -27,6 +28,7 @@ def report(
         Path | None, typer.Option(help="Also write Markdown here, its figures into a folder beside it.")
     ] = None,
     title: Annotated[str, typer.Option(help="The title of the page.")] = "m2bert: report",
+    quiet: Quiet = False,
 ) -> None:
     """Write tables and figures of runs, the paper's numbers beside them, and where they come from."""
     from m2bert.bench.report import read_runs, write_report

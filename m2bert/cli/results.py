@@ -1,11 +1,10 @@
-"""Search results and index reports as text and as JSON.
+"""Search results and index reports as text and as plain data.
 
 Test: tests/cli/test_cli_search.py.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,11 +18,6 @@ BAR_CELLS = 10
 UNICODE_BAR, ASCII_BAR = ("·", "█"), ("-", "#")
 MOST_SHOWN_REASONS = 20
 MAX_WIDTH = 110
-
-
-def print_json(value: Any) -> None:
-    """One JSON object on stdout, in ASCII, so that no encoding can break it."""
-    print(json.dumps(value, indent=1))
 
 
 def results_as_json(query: str, results: Sequence[SearchResult]) -> dict[str, Any]:

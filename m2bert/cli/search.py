@@ -5,70 +5,66 @@ Test: tests/cli/test_cli_search.py.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2bert.cli.progress import announced, counted
-from m2bert.cli.results import (
-    format_report,
-    format_results,
-    format_skipped,
-    print_json,
-    report_as_json,
-    results_as_json,
+from m2bert.cli.models import Running
+from m2bert.cli.options import (
+    BatchTokens,
+    Device,
+    Hybrid,
+    Json,
+    JsonCommand,
+    Overflow,
+    Quiet,
+    Store,
+    StoreModel,
+    Threads,
 )
-from m2bert.errors import M2BertError
+from m2bert.cli.output import check_files, deliver
+from m2bert.cli.progress import announced, counted, notice, warnings_noticed
+from m2bert.cli.results import format_report, format_results, format_skipped, report_as_json, results_as_json
 
 if TYPE_CHECKING:
-    from m2bert.encoders.embedder import Embedder
     from m2bert.search.index import SearchIndex
-
-Store = Annotated[Path, typer.Option("--store", help="Folder of the store; made if it is not there.")]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", help="A model's name or folder; by default the store's, else m2-bert-mini."),
-]
-Overflow = Annotated[
-    str, typer.Option("--overflow", help="Documents longer than the model: window, truncate or error.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Hybrid = Annotated[
-    bool, typer.Option("--hybrid", help="Rank by the model and by BM25 together (fusion of their scores).")
-]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands `index` and `search`."""
-    app.command("index")(index)
-    app.command("search")(search)
+    app.command("index", cls=JsonCommand)(index)
+    app.command("search", cls=JsonCommand)(search)
 
 
 def index(
     source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE.jsonl", help="The documents.")],
     store: Store,
-    model: Model = None,
+    model: StoreModel = None,
     overflow: Overflow = "window",
-    as_json: AsJson = False,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+    json_to: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Index a folder of text files, or a JSON-lines file; only what changed is embedded again."""
     from m2bert.search.documents import read_corpus
 
+    check_files(json_to, None, "index")
     with announced(f"reading {source}"):
         corpus = read_corpus(source, exclude=[store])
-    search_index = open_index(store, model, overflow)
-    with logged_to_stderr(), counted("embedding", "tokens") as progress:
+    search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads))
+    with warnings_noticed(), counted("embedding", "tokens") as progress:
         report = search_index.update(corpus, progress=progress)
-    if report.skipped and not as_json:
-        print(format_skipped(report), file=sys.stderr)
-    if as_json:
-        print_json({"store": str(store), "source": corpus.source, **report_as_json(report)})
-    else:
+
+    def tell() -> None:
+        if report.skipped:
+            notice(format_skipped(report))
         print(format_report(report))
+
+    found = {"store": str(store), "source": corpus.source, **report_as_json(report)}
+    deliver(found, tell, json_to, who="index")
 
 
 def search(
@@ -76,55 +72,41 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", help="How many documents to show.")] = 10,
     hybrid: Hybrid = False,
-    model: Model = None,
-    as_json: AsJson = False,
+    model: StoreModel = None,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+    json_to: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Rank the documents of a store by a query, and show where in each the match lies."""
+    check_files(json_to, None, "search")
+    search_index = open_to_read(store, model, Running(device, batch_tokens, threads))
     with announced(f"searching {store}"):
-        from m2bert.search.index import SearchIndex
-
-        # Without --model the store says which one, and is looked into before the model is loaded.
-        search_index = SearchIndex(store, None if model is None else load_embedder(model, "window"))
         results = search_index.search(query, k, hybrid=hybrid)
-    if as_json:
-        print_json(results_as_json(query, results))
-    else:
-        print(format_results(results, passages=2))
+    deliver(results_as_json(query, results), lambda: print(format_results(results, passages=2)), json_to, who="search")
 
 
-def open_index(store: Path, model: str | None, overflow: str) -> SearchIndex:
-    """The index at `store` with its embedder loaded. The store is looked at first: that fails faster."""
-    with announced("opening the store"):
+def open_index(store: Path, model: str | None, overflow: str, running: Running) -> SearchIndex:
+    """The index at `store`, there or to be made, with the embedder of `model`, or of the model that the store says.
+
+    The store is looked at before a model is loaded: that fails faster.
+    """
+    with announced(f"opening {store}"):
         from m2bert.search.index import SearchIndex
 
         known = SearchIndex(store).model
-    embedder = load_embedder(model or known, overflow)
+    embedder = running.embedder(model or known, overflow)
     with announced("checking the model"):
         return SearchIndex(store, embedder)
 
 
-def load_embedder(model: str | None, overflow: str) -> Embedder:
-    """The embedder of a model's name or folder, with a word about the wait."""
-    with announced(f"loading {model or 'the model'}"):
-        import m2ops
-        from m2bert.encoders.embedder import DEFAULT_MODEL, OVERFLOWS, Embedder
+def open_to_read(store: Path, model: str | None, running: Running) -> SearchIndex:
+    """The index of a store that must be there. Raises M2BertError where it is not."""
+    with announced(f"opening {store}"):
+        from m2bert.search.index import SearchIndex
 
-        m2ops.keep_freed_memory()  # the process is ours
-        if overflow not in OVERFLOWS:
-            raise M2BertError(f"index: --overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
-        return Embedder(model or DEFAULT_MODEL, overflow=overflow)
-
-
-@contextmanager
-def logged_to_stderr() -> Iterator[None]:
-    """Warnings of the library, such as waiting for another writer, as lines on stderr."""
-    import logging
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("m2bert: %(message)s"))
-    logger = logging.getLogger("m2bert")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+        found = SearchIndex(store)
+        found.stats()
+    # By itself an index loads its model after it has looked at the query.
+    return found if model is None and running == Running() else open_index(store, model, "window", running)

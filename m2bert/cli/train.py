@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from m2bert.cli.progress import _shown
+from m2bert.cli.progress import announced, training_progress
 from m2bert.train.settings import gather_settings
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def _run(config: Any, train: Callable[..., dict[str, Any]]) -> None:
     logging.getLogger("m2bert").setLevel(logging.INFO)
     # Saving a checkpoint would draw a bar of its own into ours.
     transformers_logging.disable_progress_bar()
-    with _shown() as show:
+    with training_progress() as show:
         result = train(config, show)
     print(json.dumps({**result, "model": str(Path(config.output) / "model")}))
 
@@ -70,9 +69,8 @@ def train_tokenizer_command(
     from m2bert.files import make_output
     from m2bert.model.tokenization import sample_evenly, train_tokenizer
 
-    console = Console(stderr=True)
     make_output(output)
-    with console.status("reading text and counting words"):
+    with announced("reading text and counting words"):
         documents = read_documents(data, who="train-tokenizer")
         tokenizer = train_tokenizer(sample_evenly(documents, max_chars), vocab_size, max_tokens=max_tokens)
     tokenizer.save_pretrained(output)

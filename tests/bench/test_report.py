@@ -112,12 +112,17 @@ def test_the_page_stands_alone_and_shows_the_numbers_of_the_runs(runs: Any, tmp_
     assert found.loads == [] and "<title>All &amp; more</title>" in page
     first = runs["evaluation.json"]
     by_task = found.tables[0]
-    assert by_task[0][4:] == ["A & B", "cut", "BM25", "both"]
+    assert by_task[0][3:] == [
+        "mean tokens", "max tokens", "windowed", "truncated", "A & B", "cut", "BM25", "both"
+    ]  # fmt: skip
     for row, each in zip(by_task[1:], first["tasks"], strict=False):
-        assert row == [each["task"], str(each["num_queries"]), str(each["num_documents"]), row[3]] + [
+        assert row == [each["task"], str(each["num_queries"]), str(each["num_documents"]), *row[3:7]] + [
             f"{system['metrics']['nDCG@10']:.3f}" for system in each["systems"]
         ]
-    assert by_task[-1] == ["mean", "", "", "", *(f"{first['means'][name]['nDCG@10']:.3f}" for name in by_task[0][4:])]
+    lengths = first["tasks"][0]["systems"][0]["lengths"]
+    counts = [str(lengths[name]) for name in ("max_tokens", "num_windowed", "num_truncated")]
+    assert by_task[1][3:7] == [f"{lengths['mean_tokens']:.0f}", *counts] and lengths["num_windowed"] > 0
+    assert by_task[-1] == ["mean", *[""] * 6, *(f"{first['means'][name]['nDCG@10']:.3f}" for name in by_task[0][7:])]
     assert page.count("<figure><svg") == page.count("</svg><figcaption>".replace("</svg>", "</svg>\n")) == 7
     for name, run in runs.items():
         assert f"Run: {name}" in page and run["created"] in page
@@ -125,14 +130,16 @@ def test_the_page_stands_alone_and_shows_the_numbers_of_the_runs(runs: Any, tmp_
     pictures = re.findall(r"\]\((r_figures/[\w.]+\.png)\)", markdown)
     assert len(pictures) == len(set(pictures)) == 7
     assert all((tmp_path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
-    assert "| mean |" in markdown and "**nDCG@10 by task**" in markdown
+    assert "| mean |" in markdown and "**nDCG@10 by task, test split**" in markdown
 
 
 def test_the_report_says_where_a_system_loses(runs: Any) -> None:
-    text = " ".join(evaluation(runs["evaluation.json"], load_paper()).text)
+    section = evaluation(runs["evaluation.json"], load_paper())
+    text = " ".join(section.text)
     assert "cut is behind BM25 in nDCG@10 on 2 of 2 tasks: multifieldqa, qmsum." in text
     assert "both is behind BM25 in nDCG@10 on 0 of 2 tasks." in text
-    assert "cut read 42 of 42 documents in part." in text
+    lost = sum(each["systems"][1]["lengths"]["tokens_lost"] for each in runs["evaluation.json"]["tasks"])
+    assert f"cut: read 42 of 42 documents in part, lost {lost} tokens" in section.tables[0].notes and lost > 42
     slow = json.loads(json.dumps(runs["time.json"]))
     for place, row in enumerate(slow["systems"][0]["rows"]):
         median = slow["systems"][1]["rows"][place]["median"] * (2 if place else 0.5)
@@ -143,12 +150,15 @@ def test_the_report_says_where_a_system_loses(runs: Any) -> None:
 
 def test_the_paper_stands_beside_pools_of_its_size_only(runs: Any) -> None:
     section = evaluation(runs["evaluation.json"], load_paper())
-    (beside,) = (table for table in section.tables if "table 13" in table.caption)
+    (beside,) = (table for table in section.tables if "table 13" in table.title)
     assert [row[0] for row in beside.rows] == ["multifieldqa"]
-    assert dict(zip(beside.header, beside.rows[0], strict=True))["paper: M2-BERT-32k"] == "98.5"
+    assert (
+        dict(zip([column.name for column in beside.columns], beside.rows[0], strict=True))["paper: M2-BERT-32k"]
+        == "98.5"
+    )
     assert "qmsum (12 queries, 12 documents; the paper has 272 and 272)" in section.text[-1]
-    (lengths,) = (table for table in section.tables if "table 22" in table.caption)
-    assert "not comparable" in lengths.caption and lengths.rows[-1] == ["M2-BERT-32k", "90.4", "93.1", "94.4", "86.1"]
+    (lengths,) = (table for table in section.tables if "table 22" in table.title)
+    assert "not comparable" in lengths.title and lengths.rows[-1] == ["M2-BERT-32k", "90.4", "93.1", "94.4", "86.1"]
 
 
 def test_the_paper_s_numbers_are_those_of_its_tables() -> None:

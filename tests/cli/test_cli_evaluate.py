@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 import m2bert.cli.evaluate as command
 from m2bert.bench.evaluate import evaluate_loco
-from m2bert.cli.tables import tasks_table
+from m2bert.bench.runs import as_plain
+from m2bert.bench.tables import tables_of
+from m2bert.cli.output import print_tables
 from m2bert.errors import M2BertError
 
 ANIMALS = {"a": "the cat sat on the mat and purred all day long", "b": "the dog barked"}
@@ -52,13 +54,14 @@ def run(monkeypatch):
     """Run `m2bert evaluate loco ARGS` with a bag-of-words encoder; returns the result."""
     loaded = []
 
-    def load_encoder(model, overflow):
+    def encoder(running, model, overflow="window"):
         loaded.append((model, overflow))
-        encoder = invoke.encoder or BagOfWords(limit=5 if overflow == "truncate" else None)
-        encoder.name = "bag-of-words" if model == "m2-bert-mini" else model
-        return encoder
+        invoke.running.append(running)
+        made = invoke.encoder or BagOfWords(limit=5 if overflow == "truncate" else None)
+        made.name = "bag-of-words" if model == "m2-bert-mini" else model
+        return made
 
-    monkeypatch.setattr("m2bert.cli.options.load_encoder", load_encoder)
+    monkeypatch.setattr("m2bert.cli.models.Running.encoder", encoder)
     app = typer.Typer()
     command.register(app)
 
@@ -67,7 +70,7 @@ def run(monkeypatch):
         result.loaded = loaded
         return result
 
-    invoke.encoder = None
+    invoke.encoder, invoke.running = None, []
     return invoke
 
 
@@ -81,7 +84,18 @@ def test_table_shows_sizes_truncation_and_both_systems(run, data):
     assert result.exception is None
     assert row(result, "animals") == ["animals", "2", "2", "7", "11", "1", "0", *["1.000"] * 4]
     header = result.stdout[: result.stdout.index("animals")]
-    for word in ("queries", "docu-", "tokens", "win-", "trun-", "nDCG@10", "R@10", "bag-of-words", "BM25"):
+    for word in (
+        "queries",
+        "docu-",
+        "tokens",
+        "win-",
+        "trun-",
+        "nDCG@10",
+        "R@10",
+        "bag-of-words",
+        "BM25",
+        "test split",
+    ):
         assert word in header
     assert "mean" not in [line.split()[0] for line in result.stdout.splitlines() if line.split()]
     assert "ties: score descending in float32, then document id descending" in result.stdout
@@ -118,11 +132,11 @@ def test_table_shows_every_number_on_a_narrow_terminal(data):
     lengths = replace(first.lengths, mean_tokens=123456.0, max_tokens=654321, num_windowed=9876)
     report.tasks[0].systems[0] = replace(first, lengths=lengths)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(tasks_table(report))
+    print_tables(tables_of(as_plain(report.to_dict()))[:1], console=console)
     text = console.export_text()
     assert "…" not in text
     numbers = next(line.split() for line in text.splitlines() if "animal" in line)
-    assert numbers[1:] == ["2", "2", "123456", "654321", "9876", "0", *["1.000"] * 4]
+    assert numbers[1:] == ["2", "2", "123,456", "654,321", "9,876", "0", *["1.000"] * 4]
 
 
 def test_a_model_folder_is_loaded_and_named(data, tmp_path):

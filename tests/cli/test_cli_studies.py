@@ -18,7 +18,7 @@ import m2bert.cli
 def run(capsys: Any, monkeypatch: Any, tmp_path: Path) -> Any:
     """Run `m2bert evaluate ARGS` with a bag-of-words encoder that reads 30 words: (exit code, stdout, stderr)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("m2bert.cli.options.load_encoder", lambda model, overflow: BagOfWords(limit=30))
+    monkeypatch.setattr("m2bert.cli.models.Running.encoder", lambda *arguments: BagOfWords(limit=30))
 
     def call(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["m2bert", "evaluate", *map(str, arguments)])
@@ -68,7 +68,7 @@ def test_needle_prints_a_row_per_system_and_length(run: Any, pairs: Path, tmp_pa
 def test_mistakes_of_needle_are_told_before_a_model_is_loaded(
     run: Any, pairs: Path, monkeypatch: Any, arguments: tuple[Any, ...], message: str
 ) -> None:
-    monkeypatch.setattr("m2bert.cli.options.load_encoder", None)
+    monkeypatch.setattr("m2bert.cli.models.Running.encoder", None)
     code, out, err = run("needle", "--needles", pairs, "--queries", 10, *arguments)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
 
@@ -104,8 +104,8 @@ def test_lengths_prints_characters_and_tokens(capsys: Any, monkeypatch: Any, tmp
         m2bert.cli.main()
     assert not ended.value.code
     out = capsys.readouterr().out
-    cells = next(line.split() for line in out.splitlines() if line.split()[:2] == ["animals", "documents"])
-    assert cells == ["animals", "documents", "3", "24", "24", "36", "4", "4", "6"]
+    rows = [line.split()[2:] for line in out.splitlines() if line.split()[:2] == ["animals", "documents"]]
+    assert rows == [["characters", "3", "24", "24", "36"], ["tokens", "3", "4", "4", "6"]]
     assert json.loads((tmp_path / "l.json").read_text())["kind"] == "lengths"
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
 
