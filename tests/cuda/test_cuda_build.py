@@ -1,7 +1,8 @@
 """The machine code of every CUDA kernel, for each architecture: no spills, no stack, few registers. Needs no GPU.
 
 Read from the installed library where it was built for the architecture; for others the kernels are compiled (target
-kernels_compiled of csrc/testing/machine_code), with warnings as errors: the sources are the same for every architecture.
+kernels_compiled of csrc/testing/machine_code), with warnings as errors, which no
+architecture escapes: none has code of its own.
 """
 
 from __future__ import annotations
