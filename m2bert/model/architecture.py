@@ -91,6 +91,9 @@ class Architecture:
 
     def check(self) -> None:
         """Raise M2BertError when a field is out of range or two fields do not fit together."""
+        share = self.lexical_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share < 1.0:
+            raise M2BertError(f"M2BertConfig: lexical_share must lie between 0 and 1, got {share!r}")
         self._check_ranges()
         self._check_choices()
         self._check_features()
@@ -143,9 +146,6 @@ class Architecture:
                 raise M2BertError(
                     f"M2BertConfig: {name} need pooling mean or weighted, got {self.pooling!r}; set them to 0"
                 )
-        share = self.lexical_share
-        if not 0.0 < share < 1.0:
-            raise M2BertError(f"M2BertConfig: lexical_share must lie between 0 and 1, got {share!r}")
 
 
 # The fields that there were when fingerprints began to name stores: always hashed, whatever their values.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from m2bert.model.checkpoints import EXACT
 from m2bert.model.configuration import M2BertConfig
 from m2bert.model.cross_entropy import cross_entropy_sum
 from m2bert.model.filters import FilterOutput, LongConv, positional_features
@@ -56,7 +57,7 @@ class M2BertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]  # noqa: RUF012 - transformers' own spelling
     _can_record_outputs = {"hidden_states": Block}  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["long_conv", "residual_long_conv", "token_weights"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = list(EXACT)  # noqa: RUF012
 
     def _set_gradient_checkpointing(
         self,
@@ -135,8 +136,14 @@ class M2BertModel(M2BertNetwork, M2BertPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\.", r"^classifier\."]  # noqa: RUF012
 
+    if TYPE_CHECKING:
+        config: M2BertConfig
+
+        def __getattr__(self, name: str) -> Any:
+            """What transformers, which has no types, gives all its models."""
+
     def __init__(self, config: M2BertConfig, add_pooling_layer: bool = True) -> None:
-        M2BertPreTrainedModel.__init__(self, config)
+        PreTrainedModel.__init__(self, config)
         self.make_layers(add_pooling_layer)
         self.post_init()
 

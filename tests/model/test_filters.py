@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from tiny_models import tiny_config, tiny_inputs
+from tiny import tiny_config, tiny_inputs
 from torch import Tensor
 
 from m2bert.errors import M2BertError
