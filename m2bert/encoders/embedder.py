@@ -110,7 +110,9 @@ class Embedder:
         for token in ("cls_token", "sep_token"):
             if getattr(self._tokenizer, f"{token}_id") is None:
                 raise M2BertError(f"Embedder: the tokenizer of {self.name!r} must have a {token}; set it")
-        if not self._model.add_pooling and self._model.config.embedding_size != self._model.config.hidden_size:
+        config = self._model.config
+        learned = config.pooling in ("cls_dense", "weighted") or config.embedding_size > config.hidden_size
+        if learned and not self._model.add_pooling:
             raise M2BertError(f"Embedder: {self.name!r} must have the layers of its pooling; make it with them")
 
     @property

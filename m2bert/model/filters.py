@@ -251,23 +251,26 @@ class FilterBank:
     def filters(self, conv: LongConv, seqlen: int) -> tuple[Tensor | m2ops.FilterSpectrum, Tensor | None]:
         """Filters (k, k_rev) of `conv` for `seqlen` positions, or (spectrum, None) where spectra are kept."""
         trained = conv.training and not self.pinned
-        if trained:
+        if trained and not torch.compiler.is_compiling():
             self._entries.clear()  # of no use until the next evaluation, whose parameters will be others
-        if trained or torch.is_grad_enabled():
+        # What is compiled or exported makes its filters itself: a bank outside of the graph would hold its tensors.
+        if trained or torch.is_grad_enabled() or torch.compiler.is_compiling():
             k, k_rev = conv(self.window(seqlen, conv.skip.device))
             return k, k_rev
         return self._spectrum(conv, seqlen), None
 
     def window(self, seqlen: int, device: torch.device) -> Tensor:
         """The decay window (dim, seqlen), the same for all convolutions; the longest one is kept."""
+        make = multiscale_window if self.config.filter_window == "multiscale" else decay_window
+        whole = self.config.hidden_size, self.config.max_position_embeddings
+        if torch.compiler.is_compiling():
+            return make(*whole, seqlen, device)
         kept = self._window
         # A tensor of inference mode may not be saved for a backward pass.
         if kept is not None and kept.is_inference() and torch.is_grad_enabled():
             kept = None
         if kept is None or kept.shape[1] < seqlen or kept.device != device:
-            make = multiscale_window if self.config.filter_window == "multiscale" else decay_window
-            kept = make(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
-            self._window = kept
+            kept = self._window = make(*whole, seqlen, device)
         return kept[:, :seqlen]
 
     def _spectrum(self, conv: LongConv, seqlen: int) -> m2ops.FilterSpectrum:

@@ -152,6 +152,8 @@ class M2BertModel(M2BertNetwork, M2BertPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
+        if self.lexical_features is not None:
+            self.lexical_features.resize(value.num_embeddings)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -251,7 +253,10 @@ class M2BertForSequenceClassification(M2BertPreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits (batch, num_labels); with `labels` the loss by `config.problem_type` or their dtype."""
-        outputs = self.m2bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True)
+        wanted = {name: kwargs.pop(name) for name in ("output_hidden_states",) if name in kwargs}
+        outputs = self.m2bert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **wanted
+        )
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:

@@ -107,7 +107,8 @@ class M2BertNetwork(nn.Module):
         """States (batch, seqlen, dim) as in `forward`, and the mask as bool, None where every token is real."""
         seqlen = self._check_inputs(input_ids, attention_mask, inputs_embeds)
         mask = None if attention_mask is None else attention_mask.bool()
-        if mask is not None and bool(mask.all()):
+        # A graph cannot branch on values; masks that hide nothing change nothing, they only take time.
+        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
         if self.config.pad_to_max_length:
             input_ids, inputs_embeds, token_type_ids, position_ids = self._pad_to_max_length(

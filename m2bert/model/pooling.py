@@ -77,6 +77,13 @@ class LexicalFeatures(nn.Module):
         """Weights (vocab_size,) times the sign of each piece, which depends on its id alone; float32."""
         return self.weight.float() * piece_signs(len(self.weight), self.weight.device)
 
+    def resize(self, vocab_size: int) -> None:
+        """Go on with so many pieces: those beyond are dropped, new ones weigh 1 as all do at first."""
+        old = self.weight
+        kept = old.detach()[:vocab_size]
+        weight = torch.cat([kept, kept.new_ones(vocab_size - len(kept))])
+        self.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Map `input_ids (batch, seqlen)` int64 to (batch, lexical_features) float32; nothing counts where
         `attention_mask` is 0."""
