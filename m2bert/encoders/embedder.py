@@ -6,7 +6,7 @@ With mean pooling the embedding of a document is the normalised mean of its toke
 is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same holds for
 weighted pooling and lexical features, where repetitions are counted over the whole document, all its windows
 together.
-Tests: tests/encoders/test_embedder.py, tests/model/test_lexical_features.py.
+Tests: tests/encoders/test_embedder.py, tests/encoders/test_shared_models.py, tests/model/test_lexical_features.py.
 """
 
 from __future__ import annotations
@@ -75,22 +75,7 @@ class Embedder:
         self.batch_tokens = batch_tokens
         self.threads = threads
         place = chosen_device(device, "Embedder")
-        self._model: M2BertNetwork
-        self._tokenizer: PlainTokenizer
-        if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], M2BertNetwork):
-            self._model, self._tokenizer = model[0], PlainTokenizer.of(model[1])
-            self.name = Path(getattr(self._model.config, "_name_or_path", "") or "unnamed").name
-            self.location = self.name
-        elif not isinstance(model, str | os.PathLike):
-            raise M2BertError(
-                f"Embedder: model must be a name, a folder or a pair (M2BertModel, tokenizer), "
-                f"got {type(model).__name__}; give one of these"
-            )
-        else:
-            self._model, self._tokenizer = load_network(model)
-            folder = Path(model)
-            self.name = folder.resolve().name if folder.is_dir() else str(model)
-            self.location = str(folder.resolve()) if folder.is_dir() else str(model)
+        self._model, self._tokenizer, self.name, self.location = _opened(model)
         if device is not None or not isinstance(model, tuple):
             self._model.to(place)
         self.dim = int(self._model.config.embedding_size)
@@ -274,6 +259,23 @@ class Embedder:
         plan.sums = None
         vector = (total * scales).astype(np.float32)
         return EncodedDocument(vector, passages, len(plan.ids), len(plan.windows), plan.num_truncated)
+
+
+def _opened(model: Any) -> tuple[M2BertNetwork, PlainTokenizer, str, str]:
+    """The network and tokenizer of what an Embedder was given, its name and the place that opens it again."""
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], M2BertNetwork):
+        name = Path(getattr(model[0].config, "_name_or_path", "") or "unnamed").name
+        return model[0], PlainTokenizer.of(model[1]), name, name
+    if not isinstance(model, str | os.PathLike):
+        raise M2BertError(
+            f"Embedder: model must be a name, a folder or a pair (M2BertModel, tokenizer), "
+            f"got {type(model).__name__}; give one of these"
+        )
+    network, tokenizer = load_network(model)
+    folder = Path(model)
+    if folder.is_dir():
+        return network, tokenizer, folder.resolve().name, str(folder.resolve())
+    return network, tokenizer, str(model), str(model)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

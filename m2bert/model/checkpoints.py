@@ -2,7 +2,7 @@
 
 No file's code is ever run. transformers is imported by what hands out its models, not by load_network.
 
-Test: tests/model/test_checkpoints.py.
+Tests: tests/model/test_checkpoints.py, tests/model/test_fingerprints.py.
 """
 
 from __future__ import annotations
