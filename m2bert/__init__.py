@@ -23,7 +23,7 @@ _PUBLIC = {
     "M2BertModel": "m2bert.model.modeling",
     "SearchIndex": "m2bert.search.index",
     "load_model": "m2bert.model.checkpoints",
-    "load_reference": "m2bert.model.checkpoints",
+    "load_reference": "m2bert.model.reference",
 }
 __all__ = list(_PUBLIC)
 __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -15,8 +15,8 @@ from typing import Any
 
 # Old module -> where its names are now, the first place that has one counts.
 MOVED = {
-    "m2bert.checkpoints": ("m2bert.model.checkpoints",),
-    "m2bert.configuration": ("m2bert.model.configuration",),
+    "m2bert.checkpoints": ("m2bert.model.checkpoints", "m2bert.model.reference"),
+    "m2bert.configuration": ("m2bert.model.configuration", "m2bert.model.architecture"),
     "m2bert.documents": ("m2bert.search.documents",),
     "m2bert.evaluate": ("m2bert.bench.evaluate",),
     "m2bert.layers": ("m2bert.model.layers", "m2bert.model.pooling"),

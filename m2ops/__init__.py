@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from m2ops import nn
 from m2ops._blockdiag import (
     blockdiag_glu,
     blockdiag_glu_ref,
@@ -52,7 +51,6 @@ __all__ = [
     "monarch_matmul_ref",
     "monarch_mixer",
     "monarch_mixer_ref",
-    "nn",
     "search_fft_plans",
     "short_conv",
     "short_conv_ref",

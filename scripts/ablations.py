@@ -33,8 +33,8 @@ from m2bert.bench.systems import BM25System, EncoderSystem
 from m2bert.data.tokens import load_tokens
 from m2bert.errors import M2BertError
 from m2bert.files import make_output
+from m2bert.model.architecture import WINDOWS
 from m2bert.model.checkpoints import model_folder
-from m2bert.model.configuration import WINDOWS
 from m2bert.model.extend import METHODS, extend_checkpoint
 from m2bert.model.tokenization import load_tokenizer
 from m2bert.provenance import provenance

@@ -86,7 +86,8 @@ def run_clusters(
             if on_progress is not None:
                 on_progress(f"clusters: {name}", done / total if total else 1.0)
 
-        vectors = np.stack([document.vector for document in encoder.encode_documents(texts, progress=progress)])
+        documents = encoder.encode_documents(texts, passages=False, progress=progress)
+        vectors = np.stack([document.vector for document in documents])
         vectors = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
         means = sklearn.cluster.KMeans(len(kinds), n_init=10, random_state=seed).fit_predict(vectors)
         widest = min(perplexity, (len(texts) - 1) / 3)

@@ -160,7 +160,7 @@ def _time_in_turns(
 def _encode_whole(encoder: Encoder, text: str) -> Sequence[EncodedDocument]:
     """Encode the text as pieces that are read whole, where the encoder can divide it, or else as it does by itself."""
     split: Callable[[str], list[str]] | None = getattr(encoder, "split", None)
-    return encoder.encode_documents([text] if split is None else split(text))
+    return encoder.encode_documents([text] if split is None else split(text), passages=False)
 
 
 def _row(tokens: int, documents: Sequence[EncodedDocument], seconds: list[float]) -> EncodeTime:

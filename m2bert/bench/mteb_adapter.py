@@ -66,7 +66,7 @@ def _encode(encoder: Encoder, texts: list[str], *, is_query: bool) -> NDArray[np
     if is_query:
         found = np.asarray(encoder.encode(chosen), dtype=np.float32)
     else:
-        found = np.stack([document.vector for document in encoder.encode_documents(chosen)])
+        found = np.stack([document.vector for document in encoder.encode_documents(chosen, passages=False)])
     vectors = np.zeros((len(texts), found.shape[1]), dtype=np.float32)
     vectors[worded] = found
     return vectors

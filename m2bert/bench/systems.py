@@ -1,13 +1,15 @@
 """What can be evaluated: encoders, BM25 and fusions of them, each ranking the documents of a task.
 
-An encoder is whatever has the few members of :class:`Encoder`; no model is imported here.
+An encoder is whatever has the members of m2bert.encoders.protocol.Encoder; no model is imported here.
 Test: tests/bench/test_evaluate.py.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -16,14 +18,14 @@ from numpy.typing import NDArray
 
 from m2bert.bench.tasks import RetrievalTask
 from m2bert.encoders.protocol import Encoder
+from m2bert.encoders.windows import groups_of_characters
 from m2bert.errors import M2BertError
 from m2bert.ranking.bm25 import BM25, load_bm25s
 from m2bert.ranking.fusion import RRF_K, reciprocal_rank_fusion, score_fusion
 from m2bert.ranking.metrics import Run, run_from_scores
 
-# Documents handed to the encoder at once: enough to fill batches of equal length, few enough that the passage
-# vectors of a large pool, which are not needed here, never lie in memory together.
-DOCUMENTS_AT_ONCE = 256
+# Enough to fill batches of equal length, few enough that a document that is refused is soon found.
+DOCUMENTS_ENCODED_AT_ONCE = 256
 
 CHUNKS = {"mean": ", mean of chunks", "max": ", best chunk"}
 """How documents longer than an encoder may be read in pieces, and what that adds to the system's name."""
@@ -92,7 +94,7 @@ def _unit_rows(vectors: NDArray[np.floating], ids: Sequence[str], what: str, enc
 
 def _encode(
     encode: Callable[..., Encoded],
-    texts: list[str],
+    texts: Sequence[str],
     ids: Sequence[str],
     what: str,
     progress: Callable[[int, int], None],
@@ -163,11 +165,12 @@ class EncoderSystem:
         texts = [piece for own in pieces for piece in own]
         what = f"document of {task.name}"
         vectors, counts = [], []
-        for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
-            chosen = slice(start, start + DOCUMENTS_AT_ONCE)
+        encode = partial(self.encoder.encode_documents, passages=False)
+        for start, stop in groups_of_characters(texts, sys.maxsize, DOCUMENTS_ENCODED_AT_ONCE):
+            chosen = slice(start, stop)
             share = len(texts[chosen]) / len(texts)
             part = _part(on_progress, f"{task.name}: {self.name}, documents", start / len(texts), share)
-            encoded = _encode(self.encoder.encode_documents, texts[chosen], ids[chosen], what, part)
+            encoded = _encode(encode, texts[chosen], ids[chosen], what, part)
             stacked = np.stack([document.vector for document in encoded])
             vectors.append(_unit_rows(stacked, ids[chosen], what, self.encoder))
             counts += [(document.num_tokens, document.num_windows, document.num_truncated) for document in encoded]

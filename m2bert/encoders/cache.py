@@ -12,38 +12,24 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import m2bert
+from m2bert.encoders.protocol import EncodedDocument, Encoder, Progress
+from m2bert.encoders.windows import groups_of_characters
 from m2bert.errors import M2BertError
 
-if TYPE_CHECKING:
-    from m2bert.encoders.protocol import Encoder
-
-Progress = Callable[[int, int], None]
-
 # What a killed run loses: a minute of work on one slow core.
-SLICE_TEXTS, SLICE_CHARACTERS = 256, 1_000_000
+TEXTS_WRITTEN_AT_ONCE, CHARACTERS_WRITTEN_AT_ONCE = 256, 1_000_000
 SECONDS_TO_WAIT_FOR_ANOTHER_WRITER = 60.0
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, num_tokens INTEGER NOT NULL, "
     "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)"
 )
-
-
-@dataclass(frozen=True)
-class CachedDocument:
-    """The members of a document embedding that evaluation reads (m2bert.encoders.protocol.EncodedDocument)."""
-
-    vector: NDArray[np.float32]
-    num_tokens: int
-    num_windows: int
-    num_truncated: int
 
 
 class CachedEncoder:
@@ -55,7 +41,8 @@ class CachedEncoder:
 
     def __init__(self, encoder: Encoder, folder: Path | str, settings: str = "") -> None:
         self.encoder = encoder
-        self.name, self.fingerprint, self.max_tokens = encoder.name, encoder.fingerprint, encoder.max_tokens
+        self.name, self.location, self.fingerprint = encoder.name, encoder.location, encoder.fingerprint
+        self.dim, self.max_tokens, self.overflow = encoder.dim, encoder.max_tokens, encoder.overflow
         described = f"{self.fingerprint}\n{settings}\n{m2bert.__version__}"
         self.path = Path(folder) / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.sqlite"
         try:
@@ -73,19 +60,26 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Embeddings of queries (len(texts), dim) float32."""
 
-        def encode(missing: list[str], report: Progress) -> list[CachedDocument]:
+        def encode(missing: list[str], report: Progress) -> list[EncodedDocument]:
             vectors = np.asarray(self.encoder.encode(missing, progress=report), dtype=np.float32)
-            return [CachedDocument(vector, 0, 0, 0) for vector in vectors]
+            return [EncodedDocument(vector, [], 0, 0, 0) for vector in vectors]
 
         return np.stack([document.vector for document in self._look_up("query", texts, encode, progress)])
 
-    def encode_documents(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[CachedDocument]:
-        """Embeddings of documents with their token counts, in the order of `texts`."""
+    def encode_documents(
+        self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None
+    ) -> Sequence[EncodedDocument]:
+        """Embeddings of documents with their token counts, in the order of `texts`.
 
-        def encode(missing: list[str], report: Progress) -> list[CachedDocument]:
+        Passages are not kept: where they are wanted, the encoder makes all anew.
+        """
+        if passages:
+            return self.encoder.encode_documents(texts, progress=progress)
+
+        def encode(missing: list[str], report: Progress) -> list[EncodedDocument]:
             return [
-                CachedDocument(np.asarray(x.vector, np.float32), x.num_tokens, x.num_windows, x.num_truncated)
-                for x in self.encoder.encode_documents(missing, progress=report)
+                EncodedDocument(np.asarray(x.vector, np.float32), [], x.num_tokens, x.num_windows, x.num_truncated)
+                for x in self.encoder.encode_documents(missing, passages=False, progress=report)
             ]
 
         return self._look_up("document", texts, encode, progress)
@@ -94,15 +88,16 @@ class CachedEncoder:
         self,
         kind: str,
         texts: Sequence[str],
-        encode: Callable[[list[str], Progress], list[CachedDocument]],
+        encode: Callable[[list[str], Progress], list[EncodedDocument]],
         progress: Progress | None,
-    ) -> list[CachedDocument]:
+    ) -> list[EncodedDocument]:
         total = sum(map(len, texts))
         done, found = 0, []
         try:
             with closing(sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT_FOR_ANOTHER_WRITER)) as store:
                 store.execute(_TABLE)
-                for part in _slices(texts):
+                for first, last in groups_of_characters(texts, CHARACTERS_WRITTEN_AT_ONCE, TEXTS_WRITTEN_AT_ONCE):
+                    part = texts[first:last]
                     size = sum(map(len, part))
                     found += self._look_up_slice(store, kind, part, encode, _part(progress, done, size, total))
                     done += size
@@ -119,9 +114,9 @@ class CachedEncoder:
         store: sqlite3.Connection,
         kind: str,
         texts: Sequence[str],
-        encode: Callable[[list[str], Progress], list[CachedDocument]],
+        encode: Callable[[list[str], Progress], list[EncodedDocument]],
         report: Progress,
-    ) -> list[CachedDocument]:
+    ) -> list[EncodedDocument]:
         keys = [hashlib.sha256(f"{kind}\0{text}".encode("utf-8", "surrogatepass")).digest() for text in texts]
         known = {key: document for key in keys if (document := _read(store, key)) is not None}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -139,17 +134,6 @@ class CachedEncoder:
         return [known[key] for key in keys]
 
 
-def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    start, size = 0, 0
-    for number, text in enumerate(texts):
-        if number > start and (number - start == SLICE_TEXTS or size + len(text) > SLICE_CHARACTERS):
-            yield texts[start:number]
-            start, size = number, 0
-        size += len(text)
-    if start < len(texts):
-        yield texts[start:]
-
-
 def _part(progress: Progress | None, start: int, size: int, total: int) -> Progress:
     """The progress of one slice in characters of all texts."""
 
@@ -160,14 +144,14 @@ def _part(progress: Progress | None, start: int, size: int, total: int) -> Progr
     return report
 
 
-def _read(store: sqlite3.Connection, key: bytes) -> CachedDocument | None:
+def _read(store: sqlite3.Connection, key: bytes) -> EncodedDocument | None:
     row = store.execute(
         "SELECT vector, num_tokens, num_windows, num_truncated FROM embeddings WHERE key = ?", (key,)
     ).fetchone()
-    return None if row is None else CachedDocument(np.frombuffer(row[0], dtype="<f4"), *row[1:])
+    return None if row is None else EncodedDocument(np.frombuffer(row[0], dtype="<f4"), [], *row[1:])
 
 
-def _rows(documents: dict[bytes, CachedDocument]) -> Iterator[tuple[Any, ...]]:
+def _rows(documents: dict[bytes, EncodedDocument]) -> Iterator[tuple[Any, ...]]:
     for key, each in documents.items():
         vector = np.ascontiguousarray(each.vector, dtype="<f4").tobytes()
         yield key, vector, int(each.num_tokens), int(each.num_windows), int(each.num_truncated)

@@ -6,14 +6,14 @@ With mean pooling the embedding of a document is the normalised mean of its toke
 is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same holds for
 weighted pooling and lexical features, where repetitions are counted over the whole document, all its windows
 together.
-Tests: tests/encoders/test_embedder.py, tests/model/test_lexical_features.py.
+Tests: tests/encoders/test_embedder.py, tests/encoders/test_shared_models.py, tests/model/test_lexical_features.py.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.passages import cut_passages
-from m2bert.encoders.protocol import DocumentEmbedding, Passage, Progress
-from m2bert.encoders.windows import Plan, groups_of_characters, repetition_factors_of
+from m2bert.encoders.protocol import EncodedDocument, Passage, Progress
+from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, inputs_of
 from m2bert.errors import M2BertError, TextError
-from m2bert.model.checkpoints import fingerprint, load_model
-from m2bert.model.pooling import sums_of_runs
+from m2bert.model.checkpoints import fingerprint, load_network
+from m2bert.model.filters import FilterBank
+from m2bert.model.network import M2BertNetwork, for_evaluation
+from m2bert.model.pooling import repetition_weights
+from m2bert.model.tokenization import PlainTokenizer
 
 DEFAULT_MODEL = "m2-bert-mini"
 OVERFLOWS = ("error", "truncate", "window")
-# Characters tokenised at once: the tokenizer's objects take some hundred bytes per token.
-CHARACTERS_AT_ONCE = 4_000_000
+# The tokenizer's objects take some hundred bytes per token.
+CHARACTERS_TOKENISED_AT_ONCE = 4_000_000
 
 
 class Embedder:
-    """Encodes texts with an M2-BERT model; what a text is batched with does not change its embedding."""
+    """Encodes texts with an M2-BERT model; what a text is batched with does not change its embedding.
+
+    Several threads may use one. A model that was given stays as it is, whatever mode it is in, and may be used and
+    trained beside: embeddings follow its weights. The long filters that queries need are kept from call to call, within
+    the environment's M2OPS_SPECTRUM_CACHE_MB.
+    """
 
     def __init__(
         self,
@@ -45,14 +54,17 @@ class Embedder:
         overflow: str = "window",
         batch_tokens: int = 8192,
         threads: int | None = None,
+        device: str | None = None,
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
 
         `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal
         length and averages their token states together, "truncate" drops the rest and counts it, "error"
         refuses. `batch_tokens`: tokens, padding included, that go through the model at once. `threads`:
-        torch's threads while encoding (None: as they are). Raises M2BertError on bad arguments and unreadable
-        models.
+        torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where the model is
+        moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels for it, and
+        leaves a model that was given where it is. Raises M2BertError on bad arguments, unreadable models and devices
+        that are not there.
         """
         if overflow not in OVERFLOWS:
             raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
@@ -62,23 +74,16 @@ class Embedder:
         self.overflow = overflow
         self.batch_tokens = batch_tokens
         self.threads = threads
-        if isinstance(model, tuple) and len(model) == 2 and hasattr(model[0], "config"):
-            self._model, self._tokenizer = model
-            self.name = Path(getattr(self._model.config, "_name_or_path", "") or "unnamed").name
-            self.location = self.name
-        elif not isinstance(model, str | os.PathLike):
-            raise M2BertError(
-                f"Embedder: model must be a name, a folder or a pair (M2BertModel, tokenizer), "
-                f"got {type(model).__name__}; give one of these"
-            )
-        else:
-            self._model, self._tokenizer = load_model(model)
-            folder = Path(model)
-            self.name = folder.resolve().name if folder.is_dir() else str(model)
-            self.location = str(folder.resolve()) if folder.is_dir() else str(model)
+        place = chosen_device(device, "Embedder")
+        self._model, self._tokenizer, self.name, self.location = _opened(model)
+        if device is not None or not isinstance(model, tuple):
+            self._model.to(place)
         self.dim = int(self._model.config.embedding_size)
-        positions = int(self._model.config.max_position_embeddings)
-        self.max_tokens = min(positions, int(self._tokenizer.model_max_length))
+        self.max_tokens = min(int(self._model.config.max_position_embeddings), self._tokenizer.model_max_length)
+        self._check_model()
+
+    def _check_model(self) -> None:
+        """Raise M2BertError unless model and tokenizer can be used together."""
         if self.max_tokens < 3:
             raise M2BertError(f"Embedder: a model must read 3 tokens, {self.name!r} reads {self.max_tokens}")
         rows = int(self._model.config.vocab_size)
@@ -88,8 +93,12 @@ class Embedder:
                 f"got {len(self._tokenizer)}; use the tokenizer it was trained with"
             )
         for token in ("cls_token", "sep_token"):
-            if getattr(self._tokenizer, token) is None:
+            if getattr(self._tokenizer, f"{token}_id") is None:
                 raise M2BertError(f"Embedder: the tokenizer of {self.name!r} must have a {token}; set it")
+        config = self._model.config
+        learned = config.pooling in ("cls_dense", "weighted") or config.embedding_size > config.hidden_size
+        if learned and not self._model.add_pooling:
+            raise M2BertError(f"Embedder: {self.name!r} must have the layers of its pooling; make it with them")
 
     @property
     def fingerprint(self) -> str:
@@ -119,45 +128,44 @@ class Embedder:
             result[plan.number] = embedding.vector
         return result
 
-    def encode_documents(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[DocumentEmbedding]:
+    def encode_documents(
+        self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None
+    ) -> list[EncodedDocument]:
         """Embeddings with their passages and token counts, in the order of `texts`; the vectors are encode's.
 
-        Raises M2BertError naming the text that has no embedding.
+        passages: False makes none, which takes less time and memory. Raises M2BertError naming the text that has no
+        embedding.
         """
         _check_texts(texts)
-        finished = self._embed(texts, progress, with_passages=True)
+        finished = self._embed(texts, progress, with_passages=passages)
         found = {plan.number: embedding for plan, embedding in finished}
         return [found[number] for number in range(len(texts))]
 
     def _embed(
         self, texts: Sequence[str], progress: Progress | None, *, with_passages: bool
-    ) -> Iterator[tuple[Plan, DocumentEmbedding]]:
+    ) -> Iterator[tuple[Plan, EncodedDocument]]:
         """Embeddings in the order they are finished."""
-        plans = list(self._plan_all(texts, with_passages=with_passages and self._sums_states))
+        with_passages = with_passages and self._model.config.sums_states
+        plans = list(self._plan_all(texts, with_passages=with_passages))
         total = sum(len(plan.ids) + 2 * len(plan.windows) for plan in plans)
         done = 0
         if progress is not None:
             progress(done, total)
-        with self._inference():
+        network, bank = for_evaluation(self._model), self._model.filter_bank.for_one_call()
+        with self._threads_and_precision():
             for batch in self._batches(plans):
-                self._add_states(batch)
+                self._add_states(batch, network, bank)
                 for plan in dict((plan.number, plan) for plan, _ in batch).values():
                     if plan.open_windows == 0:
-                        yield plan, self._finish(plan)
+                        yield plan, self._finish(plan, with_passages=with_passages)
                 done += sum(last - first + 2 for _, (first, last) in batch)
                 if progress is not None:
                     progress(done, total)
 
-    @property
-    def _sums_states(self) -> bool:
-        return self._model.config.pooling in ("mean", "weighted")
-
     def _plan_all(self, texts: Sequence[str], *, with_passages: bool) -> Iterator[Plan]:
         core = self._tokenizer.backend_tokenizer
-        core.no_truncation()
-        core.no_padding()
         encode = core.encode_batch if with_passages else core.encode_batch_fast
-        for start, stop in groups_of_characters(texts, CHARACTERS_AT_ONCE):
+        for start, stop in groups_of_characters(texts, CHARACTERS_TOKENISED_AT_ONCE):
             encodings = encode(list(texts[start:stop]), add_special_tokens=False)
             for number, encoding in zip(range(start, stop), encodings, strict=True):
                 yield self._plan(number, texts[number], encoding, with_passages)
@@ -184,37 +192,19 @@ class Embedder:
         count = -(-len(ids) // room)
         bounds = [number * len(ids) // count for number in range(count + 1)]
         windows = list(pairwise(bounds))
-        factors = self._repetition_factors(ids, count) if self._counts_repetitions else None
+        factors = self._repetition_factors(ids, count) if self._model.config.counts_repetitions else None
         return Plan(number, ids, np.asarray(firsts, dtype=np.int64), spans, num_truncated, windows, factors)
 
-    @property
-    def _counts_repetitions(self) -> bool:
-        config = self._model.config
-        return bool(config.pooling == "weighted" or config.lexical_features)
-
     def _repetition_factors(self, ids: NDArray[np.int32], windows: int) -> NDArray[np.float64]:
-        """log2(1 + n) / n of [CLS], each of `ids` and [SEP]: n counts the document, each window's [CLS] and [SEP]."""
+        """repetition_weights of [CLS], `ids` and [SEP] over the whole document: each window's [CLS] and [SEP] count."""
         own = np.concatenate([[self._tokenizer.cls_token_id], ids, [self._tokenizer.sep_token_id]])
-        counts = np.bincount(own)
+        counts = np.bincount(own).astype(np.float64)
         counts[own[[0, -1]]] += windows - 1
-        result: NDArray[np.float64] = (np.log2(1 + counts) / np.maximum(counts, 1))[own]
+        result: NDArray[np.float64] = repetition_weights(torch.from_numpy(counts)).numpy()[own]
         return result
 
-    def _batches(self, plans: list[Plan]) -> Iterator[list[tuple[Plan, tuple[int, int]]]]:
-        """Windows in batches of similar length within the budget, the longest first."""
-        windows = [(plan, window) for plan in plans for window in plan.windows]
-        windows.sort(key=lambda item: item[1][0] - item[1][1])
-        batch: list[tuple[Plan, tuple[int, int]]] = []
-        width = 0
-        for plan, (first, last) in windows:
-            if batch and (len(batch) + 1) * width > self.batch_tokens:
-                yield batch
-                batch = []
-            if not batch:
-                width = self._width(last - first + 2)
-            batch.append((plan, (first, last)))
-        if batch:
-            yield batch
+    def _batches(self, plans: list[Plan]) -> Iterator[Batch]:
+        return batches_of(plans, self.batch_tokens, self._width)
 
     def _width(self, num_tokens: int) -> int:
         """Tokens that a window takes in the model."""
@@ -222,87 +212,39 @@ class Embedder:
         return int(config.max_position_embeddings) if config.pad_to_max_length else num_tokens
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
-        threads, training, pools = torch.get_num_threads(), self._model.training, self._model.add_pooling
-        device_type = next(self._model.parameters()).device.type
+    def _threads_and_precision(self) -> Iterator[None]:
+        before = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        self._model.eval()
-        self._model.add_pooling = pools and not self._sums_states  # sums are taken here
         try:
-            with ExitStack() as stack:
-                stack.enter_context(torch.autocast(device_type, enabled=False))
-                stack.enter_context(self._model.cached_filters())
+            with torch.autocast(next(self._model.parameters()).device.type, enabled=False):
                 yield
         finally:
-            self._model.train(training)
-            self._model.add_pooling = pools
-            torch.set_num_threads(threads)
+            if self.threads is not None:
+                torch.set_num_threads(before)
 
     @torch.inference_mode()
-    def _add_states(self, batch: list[tuple[Plan, tuple[int, int]]]) -> None:
+    def _add_states(self, batch: Batch, network: M2BertNetwork, bank: FilterBank) -> None:
         """Run the model on one batch of windows and add its states to the sums of their passages."""
-        device = next(self._model.parameters()).device
-        input_ids, mask, rows = self._assemble(batch)
-        output = self._model(input_ids.to(device), attention_mask=mask.to(device))
-        num_rows = sum(len(plan.firsts) for plan, _ in batch)
-        factors = repetition_factors_of(batch) if self._counts_repetitions else None
-        if self._sums_states:
-            chosen = output.last_hidden_state[mask.to(device)]
-            weights = torch.ones(len(chosen), device=device)
-            if self._model.config.pooling == "weighted":
-                weights = (self._model.token_weights(chosen) * torch.from_numpy(factors).to(device)).float()
-            counts = torch.bincount(rows, minlength=num_rows)
-            sums = sums_of_runs(self._model.features(chosen).float(), weights, counts)
-        else:
-            sums = output.pooler_output
-        sums_on_host, start = sums.float().cpu().numpy(), 0
-        if self._model.config.lexical_features:
-            assert factors is not None
-            lexical = self._lexical_sums(input_ids[mask].numpy(), rows.numpy(), factors, num_rows)
-            sums_on_host = np.concatenate([sums_on_host, lexical], axis=1)
+        tokens, device = self._tokenizer, next(network.parameters()).device
+        assert tokens.cls_token_id is not None and tokens.sep_token_id is not None
+        inputs = inputs_of(batch, tokens.cls_token_id, tokens.sep_token_id, tokens.pad_token_id or 0)
+        input_ids, mask, counts = (
+            torch.from_numpy(x).to(device) for x in (inputs.input_ids, inputs.mask, inputs.counts)
+        )
+        factors = None if inputs.factors is None else torch.from_numpy(inputs.factors).to(device)
+        made = network.sums(input_ids, mask, counts, factors, bank=bank)
+        sums, start = made.cpu().numpy(), 0
         for plan, _ in batch:
-            part = sums_on_host[start : start + len(plan.firsts)]
+            part = sums[start : start + len(plan.firsts)]
             start += len(plan.firsts)
             plan.sums = part.copy() if plan.sums is None else plan.sums + part
             plan.open_windows -= 1
 
-    def _lexical_sums(
-        self, ids: NDArray[np.int64], rows: NDArray[np.int64], factors: NDArray[np.float64], num_rows: int
-    ) -> NDArray[np.float32]:
-        """Sums (num_rows, lexical_features) of what each token adds to the lexical features of its row."""
-        size = int(self._model.config.lexical_features)
-        weights = self._model.lexical_features.signed_weights().double().cpu().numpy()
-        sums = np.bincount(rows * size + ids % size, weights[ids] * factors, minlength=num_rows * size)
-        return sums.astype(np.float32).reshape(num_rows, size)
-
-    def _assemble(self, batch: list[tuple[Plan, tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """input_ids and mask (batch, seqlen), and for every real token in order the row of its passage's sum.
-
-        The states of [CLS] and [SEP] belong to the mean, so they count with the window's first and last
-        passage.
-        """
-        tokenizer = self._tokenizer
-        seqlen = max(last - first for _, (first, last) in batch) + 2
-        pad = tokenizer.pad_token_id or 0
-        input_ids = torch.full((len(batch), seqlen), pad, dtype=torch.int64)
-        mask = torch.zeros((len(batch), seqlen), dtype=torch.bool)
-        rows, start = [], 0
-        for number, (plan, (first, last)) in enumerate(batch):
-            inside = torch.from_numpy(plan.ids[first:last].astype(np.int64))
-            input_ids[number, 0] = tokenizer.cls_token_id
-            input_ids[number, 1 : last - first + 1] = inside
-            input_ids[number, last - first + 1] = tokenizer.sep_token_id
-            mask[number, : last - first + 2] = True
-            owners = np.searchsorted(plan.firsts, np.arange(first, last), side="right") - 1
-            rows.append(start + np.concatenate([owners[:1], owners, owners[-1:]]))
-            start += len(plan.firsts)
-        return input_ids, mask, torch.from_numpy(np.concatenate(rows))
-
-    def _finish(self, plan: Plan) -> DocumentEmbedding:
+    def _finish(self, plan: Plan, *, with_passages: bool) -> EncodedDocument:
         assert plan.sums is not None
         total = plan.sums.sum(axis=0, dtype=np.float64)
-        scales = self._scales(total)
+        scales = self._model.scales(torch.from_numpy(total)).numpy()
         norm = float(np.linalg.norm(total * scales))
         if not np.isfinite(norm) or norm == 0.0:
             raise M2BertError(
@@ -310,26 +252,30 @@ class Embedder:
                 f"got norm {norm}; the weights of {self.name!r} are damaged"
             )
         scales /= norm
-        shares = plan.sums
-        shares *= scales.astype(np.float32)
-        plan.sums = None
         passages = []
-        if self._sums_states:
+        if with_passages:
+            shares = plan.sums * scales.astype(np.float32)
             passages = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
-        return DocumentEmbedding(
-            (total * scales).astype(np.float32), passages, len(plan.ids), len(plan.windows), plan.num_truncated
-        )
+        plan.sums = None
+        vector = (total * scales).astype(np.float32)
+        return EncodedDocument(vector, passages, len(plan.ids), len(plan.windows), plan.num_truncated)
 
-    def _scales(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the sums (dim,) of a text are multiplied by: m2bert.model.pooling.joined, but for the last norm."""
-        config = self._model.config
-        scales = np.ones_like(total)
-        if config.lexical_features:
-            split = self.dim - int(config.lexical_features)
-            shares = 1 - config.lexical_share, config.lexical_share
-            for part, share in zip((slice(0, split), slice(split, None)), shares, strict=True):
-                scales[part] = share**0.5 / max(float(np.linalg.norm(total[part])), 1e-12)
-        return scales
+
+def _opened(model: Any) -> tuple[M2BertNetwork, PlainTokenizer, str, str]:
+    """The network and tokenizer of what an Embedder was given, its name and the place that opens it again."""
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], M2BertNetwork):
+        name = Path(getattr(model[0].config, "_name_or_path", "") or "unnamed").name
+        return model[0], PlainTokenizer.of(model[1]), name, name
+    if not isinstance(model, str | os.PathLike):
+        raise M2BertError(
+            f"Embedder: model must be a name, a folder or a pair (M2BertModel, tokenizer), "
+            f"got {type(model).__name__}; give one of these"
+        )
+    network, tokenizer = load_network(model)
+    folder = Path(model)
+    if folder.is_dir():
+        return network, tokenizer, folder.resolve().name, str(folder.resolve())
+    return network, tokenizer, str(model), str(model)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -1,17 +1,17 @@
-"""TODO."""
+"""What an encoder is and what it makes: Encoder, EncodedDocument, Passage.
+
+Search, explanations, evaluation and the cache take any object with the members of Encoder. No model is imported here.
+Test: tests/encoders/test_embedder.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
-
 
 Progress = Callable[[int, int], None]
 """Called with the tokens done and the tokens in all."""
@@ -31,12 +31,13 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class DocumentEmbedding:
-    """The embedding of one text.
+class EncodedDocument:
+    """The embedding of one text; `m2bert.DocumentEmbedding` is its public name.
 
-    vector (dim,) float32 of unit norm. passages: in order, without gaps, over all text that was read; none
-    for models that do not pool by a mean. num_tokens: tokens of the text that were read, without [CLS] and
-    [SEP]. num_windows: pieces the model saw it in. num_truncated: tokens of the text that were dropped.
+    vector (dim,) float32, of unit norm if an Embedder made it. passages: in order, without gaps, over all text that was
+    read; none where they were not asked for, and none of encoders that do not pool by a mean. num_tokens: tokens of the
+    text that were read, without [CLS] and [SEP]. num_windows: pieces the model saw it in. num_truncated: tokens of the
+    text that were dropped.
     """
 
     vector: NDArray[np.float32]
@@ -46,54 +47,38 @@ class DocumentEmbedding:
     num_truncated: int
 
 
-class DocumentEncoder(Protocol):
-    """What an index needs of an m2bert.encoders.embedder.Embedder."""
-
-    overflow: str
-    location: str
-    dim: int
-
-    @property
-    def fingerprint(self) -> str: ...
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
-    def encode_documents(
-        self, texts: Sequence[str], *, progress: Progress | None = None
-    ) -> list[DocumentEmbedding]: ...
-
-
-class EncodedDocument(Protocol):
-    """What evaluation reads of m2bert.encoders.protocol.DocumentEmbedding.
-
-    vector: (dim,). num_tokens: tokens that were read, in num_windows windows. num_truncated: tokens that were
-    not.
-    """
-
-    @property
-    def vector(self) -> NDArray[np.float32]: ...
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def num_windows(self) -> int: ...
-    @property
-    def num_truncated(self) -> int: ...
+DocumentEmbedding = EncodedDocument
 
 
 class Encoder(Protocol):
     """A text encoder: m2bert.encoders.embedder.Embedder, or any object with these members.
 
-    encode: texts -> (len(texts), dim) float32. encode_documents: the same with token counts.
-    `progress` is called with (tokens done, tokens in all).
+    name: in tables. location: the folder or name that opens it again. fingerprint: changes whenever its embeddings do.
+    dim: length of an embedding. max_tokens: the longest text that is read at once. overflow: what happens to longer
+    ones, "window" (all is read), "truncate" or "error".
     """
 
     @property
     def name(self) -> str: ...
     @property
+    def location(self) -> str: ...
+    @property
     def fingerprint(self) -> str: ...
     @property
+    def dim(self) -> int: ...
+    @property
     def max_tokens(self) -> int: ...
-    def encode(
-        self, texts: list[str], *, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]: ...
+    @property
+    def overflow(self) -> str: ...
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Embeddings of queries (len(texts), dim). `progress` is called with the tokens done and the tokens in all."""
+        ...
+
     def encode_documents(
-        self, texts: list[str], *, progress: Callable[[int, int], None] | None = None
-    ) -> Sequence[EncodedDocument]: ...
+        self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None
+    ) -> Sequence[EncodedDocument]:
+        """Embeddings of documents with token counts, in the order of `texts`.
+
+        passages: whether their passages are wanted, each of which has a vector as long as the document's.
+        """
+        ...

@@ -10,42 +10,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2bert.encoders.protocol import EncodedDocument, Progress
 from m2bert.errors import M2BertError
-
-if TYPE_CHECKING:
-    pass
 
 TEXTS_AT_ONCE = 32
 UNLIMITED = 1 << 30
-
-
-@dataclass(frozen=True)
-class PeerDocument:
-    """The members of a document embedding that evaluation reads (m2bert.encoders.protocol.EncodedDocument)."""
-
-    vector: NDArray[np.float32]
-    num_tokens: int
-    num_windows: int
-    num_truncated: int
 
 
 class SentenceTransformerEncoder:
     """A SentenceTransformer: queries through encode_query, documents through encode_document, on its own terms.
 
     model: a folder, a name on the hub, or a SentenceTransformer. max_tokens: what it reads, prompt and special
-    tokens included. Raises M2BertError if it cannot be loaded, or its tokenizer gives no places in the text.
+    tokens included; what is longer is cut. Raises M2BertError if it cannot be loaded, or its tokenizer gives no places
+    in the text.
     """
+
+    overflow = "truncate"
 
     def __init__(self, model: Any) -> None:
         self.name = "SentenceTransformer" if not isinstance(model, str | Path) else Path(model).name
         self._model = _load(model) if isinstance(model, str | Path) else model
+        self.location = str(model) if isinstance(model, str | Path) else self.name
         self._tokenizer = self._model.tokenizer
         if not getattr(self._tokenizer, "is_fast", False):
             raise M2BertError(f"peers: {self.name} must have a fast tokenizer, to count what it does not read")
@@ -54,6 +46,11 @@ class SentenceTransformerEncoder:
         taken = self._tokenizer.num_special_tokens_to_add() + (len(self._offsets(prompt)) if prompt else 0)
         self._room = self.max_tokens - taken
         self.fingerprint = self._fingerprint()
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.encode(["one"]).shape[1])
 
     @property
     def device(self) -> str:
@@ -77,20 +74,21 @@ class SentenceTransformerEncoder:
         digest.update(json.dumps([vocabulary, self.max_tokens, prompts, modules], sort_keys=True).encode())
         return digest.hexdigest()[:16]
 
-    def encode(
-        self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Embeddings of queries (len(texts), dim) float32."""
         return self._encode(self._model.encode_query, texts, progress)
 
     def encode_documents(
-        self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
-    ) -> list[PeerDocument]:
-        """Embeddings of documents, cut where the model cuts them, with the number of tokens read and lost."""
+        self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None
+    ) -> list[EncodedDocument]:
+        """Embeddings of documents, cut where the model cuts them, with the number of tokens read and lost.
+
+        There are no passages, asked for or not: what sentence-transformers pools has no parts.
+        """
         vectors = self._encode(self._model.encode_document, texts, progress)
         counts = [len(self._offsets(text)) for text in texts]
         return [
-            PeerDocument(vector, min(count, self._room), 1, max(0, count - self._room))
+            EncodedDocument(vector, [], min(count, self._room), 1, max(0, count - self._room))
             for vector, count in zip(vectors, counts, strict=True)
         ]
 
@@ -113,7 +111,7 @@ class SentenceTransformerEncoder:
         return offsets
 
     def _encode(
-        self, encode: Callable[..., Any], texts: Sequence[str], progress: Callable[[int, int], None] | None
+        self, encode: Callable[..., Any], texts: Sequence[str], progress: Progress | None
     ) -> NDArray[np.float32]:
         parts = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):

@@ -1,17 +1,28 @@
-"""TODO."""
+"""Texts on their way through a model: windows of its length, batches of them, groups of texts.
+
+Test: tests/encoders/test_windows.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+Batch = list[tuple["Plan", tuple[int, int]]]
+"""Windows that go through the model together: the text of each, and its range of tokens."""
+
 
 @dataclass
 class Plan:
-    """One text on its way: its tokens, its passages, and the sums of token states gathered so far."""
+    """One text on its way: its tokens, its passages, and the sums of their states gathered so far.
+
+    ids (tokens,). firsts: the first token of every passage; spans: its characters. windows: ranges of `ids`. factors:
+    what each token counts for being repeated, of [CLS], of `ids`, of [SEP]; None where that does not matter. sums
+    (passages, dim): None until the first window is done.
+    """
 
     number: int
     ids: NDArray[np.int32]
@@ -19,7 +30,7 @@ class Plan:
     spans: list[tuple[int, int]]
     num_truncated: int
     windows: list[tuple[int, int]]
-    factors: NDArray[np.float64] | None = None  # of [CLS], of `ids`, of [SEP]: where repetitions count
+    factors: NDArray[np.float64] | None = None
     open_windows: int = field(init=False)
     sums: NDArray[np.float32] | None = None
 
@@ -27,20 +38,72 @@ class Plan:
         self.open_windows = len(self.windows)
 
 
-def repetition_factors_of(batch: list[tuple[Plan, tuple[int, int]]]) -> NDArray[np.float64]:
-    """Repetition factors of the batch's real tokens in order, [CLS] and [SEP] of every window included."""
-    parts = []
-    for plan, (first, last) in batch:
-        assert plan.factors is not None
-        parts += [plan.factors[:1], plan.factors[first + 1 : last + 1], plan.factors[-1:]]
-    return np.concatenate(parts)
+@dataclass(frozen=True)
+class Inputs:
+    """A batch as the model takes it (m2bert.model.network.M2BertNetwork.sums).
+
+    input_ids int64, mask bool (batch, seqlen), padded on the right. counts (passages,) int64: real tokens of each
+    passage of each text of the batch, 0 for those outside of the window. factors (real tokens,) float64 or None.
+    """
+
+    input_ids: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    counts: NDArray[np.int64]
+    factors: NDArray[np.float64] | None
 
 
-def groups_of_characters(texts: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of texts of at most `most` characters together, or a single longer text."""
+def batches_of(plans: Sequence[Plan], batch_tokens: int, width: Callable[[int], int]) -> Iterator[Batch]:
+    """Windows in batches of similar length within the budget, the longest first.
+
+    width: the tokens that a window of some tokens takes in the model.
+    """
+    windows = [(plan, window) for plan in plans for window in plan.windows]
+    windows.sort(key=lambda item: item[1][0] - item[1][1])
+    batch: Batch = []
+    widest = 0
+    for plan, (first, last) in windows:
+        if batch and (len(batch) + 1) * widest > batch_tokens:
+            yield batch
+            batch = []
+        if not batch:
+            widest = width(last - first + 2)
+        batch.append((plan, (first, last)))
+    if batch:
+        yield batch
+
+
+def inputs_of(batch: Batch, cls: int, sep: int, pad: int) -> Inputs:
+    """The model's inputs for one batch, each window between [CLS] and [SEP].
+
+    The states of these belong to the mean, so they count with the window's first and last passage.
+    """
+    seqlen = max(last - first for _, (first, last) in batch) + 2
+    input_ids = np.full((len(batch), seqlen), pad, dtype=np.int64)
+    mask = np.zeros((len(batch), seqlen), dtype=np.bool_)
+    counts, factors = [], []
+    for number, (plan, (first, last)) in enumerate(batch):
+        input_ids[number, 0] = cls
+        input_ids[number, 1 : last - first + 1] = plan.ids[first:last]
+        input_ids[number, last - first + 1] = sep
+        mask[number, : last - first + 2] = True
+        own = np.diff(np.clip([*plan.firsts, len(plan.ids)], first, last))
+        filled = np.flatnonzero(own)
+        own[filled[0]] += 1
+        own[filled[-1]] += 1
+        counts.append(own)
+        if plan.factors is not None:
+            factors += [plan.factors[:1], plan.factors[first + 1 : last + 1], plan.factors[-1:]]
+    return Inputs(input_ids, mask, np.concatenate(counts), np.concatenate(factors) if factors else None)
+
+
+def groups_of_characters(texts: Sequence[str], most: int, most_texts: int | None = None) -> Iterator[tuple[int, int]]:
+    """Ranges (start, stop) of texts of at most `most` characters together, or a single longer text.
+
+    most_texts: no more texts than these in a range either; None for any number.
+    """
     start, size = 0, 0
     for number, text in enumerate(texts):
-        if number > start and size + len(text) > most:
+        if number > start and (size + len(text) > most or number - start == most_texts):
             yield start, number
             start, size = number, 0
         size += len(text)

@@ -1,6 +1,8 @@
-"""Files of models: load_model, load_whole, with_pooling, save_model, fingerprint; no file's code is ever run.
+"""Files of models: load_network, load_model, load_whole, with_pooling, save_model, fingerprint.
 
-Test: tests/model/test_checkpoints.py.
+No file's code is ever run. transformers is imported by what hands out its models, not by load_network.
+
+Tests: tests/model/test_checkpoints.py, tests/model/test_fingerprints.py.
 """
 
 from __future__ import annotations
@@ -10,41 +12,40 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch.overrides import TorchFunctionMode
 
 from m2bert.errors import M2BertError
-from m2bert.model.configuration import M2BertConfig
-from m2bert.model.modeling import (
-    M2BertForMaskedLM,
-    M2BertForSequenceClassification,
-    M2BertModel,
-    M2BertPreTrainedModel,
-)
-from m2bert.model.reference import load_reference
+from m2bert.model.architecture import MODEL_TYPE, Architecture, fields_of_fingerprint
+from m2bert.model.network import M2BertNetwork
 from m2bert.model.tensors import few, read_tensors
-from m2bert.model.tokenization import load_tokenizer
+from m2bert.model.tokenization import PlainTokenizer, load_tokenizer
 
-__all__ = [
-    "SHIPPED",
-    "fingerprint",
-    "is_shipped",
-    "load_model",
-    "load_reference",
-    "load_whole",
-    "save_model",
-    "with_pooling",
-]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from m2bert.model.modeling import M2BertModel, M2BertPreTrainedModel
+
+Network = TypeVar("Network", bound=M2BertNetwork)
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-HEADS = ("head.", "decoder.", "classifier.")
-VOLATILE = ("_name_or_path", "architectures", "dtype", "kernels", "transformers_version")
+ENCODER, HEADS = "m2bert.", ("head.", "decoder.", "classifier.")
+# Parts that are stored in float32 whatever the rest is stored in.
+EXACT = ("long_conv", "residual_long_conv", "token_weights")
+
+
+def load_network(path_or_name: str | os.PathLike[str] = "m2-bert-mini") -> tuple[M2BertNetwork, PlainTokenizer]:
+    """The encoder and its tokenizer as :func:`load_model` loads them, in plain torch: without transformers."""
+    folder = model_folder(path_or_name, "load_model")
+    config = Architecture.from_fields(_read_fields(folder))
+    return _with_weights(folder, lambda: M2BertNetwork(config)), PlainTokenizer.load(folder)
 
 
 def load_model(
@@ -56,8 +57,30 @@ def load_model(
     the name of a model shipped with this package. Weights of a head are left out. Raises M2BertError naming
     what is missing, superfluous or of the wrong shape.
     """
+    from m2bert.model.configuration import M2BertConfig
+    from m2bert.model.modeling import M2BertModel
+
     folder = model_folder(path_or_name, "load_model")
-    config = _read_config(folder)
+    config = M2BertConfig.from_dict(_read_fields(folder))
+    model = _with_weights(folder, lambda: M2BertModel(config))
+    model.config.dtype = torch.float32
+    return model, load_tokenizer(folder)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Modules made inside are not initialised: on the meta device that imports torch's compiler, 3 s of CPU."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _with_weights(folder: Path, make: Callable[[], Network]) -> Network:
+    """What `make` makes, with the weights in `folder`: float32, in evaluation mode."""
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         names = " or ".join(WEIGHTS)
@@ -68,14 +91,13 @@ def load_model(
             f"load_model: {weights} has the reference implementation's names; "
             "open it with load_reference and write it again with save_model"
         )
-    with torch.device("meta"):
-        model = M2BertModel(config)
+    with torch.device("meta"), _Uninitialised():
+        model = make()
     _check_tensors(weights, model.state_dict(), tensors)
     # Copies: what safetensors returns may be pages of the file, which somebody may overwrite.
     copies = {name: x.to(torch.float32, copy=True) for name, x in tensors.items()}
     model.load_state_dict(copies, assign=True)
-    model.config.dtype = torch.float32
-    return model.eval(), load_tokenizer(folder)
+    return model.eval()
 
 
 def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -83,6 +105,8 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
 
     Raises M2BertError when there is no such model or its class is none of ours.
     """
+    from m2bert.model.modeling import M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
+
     folder = model_folder(path_or_name, who)
     classes = {kind.__name__: kind for kind in (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)}
     try:
@@ -103,6 +127,8 @@ def with_pooling(
 
     Layers that it does not have yet are fresh. Raises M2BertError for what M2BertConfig does not know.
     """
+    from m2bert.model.configuration import M2BertConfig
+
     config = model.config
     given = {"pooling": pooling, "bilinear_features": bilinear_features, "lexical_features": lexical_features}
     changed = {name: value for name, value in given.items() if value and value != getattr(config, name)}
@@ -159,11 +185,13 @@ def save_model(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def fingerprint(model: M2BertPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """16 hex digits that change whenever weights, configuration or tokenizer do (SHA-256)."""
+def fingerprint(model: M2BertNetwork | M2BertPreTrainedModel, tokenizer: PlainTokenizer | Any) -> str:
+    """16 hex digits that change whenever weights, configuration or tokenizer do (SHA-256).
+
+    The tokenizer is a PlainTokenizer or one of transformers; the same one gives the same digits.
+    """
     digest = hashlib.sha256()
-    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in VOLATILE}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(fields_of_fingerprint(model.config), sort_keys=True, default=str).encode())
     digest.update(_tokenizer_text(tokenizer).encode())
     for name, x in sorted(model.state_dict().items()):
         x = x.detach().cpu().contiguous()
@@ -192,7 +220,8 @@ def model_folder(path_or_name: str | os.PathLike[str], who: str) -> Path:
     )
 
 
-def _read_config(folder: Path) -> M2BertConfig:
+def _read_fields(folder: Path) -> dict[str, Any]:
+    """The fields of a config.json, of which those of Architecture are checked."""
     path = folder / "config.json"
     if not path.is_file():
         raise M2BertError(f"load_model: no config.json in {folder}; a model folder is what save_model writes")
@@ -200,22 +229,22 @@ def _read_config(folder: Path) -> M2BertConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise M2BertError(f"load_model: {path} must be JSON, but {error}") from error
-    if not isinstance(fields, dict) or fields.get("model_type") != M2BertConfig.model_type:
+    if not isinstance(fields, dict) or fields.get("model_type") != MODEL_TYPE:
         got = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
-        raise M2BertError(f"load_model: {path} must say model_type {M2BertConfig.model_type!r}, got {got!r}")
+        raise M2BertError(f"load_model: {path} must say model_type {MODEL_TYPE!r}, got {got!r}")
     name = fields.get("dtype") or fields.get("torch_dtype")
     if name is not None and not (isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)):
         raise M2BertError(f"load_model: dtype in {path} must be a type of tensors such as 'float32', got {name!r}")
-    return M2BertConfig.from_dict(fields)
+    Architecture.from_fields(fields)
+    return fields
 
 
 def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names as of M2BertModel: the prefix of models with a head is stripped, their heads dropped."""
-    prefix = M2BertModel.base_model_prefix + "."
-    if not any(name.startswith(prefix) for name in tensors):
+    if not any(name.startswith(ENCODER) for name in tensors):
         return tensors
     kept = {name: x for name, x in tensors.items() if not name.startswith(HEADS)}
-    return {name.removeprefix(prefix): x for name, x in kept.items()}
+    return {name.removeprefix(ENCODER): x for name, x in kept.items()}
 
 
 def _check_tensors(path: Path, expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
@@ -236,7 +265,7 @@ def _check_tensors(path: Path, expected: dict[str, Tensor], got: dict[str, Tenso
 
 def _storable(model: M2BertPreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """The state dict in `dtype` (some in float32), without the names that are tied to another."""
-    exact = tuple(f".{name}." for name in M2BertPreTrainedModel._keep_in_fp32_modules_strict)
+    exact = tuple(f".{name}." for name in EXACT)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     stored = {}
     for name, x in model.state_dict().items():
@@ -267,7 +296,7 @@ def _replace_folder(staging: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
-def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+def _tokenizer_text(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return json.dumps(tokenizer.get_vocab(), sort_keys=True)

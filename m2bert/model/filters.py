@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 import m2ops
 from m2bert.errors import M2BertError
-from m2bert.model.configuration import M2BertConfig
+from m2bert.model.architecture import Architecture
 
 WINDOW_TARGET = 1e-2
 FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
@@ -29,6 +30,9 @@ FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
 BLOCK_VALUES, MIN_BLOCK = 1 << 21, 16
 CACHE_VARIABLE = "M2OPS_SPECTRUM_CACHE_MB"
 CACHE_MEGABYTES = 1024.0
+# The longest transform whose filters outlive a call of an encoder: queries are shorter, and all of these lengths
+# together take 52 MB of m2-bert-mini.
+POSITIONS_OF_QUERIES = 512
 
 
 def positional_features(max_positions: int, emb_dim: int) -> Tensor:
@@ -36,20 +40,23 @@ def positional_features(max_positions: int, emb_dim: int) -> Tensor:
     bands = (emb_dim - 1) // 2
     positions = torch.arange(max_positions, dtype=torch.float64)
     time = positions / max(max_positions - 1, 1)
-    angles = (2 * math.pi / max_positions) * positions[:, None] * torch.linspace(1e-4, bands - 1, bands)
+    angles = (
+        (2 * math.pi / max_positions) * positions[:, None] * torch.linspace(1e-4, bands - 1, bands, dtype=torch.float32)
+    )
     return torch.cat([time[:, None], angles.cos(), -angles.sin()], dim=1).float()
 
 
 def decay_rates(dim: int) -> Tensor:
     """Rates (dim,) float32 of the exponential windows, negative, per unit of time (the range is 1)."""
     return torch.linspace(
-        math.log(WINDOW_TARGET) / SLOWEST_DECAY, math.log(WINDOW_TARGET) / FASTEST_DECAY, dim, device="cpu"
-    )
+        math.log(WINDOW_TARGET) / SLOWEST_DECAY, math.log(WINDOW_TARGET) / FASTEST_DECAY, dim, device="cpu",
+        dtype=torch.float32,
+    )  # fmt: skip
 
 
 def decay_window(dim: int, max_positions: int, seqlen: int, device: torch.device) -> Tensor:
     """Windows (dim, seqlen) float32: exp(rate t) at the first `seqlen` of `max_positions` times."""
-    time = torch.linspace(0, 1, max_positions, device=device)[:seqlen]
+    time = torch.linspace(0, 1, max_positions, device=device, dtype=torch.float32)[:seqlen]
     return torch.exp(decay_rates(dim).to(device)[:, None] * time)
 
 
@@ -65,7 +72,8 @@ def multiscale_window(dim: int, max_positions: int, seqlen: int, device: torch.d
     step on. A sum of 1 over all `max_positions` bounds what a filter can amplify by its network's largest value,
     whatever the length; without it one optimizer step changes the sum of a long filter several times over.
     """
-    memory = torch.logspace(0.0, math.log10(max(max_positions / 3, 1.0)), dim, device=device)[:, None]
+    longest = math.log10(max(max_positions / 3, 1.0))
+    memory = torch.logspace(0.0, longest, dim, device=device, dtype=torch.float32)[:, None]
     time = torch.arange(seqlen, device=device, dtype=torch.float32)
     # The geometric series of all max_positions terms in closed form.
     total = -torch.expm1(-max_positions / memory) / -torch.expm1(-1.0 / memory)
@@ -79,7 +87,7 @@ class FilterOutput(nn.Linear):
 class ImplicitFilter(nn.Module):
     """The sine network of one direction: features (emb_dim, seqlen) to filter values (dim, seqlen)."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         order = config.filter_order
         self.layers = nn.ModuleList([nn.Linear(config.filter_emb_dim, order)])
@@ -107,7 +115,7 @@ class LongConv(nn.Module):
     directions. The parameters stay in float32 when the model is cast to a narrower dtype.
     """
 
-    def __init__(self, config: M2BertConfig, index: int) -> None:
+    def __init__(self, config: Architecture, index: int) -> None:
         super().__init__()
         self.index = index
         self.skip = nn.Parameter(torch.empty(config.hidden_size))
@@ -136,6 +144,12 @@ class LongConv(nn.Module):
                 ]
                 yield filters[0], filters[1] if len(filters) > 1 else None
 
+    @torch.no_grad()
+    def source(self, taps: int) -> Tensor:
+        """All values (n,) that filters of `taps` positions are made from; those of fewer positions are a prefix."""
+        shared = [p for p in self.parameters() if p is not self.skip and p is not self.features]
+        return torch.cat([p.reshape(-1) for p in (*shared, self.features[:taps])])
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LongConv:
         def without_narrowing(x: Tensor) -> Tensor:
             out = fn(x)
@@ -146,13 +160,20 @@ class LongConv(nn.Module):
         return self
 
 
-Key = tuple[int, int, str]  # convolution, transform length, kernels
+Key = tuple[int, int, str, str]  # convolution, transform length, kernels, device
+
+
+@dataclass(eq=False)
+class _Source:
+    """Parameters that filters were made from; another object as soon as they are others."""
+
+    values: Tensor
 
 
 @dataclass
 class _Entry:
     spectrum: m2ops.FilterSpectrum
-    state: tuple[tuple[int, int], ...]
+    source: _Source | None  # None where nobody asks
 
 
 def cache_budget_bytes() -> int:
@@ -170,78 +191,112 @@ def cache_budget_bytes() -> int:
 class FilterBank:
     """Filters of all long convolutions of one model: generated for training, kept as spectra at inference.
 
-    Spectra are kept per convolution and transform length, so that one serves every sequence up to that
-    length. An entry is used only while the parameters it was made from are unchanged and nothing is trained.
+    Spectra are kept per convolution and transform length, so that one serves every sequence up to that length. The
+    parameters they were made from are kept beside them: an entry is used only while the parameters still have these
+    values, however they were written (`.data` and fused optimizers leave no mark). The memory of spectra is bounded by
+    the environment's M2OPS_SPECTRUM_CACHE_MB.
     """
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         self.config = config
-        self.pinned = False
         self._entries: dict[Key, _Entry] = {}
+        self._sources: dict[int, _Source] = {}
         self._window: Tensor | None = None
+        self._pins = 0
+        self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FilterBank:
         return FilterBank(self.config)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return FilterBank(self.config).__dict__
+    def __reduce__(self) -> tuple[type[FilterBank], tuple[Architecture]]:
+        return FilterBank, (self.config,)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the spectra kept."""
         return sum(entry.spectrum.nbytes for entry in list(self._entries.values()))
 
+    @property
+    def pinned(self) -> bool:
+        """Whether somebody is inside of `pin`."""
+        return self._pins > 0
+
     def clear(self) -> None:
         """Forget everything kept."""
         self._entries.clear()
+        self._sources.clear()
         self._window = None
 
     @contextmanager
     def pin(self) -> Iterator[None]:
-        """Keep spectra inside, without looking for changed parameters; forget them at the end."""
-        outer = self.pinned
-        if not outer:
+        """Keep spectra inside, without looking for changed parameters; the last to leave forgets them."""
+        with self._lock:
+            self._pins += 1
             self.clear()  # what is there may be out of date, and is not looked at again
-        self.pinned = True
         try:
             yield
         finally:
-            self.pinned = outer
-            if not outer:
-                self.clear()
+            with self._lock:
+                self._pins -= 1
+                if not self._pins:
+                    self.clear()
+
+    def for_one_call(self) -> FilterBank:
+        """A bank for one call of an encoder: filters of short texts stay in this one, those of long ones end with it.
+
+        So queries find their filters made, and the memory that an index run needs is given back.
+        """
+        return _OneCall(self)
 
     def filters(self, conv: LongConv, seqlen: int) -> tuple[Tensor | m2ops.FilterSpectrum, Tensor | None]:
         """Filters (k, k_rev) of `conv` for `seqlen` positions, or (spectrum, None) where spectra are kept."""
-        if torch.is_grad_enabled() or (conv.training and not self.pinned):
-            # A step may follow, and fused optimizers change parameters without a mark to tell it by.
-            self._entries.clear()
+        trained = conv.training and not self.pinned
+        if trained and not torch.compiler.is_compiling():
+            self._entries.clear()  # of no use until the next evaluation, whose parameters will be others
+        # What is compiled or exported makes its filters itself: a bank outside of the graph would hold its tensors.
+        if trained or torch.is_grad_enabled() or torch.compiler.is_compiling():
             k, k_rev = conv(self.window(seqlen, conv.skip.device))
             return k, k_rev
         return self._spectrum(conv, seqlen), None
 
     def window(self, seqlen: int, device: torch.device) -> Tensor:
         """The decay window (dim, seqlen), the same for all convolutions; the longest one is kept."""
+        make = multiscale_window if self.config.filter_window == "multiscale" else decay_window
+        whole = self.config.hidden_size, self.config.max_position_embeddings
+        if torch.compiler.is_compiling():
+            return make(*whole, seqlen, device)
         kept = self._window
         # A tensor of inference mode may not be saved for a backward pass.
         if kept is not None and kept.is_inference() and torch.is_grad_enabled():
             kept = None
         if kept is None or kept.shape[1] < seqlen or kept.device != device:
-            make = multiscale_window if self.config.filter_window == "multiscale" else decay_window
-            kept = make(self.config.hidden_size, self.config.max_position_embeddings, seqlen, device)
-            self._window = kept
+            kept = self._window = make(*whole, seqlen, device)
         return kept[:, :seqlen]
 
     def _spectrum(self, conv: LongConv, seqlen: int) -> m2ops.FilterSpectrum:
         size = self._transform_length(seqlen)
-        key = (conv.index, size, self.config.kernels)
-        state = () if self.pinned else _parameter_state(conv)
+        taps = min(size, self.config.max_position_embeddings)
+        key = (conv.index, size, self.config.kernels, str(conv.skip.device))
+        source = None if self.pinned else self._source(conv, taps)
         entry = self._entries.pop(key, None)
-        if entry is not None and (self.pinned or entry.state == state):
+        if entry is not None and (source is None or entry.source is source):
             self._entries[key] = entry  # last in the order: the most recently used
             return entry.spectrum
-        spectrum = self._make_spectrum(conv, min(size, self.config.max_position_embeddings))
-        self._keep(key, _Entry(spectrum, state))
+        spectrum = self._make_spectrum(conv, taps)
+        self._keep(key, _Entry(spectrum, source))
         return spectrum
+
+    def _source(self, conv: LongConv, taps: int) -> _Source:
+        """The parameters that `conv` has now: the object kept from before, if they are as they were."""
+        now, kept = conv.source(taps), self._sources.get(conv.index)
+        if kept is not None and kept.values.dtype == now.dtype and kept.values.device == now.device:
+            shared = min(len(kept.values), len(now))
+            if torch.equal(kept.values[:shared], now[:shared]):
+                if len(now) > shared:
+                    kept.values = now
+                return kept
+        fresh = self._sources[conv.index] = _Source(now)
+        return fresh
 
     def _make_spectrum(self, conv: LongConv, taps: int) -> m2ops.FilterSpectrum:
         dim, data = self.config.hidden_size, None
@@ -279,11 +334,24 @@ class FilterBank:
         return kernel(self.config, name)
 
 
-def _parameter_state(conv: LongConv) -> tuple[tuple[int, int], ...]:
-    """What changes when a parameter is replaced or written in place."""
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in conv.parameters())
+class _OneCall(FilterBank):
+    """The bank of FilterBank.for_one_call."""
+
+    def __init__(self, kept: FilterBank) -> None:
+        super().__init__(kept.config)
+        self._kept = kept
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the spectra kept, those of short texts included."""
+        return super().nbytes + self._kept.nbytes
+
+    def _spectrum(self, conv: LongConv, seqlen: int) -> m2ops.FilterSpectrum:
+        if self._transform_length(seqlen) <= POSITIONS_OF_QUERIES:
+            return self._kept._spectrum(conv, seqlen)
+        return super()._spectrum(conv, seqlen)
 
 
-def kernel(config: M2BertConfig, name: str) -> Callable[..., Any]:
+def kernel(config: Architecture, name: str) -> Callable[..., Any]:
     """The operator `name` of m2ops, or its plain-torch meaning, as `config.kernels` says."""
     return getattr(m2ops, f"{name}_ref" if config.kernels == "reference" else name)

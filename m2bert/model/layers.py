@@ -12,14 +12,14 @@ A block replaces the hidden states by its sequence mixer's output (no residual a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from m2bert.model.configuration import M2BertConfig
+from m2bert.model.architecture import Architecture
 from m2bert.model.filters import FilterBank, LongConv, kernel
 
 
@@ -34,7 +34,7 @@ class MixerOutput(nn.Linear):
 class Embeddings(nn.Module):
     """Word + position + token type embeddings, then LayerNorm."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.config = config
         dim = config.hidden_size
@@ -77,7 +77,7 @@ class ShortConv(nn.Module):
 class SequenceMixer(nn.Module):
     """Mixes along the sequence: projections around short and long convolutions with gates."""
 
-    def __init__(self, config: M2BertConfig, layer: int) -> None:
+    def __init__(self, config: Architecture, layer: int) -> None:
         super().__init__()
         self.config = config
         dim = config.hidden_size
@@ -119,7 +119,7 @@ class Mlp(nn.Module):
     w_in (nblocks, out, in) to the intermediate size (twice that with the gate), w_out back, bias (dim,).
     """
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.config = config
         nblocks, dim, inter = config.mlp_nblocks, config.hidden_size, config.intermediate_size
@@ -143,16 +143,27 @@ class Mlp(nn.Module):
         return matmul(self.dropout(inner), self.w_out, self.bias)
 
 
-class Block(GradientCheckpointingLayer):
-    """One layer: the sequence mixer replaces the stream, the MLP is added to it, LayerNorm last."""
+class Block(nn.Module):
+    """One layer: the sequence mixer replaces the stream, the MLP is added to it, LayerNorm last.
 
-    def __init__(self, config: M2BertConfig, layer: int) -> None:
+    `checkpoint`, where it is set, runs the layer in training so that the backward pass computes it again instead of
+    keeping its states: torch.utils.checkpoint.checkpoint, its options bound.
+    """
+
+    checkpoint: Callable[..., Tensor] | None = None
+
+    def __init__(self, config: Architecture, layer: int) -> None:
         super().__init__()
         self.sequence_mixer = SequenceMixer(config, layer)
         self.mlp = Mlp(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, bank: FilterBank) -> Tensor:
+        if self.checkpoint is not None and self.training:
+            return self.checkpoint(self._layer, hidden, mask, bank)
+        return self._layer(hidden, mask, bank)
+
+    def _layer(self, hidden: Tensor, mask: Tensor | None, bank: FilterBank) -> Tensor:
         mixed = self.sequence_mixer(hidden, mask, bank)
         return self.norm(self.mlp(mixed) + mixed)
 
@@ -160,7 +171,7 @@ class Block(GradientCheckpointingLayer):
 class Encoder(nn.Module):
     """The stack of blocks."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.num_hidden_layers)])
 
@@ -173,7 +184,7 @@ class Encoder(nn.Module):
 class MaskedLMHead(nn.Module):
     """Dense layer, GELU and LayerNorm before the tied decoder."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -184,6 +195,6 @@ class MaskedLMHead(nn.Module):
 
 def positions_of_tokens(mask: Tensor) -> Tensor | None:
     """Position of every token counted over real tokens (batch, seqlen); None where that is 0, 1, 2, ..."""
-    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+    if not torch.compiler.is_compiling() and bool((mask[:, 1:] <= mask[:, :-1]).all()):
         return None  # Padding on the right only: positions of padded places do not matter.
     return (mask.long().cumsum(dim=1) - 1).clamp_(min=0)

@@ -7,12 +7,12 @@ tests/model/test_bilinear_features.py, tests/model/test_lexical_features.py.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,31 +29,20 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from m2bert.errors import M2BertError
+from m2bert.model.checkpoints import EXACT
 from m2bert.model.configuration import M2BertConfig
 from m2bert.model.cross_entropy import cross_entropy_sum
-from m2bert.model.filters import FilterBank, FilterOutput, LongConv, positional_features
+from m2bert.model.filters import FilterOutput, LongConv, positional_features
 from m2bert.model.layers import (
     AddedEmbedding,
     Block,
-    Embeddings,
-    Encoder,
     MaskedLMHead,
     MixerOutput,
     Mlp,
     ShortConv,
-    positions_of_tokens,
 )
-from m2bert.model.pooling import (
-    BilinearFeatures,
-    LexicalFeatures,
-    Pooler,
-    TokenWeights,
-    joined,
-    mean_pool,
-    repetition_factors,
-    weighted_pool,
-)
+from m2bert.model.network import M2BertNetwork
+from m2bert.model.pooling import BilinearFeatures, LexicalFeatures, TokenWeights
 
 IGNORED_LABEL = -100
 # Shares of the published scale that filters and the MLP start with under `identity_init`.
@@ -68,7 +57,23 @@ class M2BertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]  # noqa: RUF012 - transformers' own spelling
     _can_record_outputs = {"hidden_states": Block}  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["long_conv", "residual_long_conv", "token_weights"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = list(EXACT)  # noqa: RUF012
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """What activation_checkpointing_enable calls: every n-th block is computed again in the backward pass."""
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
+        for number, block in enumerate(blocks):
+            block.checkpoint = gradient_checkpointing_func if enable and number % every_n_layers == 0 else None
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether a block is computed again in the backward pass."""
+        return any(isinstance(module, Block) and module.checkpoint is not None for module in self.modules())
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -126,45 +131,29 @@ class M2BertPreTrainedModel(PreTrainedModel):
         init.zeros_(module.bias)
 
 
-class M2BertModel(M2BertPreTrainedModel):
+class M2BertModel(M2BertNetwork, M2BertPreTrainedModel):
     """The encoder: token ids to hidden states and one vector per text."""
 
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\.", r"^classifier\."]  # noqa: RUF012
 
-    def __init__(self, config: M2BertConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config)
-        self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
-        self.add_pooling = add_pooling_layer
-        self.make_pooling_layers()
-        self.filter_bank = FilterBank(config)
-        self.post_init()
+    if TYPE_CHECKING:
+        config: M2BertConfig
 
-    def make_pooling_layers(self) -> None:
-        """The layers that `config.pooling` has, not initialised, in place of those there are."""
-        pooling = self.config.pooling if self.add_pooling else ""
-        self.pooler = Pooler(self.config) if pooling == "cls_dense" else None
-        self.token_weights = TokenWeights(self.config) if pooling == "weighted" else None
-        bilinear, lexical = (
-            self.add_pooling and number > 0 for number in (self.config.bilinear_features, self.config.lexical_features)
-        )
-        self.bilinear_features = BilinearFeatures(self.config) if bilinear else None
-        self.lexical_features = LexicalFeatures(self.config) if lexical else None
+        def __getattr__(self, name: str) -> Any:
+            """What transformers, which has no types, gives all its models."""
+
+    def __init__(self, config: M2BertConfig, add_pooling_layer: bool = True) -> None:
+        PreTrainedModel.__init__(self, config)
+        self.make_layers(add_pooling_layer)
+        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
-
-    def cached_filters(self) -> AbstractContextManager[None]:
-        """Context in which, without gradients, filters are made once per transform length and reused.
-
-        Outside of it evaluation without gradients keeps them too, but looks each time whether parameters
-        changed. The memory is bounded by the environment's M2OPS_SPECTRUM_CACHE_MB (default 1024) and freed
-        at the end.
-        """
-        return self.filter_bank.pin()
+        if self.lexical_features is not None:
+            self.lexical_features.resize(value.num_embeddings)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -181,117 +170,13 @@ class M2BertModel(M2BertPreTrainedModel):
 
         `attention_mask (batch, seqlen)` is nonzero at real tokens, on whichever side the padding is: padding
         changes nothing for them. Returns last_hidden_state (batch, seqlen, dim) and pooler_output (batch,
-        dim) by `config.pooling`, not normalised. Raises M2BertError on inputs that are too long or do not fit
-        together.
+        embedding_size) by `config.pooling`, not normalised. Raises M2BertError on inputs that are too long or do
+        not fit together.
         """
-        seqlen = self._check_inputs(input_ids, attention_mask, inputs_embeds)
-        mask = None if attention_mask is None else attention_mask.bool()
-        if mask is not None and bool(mask.all()):
-            mask = None
-        if self.config.pad_to_max_length:
-            input_ids, inputs_embeds, token_type_ids, position_ids = self._pad_to_max_length(
-                seqlen, input_ids, inputs_embeds, token_type_ids, position_ids
-            )
-        elif mask is not None and position_ids is None:
-            position_ids = positions_of_tokens(mask)
-        hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        if torch.is_autocast_enabled(hidden.device.type):
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        hidden = self.encoder(hidden, None if self.config.pad_to_max_length else mask, self.filter_bank)
-        hidden = hidden[:, :seqlen]
-        ids = None if input_ids is None else input_ids[:, :seqlen]
-        pooled = self._pool(hidden, ids, mask) if self.add_pooling else None
+        hidden, pooled = M2BertNetwork.forward(
+            self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
+        )
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
-
-    def _check_inputs(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None
-    ) -> int:
-        """Sequence length of the inputs; raises M2BertError where they cannot be encoded."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise M2BertError("M2BertModel: exactly one of input_ids and inputs_embeds must be given")
-        if input_ids is None and not (self.token_weights is None and self.lexical_features is None):
-            raise M2BertError(
-                "M2BertModel: weighted pooling and lexical features must know which tokens there are, got "
-                "inputs_embeds; give input_ids"
-            )
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        axes = 2 if inputs_embeds is None else 3
-        assert given is not None
-        if given.dim() != axes:
-            raise M2BertError(
-                f"M2BertModel: input_ids must have shape (batch, seqlen) and inputs_embeds "
-                f"(batch, seqlen, dim), got {tuple(given.shape)}"
-            )
-        if not 1 <= given.shape[1] <= self.config.max_position_embeddings:
-            raise M2BertError(
-                f"M2BertModel: a sequence must have 1 to {self.config.max_position_embeddings} tokens, got "
-                f"{given.shape[1]}; truncate it, split it into windows, or use a model of more positions"
-            )
-        if attention_mask is not None and attention_mask.shape != given.shape[:2]:
-            raise M2BertError(
-                f"M2BertModel: attention_mask must have shape (batch, seqlen) = {tuple(given.shape[:2])}, "
-                f"got {tuple(attention_mask.shape)}"
-            )
-        return given.shape[1]
-
-    def _pad_to_max_length(
-        self,
-        seqlen: int,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        extra = self.config.max_position_embeddings - seqlen
-        pad = self.config.pad_token_id or 0
-        if input_ids is not None:
-            input_ids = F.pad(input_ids, (0, extra), value=pad)
-        if inputs_embeds is not None:
-            row = self.embeddings.word_embeddings.weight[pad].to(inputs_embeds.dtype)
-            inputs_embeds = torch.cat([inputs_embeds, row.expand(inputs_embeds.shape[0], extra, -1)], dim=1)
-        if token_type_ids is not None:
-            token_type_ids = F.pad(token_type_ids, (0, extra))
-        if position_ids is not None:
-            rest = torch.arange(seqlen, seqlen + extra, device=position_ids.device)
-            position_ids = torch.cat([position_ids, rest.expand(position_ids.shape[0], -1)], dim=1)
-        return input_ids, inputs_embeds, token_type_ids, position_ids
-
-    def pooling_weights(self, hidden: Tensor, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What each token counts in the mean (batch, seqlen) float32: 0 where `mask` is False, else above 0.
-
-        `hidden (batch, seqlen, dim)` are the last states of `input_ids (batch, seqlen)`. Under weighted pooling a
-        learned weight of the state times m2bert.model.pooling.repetition_factors; otherwise 1.
-        """
-        mask = None if mask is None else mask.bool()
-        if self.token_weights is None:
-            return torch.ones_like(input_ids, dtype=torch.float32) if mask is None else mask.float()
-        rows = self.embeddings.word_embeddings.weight.shape[0]
-        return self.token_weights(hidden) * repetition_factors(input_ids, mask, rows)
-
-    def features(self, hidden: Tensor) -> Tensor:
-        """What embeddings are means of: `hidden (..., dim)` with its bilinear features behind it, if there are any."""
-        return hidden if self.bilinear_features is None else self.bilinear_features(hidden)
-
-    def _pool(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
-        pooled = self._pool_states(hidden, input_ids, mask)
-        if self.lexical_features is None:
-            return pooled
-        assert input_ids is not None
-        lexical = self.lexical_features(input_ids, mask)
-        return joined(pooled, lexical, self.config.lexical_share).to(hidden.dtype)
-
-    def _pool_states(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
-        if self.config.pooling == "mean":
-            return mean_pool(self.features(hidden), mask)
-        if self.config.pooling == "weighted":
-            assert input_ids is not None
-            weights = self.pooling_weights(hidden, input_ids, mask)
-            return weighted_pool(self.features(hidden), weights).to(hidden.dtype)
-        if mask is None:
-            first = hidden[:, 0]
-        else:
-            first = hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.int().argmax(dim=1)]
-        return first if self.pooler is None else self.pooler(first)
 
 
 class M2BertForMaskedLM(M2BertPreTrainedModel):
@@ -368,7 +253,10 @@ class M2BertForSequenceClassification(M2BertPreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits (batch, num_labels); with `labels` the loss by `config.problem_type` or their dtype."""
-        outputs = self.m2bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True)
+        wanted = {name: kwargs.pop(name) for name in ("output_hidden_states",) if name in kwargs}
+        outputs = self.m2bert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **wanted
+        )
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:

@@ -1,4 +1,11 @@
-"""TODO."""
+"""How token states and tokens become one vector: every formula of an embedding, for a batch and for parts of a text.
+
+A batch of whole texts is pooled by mean_pool, weighted_pool, LexicalFeatures and joined. A text that is read in windows
+is a sum over its tokens: repetition_weights say what each counts, sums_of_runs and LexicalFeatures.sums add up any
+stretches of them, and joined_scales make of their total what joined makes of a whole text.
+Tests: tests/model/test_weighted_pooling.py, tests/model/test_bilinear_features.py,
+tests/model/test_lexical_features.py.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m2bert.model.configuration import M2BertConfig
+from m2bert.model.architecture import Architecture
+
+# A part of a vector below this norm counts as nothing.
+SMALLEST_NORM = 1e-12
 
 
 class Pooler(nn.Module):
     """Dense layer and tanh on the state of the first token, as in the released retrieval models."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -23,7 +33,7 @@ class Pooler(nn.Module):
 class TokenWeights(nn.Linear):
     """What each token counts in weighted pooling, from its state: softplus(a . h + b), which starts as 1."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__(config.hidden_size, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -39,7 +49,7 @@ class BilinearFeatures(nn.Module):
     products the overlap is squared. Low-rank bilinear pooling (arXiv 1610.04325) without its last projection.
     """
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.left = nn.Parameter(torch.empty(config.bilinear_features, config.hidden_size))
         self.right = nn.Parameter(torch.empty(config.bilinear_features, config.hidden_size))
@@ -58,7 +68,7 @@ class LexicalFeatures(nn.Module):
     random ones would. Source: feature hashing (arXiv 0902.2206), here of learned weights.
     """
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.size = config.lexical_features
         self.weight = nn.Parameter(torch.empty(config.vocab_size))
@@ -66,6 +76,13 @@ class LexicalFeatures(nn.Module):
     def signed_weights(self) -> Tensor:
         """Weights (vocab_size,) times the sign of each piece, which depends on its id alone; float32."""
         return self.weight.float() * piece_signs(len(self.weight), self.weight.device)
+
+    def resize(self, vocab_size: int) -> None:
+        """Go on with so many pieces: those beyond are dropped, new ones weigh 1 as all do at first."""
+        old = self.weight
+        kept = old.detach()[:vocab_size]
+        weight = torch.cat([kept, kept.new_ones(vocab_size - len(kept))])
+        self.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Map `input_ids (batch, seqlen)` int64 to (batch, lexical_features) float32; nothing counts where
@@ -75,7 +92,17 @@ class LexicalFeatures(nn.Module):
             counts = piece_counts(input_ids, mask, len(self.weight))
             values = torch.log2(1 + counts) * self.signed_weights()
             rows = F.pad(values, (0, -len(self.weight) % self.size))
-            return rows.view(len(rows), -1, self.size).sum(dim=1)
+            return rows.unflatten(1, (-1, self.size)).sum(dim=1)
+
+    def sums(self, input_ids: Tensor, factors: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        """What single tokens add, summed by row (num_rows, lexical_features) float32.
+
+        Token i of `input_ids (n,)` int64 belongs to rows[i] and counts `factors (n,)` float64, which
+        repetition_weights make. Over all tokens of a text the sum is what `forward` gives for it.
+        """
+        values = self.signed_weights()[input_ids].double() * factors
+        sums = values.new_zeros(num_rows * self.size)
+        return sums.index_add_(0, rows * self.size + input_ids % self.size, values).float().view(num_rows, self.size)
 
 
 def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -99,14 +126,20 @@ def piece_signs(vocab_size: int, device: torch.device | str = "cpu") -> Tensor:
     return 2.0 * bits.float() - 1.0
 
 
-def repetition_factors(input_ids: Tensor, mask: Tensor | None, vocab_size: int) -> Tensor:
-    """log2(1 + n) / n (batch, seqlen) float32 for a token whose id occurs n times in its row, 0 at padding.
+def repetition_weights(counts: Tensor) -> Tensor:
+    """log2(1 + n) / n for each n of `counts`, which are floating point, 0 for none: what one of n equal tokens counts.
 
-    All n occurrences together count log2(1 + n), as in sublinear term frequency; one alone counts 1. `input_ids`
-    (batch, seqlen) int64 below `vocab_size`; occurrences where `mask` is False are none.
+    Together they count log2(1 + n), as in sublinear term frequency; one alone counts 1.
     """
-    own = piece_counts(input_ids, mask, vocab_size).gather(1, input_ids)
-    factors = torch.log2(1 + own) / own.clamp(min=1)
+    return torch.log2(1 + counts) / counts.clamp(min=1)
+
+
+def repetition_factors(input_ids: Tensor, mask: Tensor | None, vocab_size: int) -> Tensor:
+    """repetition_weights (batch, seqlen) float32 of how often each token's id occurs in its row, 0 at padding.
+
+    `input_ids` (batch, seqlen) int64 below `vocab_size`; occurrences where `mask` is False are none.
+    """
+    factors = repetition_weights(piece_counts(input_ids, mask, vocab_size).gather(1, input_ids))
     return factors if mask is None else factors * mask
 
 
@@ -123,8 +156,21 @@ def joined(dense: Tensor, lexical: Tensor, lexical_share: float) -> Tensor:
     The cosine of two of them is 1 - lexical_share times the cosine of the first parts plus lexical_share times that of
     the second.
     """
-    parts = F.normalize(dense.float(), dim=-1), F.normalize(lexical.float(), dim=-1)
+    parts = [F.normalize(part.float(), dim=-1, eps=SMALLEST_NORM) for part in (dense, lexical)]
     return torch.cat([parts[0] * (1 - lexical_share) ** 0.5, parts[1] * lexical_share**0.5], dim=-1)
+
+
+def joined_scales(total: Tensor, lexical_features: int, lexical_share: float) -> Tensor:
+    """What makes of `total (dim,)`, sums with `lexical_features` behind them, what `joined` makes of its two parts.
+
+    Scales (dim,) in the dtype of `total`, one number for each part: what a stretch of the text adds to the sum is
+    scaled by the same, so that the scores of all stretches add up.
+    """
+    scales = torch.ones_like(total)
+    split = len(total) - lexical_features
+    for part, share in ((slice(0, split), 1 - lexical_share), (slice(split, None), lexical_share)):
+        scales[part] = share**0.5 / torch.linalg.vector_norm(total[part]).clamp(min=SMALLEST_NORM)
+    return scales
 
 
 def sums_of_runs(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

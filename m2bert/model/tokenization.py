@@ -1,19 +1,26 @@
-"""The WordPiece tokenizer of our models: training, saving, loading, counting.
+"""The WordPiece tokenizer of our models: training, saving, loading with and without transformers, counting.
 
 Test: tests/model/test_tokenization.py.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m2bert.errors import M2BertError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_ALPHABET = 1000
+# What a tokenizer reads that says nothing about it.
+UNLIMITED = 1 << 60
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 16384, *, max_tokens: int = 8192) -> Any:
@@ -79,17 +86,100 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     folder = Path(path)
-    if not (folder / "tokenizer.json").is_file():
+    read_core(folder)
+    read_facts(folder)
+    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+
+def read_core(folder: Path) -> Tokenizer:
+    """The tokenizers.Tokenizer in a folder's tokenizer.json. Raises M2BertError when there is none or a broken one."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
         raise M2BertError(
             f"load_tokenizer: {str(folder)!r} must be a folder with tokenizer.json; make one with "
             f"`m2bert train-tokenizer`"
         )
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing narrower
+        raise M2BertError(f"load_tokenizer: {file} cannot be read ({error}); restore the file") from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a folder's tokenizer_config.json says, nothing where there is none. Raises M2BertError on a broken one."""
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise M2BertError(f"load_tokenizer: {file} cannot be read ({error}); restore the file") from error
+    if not isinstance(facts, dict):
         raise M2BertError(
-            f"load_tokenizer: {folder / 'tokenizer.json'} cannot be read ({error}); restore the file"
-        ) from error
+            f"load_tokenizer: {file} must hold a JSON object, got {type(facts).__name__}; restore the file"
+        )
+    return facts
+
+
+@dataclass(frozen=True)
+class PlainTokenizer:
+    """A tokenizer and the few facts that encoding needs of it. Loading one takes a hundredth of a transformers one.
+
+    backend_tokenizer: neither pads nor truncates; nobody else's. cls_token_id, sep_token_id, pad_token_id: None where
+    there is no such token. model_max_length: tokens, special ones included.
+    """
+
+    backend_tokenizer: Tokenizer
+    cls_token_id: int | None
+    sep_token_id: int | None
+    pad_token_id: int | None
+    model_max_length: int
+
+    def __len__(self) -> int:
+        return self.backend_tokenizer.get_vocab_size()
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> PlainTokenizer:
+        """That of a transformers tokenizer, copied: what is done to the one afterwards does not reach the other.
+
+        Raises M2BertError for one that the tokenizers package does not run.
+        """
+        from tokenizers import Tokenizer
+
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise M2BertError(
+                f"PlainTokenizer: tokenizer must be a fast one, with a backend_tokenizer, got "
+                f"{type(tokenizer).__name__}; load it with load_tokenizer"
+            )
+        core = _bare(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+        ids = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+        return cls(core, *ids, int(tokenizer.model_max_length))
+
+    @classmethod
+    def load(cls, folder: Path) -> PlainTokenizer:
+        """That of a folder as save_pretrained writes it: tokenizer.json and tokenizer_config.json.
+
+        Raises M2BertError as load_tokenizer does.
+        """
+        core, facts = _bare(read_core(folder)), read_facts(folder)
+
+        def identity(name: str) -> int | None:
+            token = facts.get(name)
+            text = token.get("content") if isinstance(token, dict) else token
+            return None if text is None else core.token_to_id(str(text))
+
+        longest = facts.get("model_max_length")
+        ids = (identity("cls_token"), identity("sep_token"), identity("pad_token"))
+        return cls(core, *ids, UNLIMITED if longest is None else int(longest))
+
+
+def _bare(core: Tokenizer) -> Tokenizer:
+    """`core` itself, which from now on neither pads nor truncates."""
+    core.no_truncation()
+    core.no_padding()
+    return core
 
 
 def encode_ids(tokenizer: Any, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
@@ -97,9 +187,7 @@ def encode_ids(tokenizer: Any, texts: Sequence[str], *, special: bool = False) -
 
     Quiet about length: what does not fit a model is the caller's decision.
     """
-    core = tokenizer.backend_tokenizer
-    core.no_truncation()
-    core.no_padding()
+    core = _bare(tokenizer.backend_tokenizer)
     return [encoding.ids for encoding in core.encode_batch_fast(list(texts), add_special_tokens=special)]
 
 

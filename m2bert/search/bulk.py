@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from m2bert.encoders.protocol import DocumentEncoder
+from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
 from m2bert.search.stores import Record
 
 if TYPE_CHECKING:
-    from m2bert.encoders.protocol import DocumentEmbedding
+    from m2bert.encoders.protocol import EncodedDocument
     from m2bert.search.stores.staging import Staging
 
 # Characters embedded between two writes to disk: some ten seconds of work on two cores, and enough to fill batches.
@@ -34,7 +34,7 @@ def text_hash(text: str) -> str:
 def embed_into(
     staging: Staging,
     texts: Mapping[str, str],
-    encoder: DocumentEncoder,
+    encoder: Encoder,
     progress: Progress | None,
     names: Mapping[str, str],
 ) -> None:
@@ -92,7 +92,7 @@ def _groups(pending: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]
         yield group
 
 
-def _record(known: str, text: str, made: DocumentEmbedding) -> Record:
+def _record(known: str, text: str, made: EncodedDocument) -> Record:
     """The embedding of a text that has no name yet."""
     vectors = [passage.vector for passage in made.passages]
     spans = [(passage.start, passage.end) for passage in made.passages]

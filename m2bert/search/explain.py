@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
 from m2bert.provenance import provenance
 
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex
 
 RUN_VERSION = 1
-
-
-class PassageEncoder(Protocol):
-    """What is used of m2bert.encoders.embedder.Embedder: its documents come with passages."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    def encode(self, texts: list[str]) -> NDArray[np.float32]: ...
-    def encode_documents(self, texts: list[str]) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,7 @@ class Explanation:
         ]
 
 
-def explain_text(encoder: PassageEncoder, query: str, text: str, document: str = "text") -> Explanation:
+def explain_text(encoder: Encoder, query: str, text: str, document: str = "text") -> Explanation:
     """Explain the score of one text, which `document` names.
 
     Raises M2BertError for a query or text without words, and for a model that does not pool by the mean.
@@ -114,13 +104,13 @@ def explain_stored(index: SearchIndex, query: str, document: str, source: str | 
     encoder = index.embedder
     spans = [(int(start), int(end)) for start, end in record.spans]
     counts = (record.num_tokens, record.num_windows, record.num_truncated)
-    vector = _query_vector(encoder, query)  # type: ignore[arg-type]
+    vector = _query_vector(encoder, query)
     return _explanation(
         encoder, query, document, record.text, vector, record.vector, spans, record.passage_vectors, counts
     )
 
 
-def _query_vector(encoder: PassageEncoder, query: str) -> NDArray[np.float64]:
+def _query_vector(encoder: Encoder, query: str) -> NDArray[np.float64]:
     if not query.strip():
         raise M2BertError(f"explain: the query must be some words of text, got {query!r}; ask something")
     try:
@@ -130,7 +120,7 @@ def _query_vector(encoder: PassageEncoder, query: str) -> NDArray[np.float64]:
 
 
 def _explanation(
-    encoder: Any,
+    encoder: Encoder,
     query: str,
     document: str,
     text: str,
@@ -141,10 +131,9 @@ def _explanation(
     counts: tuple[int, int, int],
 ) -> Explanation:
     """shares: (len(spans), dim). The score comes from the document's vector, not from its passages."""
-    name = getattr(encoder, "name", "the model")
     if not len(spans):
         raise M2BertError(
-            f"explain: {name} does not pool by the mean, so its score has no parts; use a model that does"
+            f"explain: {encoder.name} does not pool by the mean, so its score has no parts; use a model that does"
         )
     values = shares.astype(np.float64) @ query_vector
     contributions = [
@@ -152,4 +141,4 @@ def _explanation(
         for (start, end), value in zip(spans, values, strict=True)
     ]
     score = float(np.asarray(vector, dtype=np.float64) @ query_vector)
-    return Explanation(query, document, name, encoder.fingerprint, score, len(text), *counts, contributions)
+    return Explanation(query, document, encoder.name, encoder.fingerprint, score, len(text), *counts, contributions)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from m2bert.encoders.protocol import DocumentEncoder
+from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
 from m2bert.search.bulk import Progress, embed_into, text_hash
 from m2bert.search.documents import Corpus, Document, Skipped
@@ -79,7 +79,7 @@ class IndexReport:
 class SearchIndex:
     """An index of documents in a folder, bound to the model that embedded them."""
 
-    def __init__(self, store: str | Path, embedder: DocumentEncoder | None = None) -> None:
+    def __init__(self, store: str | Path, embedder: Encoder | None = None) -> None:
         """`store`: folder of the store; made at the first add if it is not there, never by a search.
 
         `embedder`: None means the model the store was made with, or the default model for a new store.
@@ -102,7 +102,7 @@ class SearchIndex:
         return None if self._store is None else self._store.info.model
 
     @property
-    def embedder(self) -> DocumentEncoder:
+    def embedder(self) -> Encoder:
         """The encoder of documents and queries; loaded at the first use when none was given."""
         if self._embedder is None:
             from m2bert.encoders.embedder import Embedder
@@ -254,7 +254,7 @@ class SearchIndex:
             return self.embedder.overflow == "truncate"
         return state.num_windows == 1 or self.embedder.overflow == "window"
 
-    def _check_model(self, info: StoreInfo, embedder: DocumentEncoder) -> None:
+    def _check_model(self, info: StoreInfo, embedder: Encoder) -> None:
         if embedder.fingerprint != info.fingerprint:
             raise M2BertError(
                 f"index: {str(self.path)!r} was made with the model {info.model!r} of fingerprint "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from bag_of_words import BagOfWords, EncodedText
+from bag_of_words import BagOfWords
 from tiny import tiny_embedder
 
 from m2bert.bench.encode_time import run_encode_time, sample_text
+from m2bert.encoders.protocol import EncodedDocument
 from m2bert.errors import M2BertError
 
 
@@ -23,10 +24,11 @@ class Slow(BagOfWords):
                 " ".join(text.split()[start : start + room]) for start in range(0, len(text.split()), room)
             ]
 
-    def encode_documents(self, texts: Any, *, progress: Any = None) -> Any:
+    def encode_documents(self, texts: Any, *, passages: bool = True, progress: Any = None) -> Any:
+        assert not passages
         self.calls += 1
         self.clock[0] += 100.0 if self.calls == 1 else 0.001 * sum(len(text.split()) for text in texts)
-        return [EncodedText(self.vector(text), len(text.split()), 1, 0) for text in texts]
+        return [EncodedDocument(self.vector(text), [], len(text.split()), 1, 0) for text in texts]
 
 
 def test_times_are_those_of_the_encoding_without_the_warm_up() -> None:

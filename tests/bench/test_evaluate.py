@@ -7,11 +7,12 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from bag_of_words import BagOfWords, EncodedText
+from bag_of_words import BagOfWords
 from tiny import story, tiny_embedder
 
 import m2bert.bench.systems
@@ -117,7 +118,7 @@ def test_slices_keep_the_order_and_the_progress(monkeypatch):
     queries = {f"q{i}": f"word{i}" for i in range(23)}
     task = make_task(corpus=corpus, queries=queries, qrels={f"q{i}": {f"d{i}": 1} for i in range(23)})
     whole = evaluate_tasks([task], [EncoderSystem(BagOfWords())], metrics=["RR@1"])
-    monkeypatch.setattr(m2bert.bench.systems, "DOCUMENTS_AT_ONCE", 5)
+    monkeypatch.setattr(m2bert.bench.systems, "DOCUMENTS_ENCODED_AT_ONCE", 5)
     seen = {}
     sliced = evaluate_tasks(
         [task],
@@ -146,11 +147,11 @@ def test_an_embedding_that_is_not_finite_stops_the_run_by_name(value):
 @pytest.mark.parametrize("number", [0, 3, 6])
 def test_a_text_that_the_encoder_refuses_is_named_by_its_id(number):
     class Picky(BagOfWords):
-        def encode_documents(self, texts, *, progress=None):
+        def encode_documents(self, texts, *, passages=True, progress=None):
             for place, text in enumerate(texts):
                 if f"word{number} " in text:
                     raise M2BertError(f"Embedder: text {place} has 9 tokens; use overflow='window'")
-            return super().encode_documents(texts, progress=progress)
+            return super().encode_documents(texts, passages=passages, progress=progress)
 
     corpus = {f"d{i}": f"word{i} common" for i in range(7)}
     task = make_task(corpus=corpus, queries={"q": "word0"}, qrels={"q": {"d0": 1}})
@@ -315,8 +316,17 @@ def test_docs_example_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "{'nDCG@10': 1.0, 'R@10': 1.0}\n"
 
 
-def test_encoded_text_is_all_that_evaluation_reads():
-    """The members of EncodedDocument and no others, so that any encoder can be adapted in a few lines."""
-    assert set(EncodedText.__dataclass_fields__) == {
-        name for name in vars(m2bert.encoders.protocol.EncodedDocument) if not name.startswith("_")
-    }
+def test_vectors_and_counts_are_all_that_evaluation_asks_for():
+    """No passages are asked for or read, so that any encoder can be adapted in a few lines."""
+
+    class Bare(BagOfWords):
+        def encode_documents(self, texts, *, passages=True, progress=None):
+            assert passages is False
+            counts = {"num_tokens": 1, "num_windows": 1, "num_truncated": 0}
+            return [SimpleNamespace(vector=self.vector(text), **counts) for text in texts]
+
+    bare, full = (
+        evaluate_tasks([make_task()], [EncoderSystem(encoder)], metrics=METRICS).tasks[0].systems[0].metrics
+        for encoder in (Bare(), BagOfWords())
+    )
+    assert bare == full and full["RR@10"] > 0

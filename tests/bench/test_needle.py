@@ -99,9 +99,9 @@ def test_a_cached_run_gives_the_same_report_and_encodes_nothing(tmp_path: Path) 
     class Counting(BagOfWords):
         calls = 0
 
-        def encode_documents(self, texts: Any, *, progress: Any = None) -> Any:
+        def encode_documents(self, texts: Any, *, passages: bool = True, progress: Any = None) -> Any:
             self.calls += len(texts)
-            return super().encode_documents(texts, progress=progress)
+            return super().encode_documents(texts, passages=passages, progress=progress)
 
     encoder = Counting(limit=25)
     seen: list[float] = []

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import WordEncoder, story, tiny_embedder, tiny_model_folder
+from bag_of_words import BagOfWords
+from tiny import story, tiny_embedder, tiny_model_folder
 
 import m2bert.cli
 from m2bert.cli import demo, results
@@ -298,8 +299,8 @@ class Terminal(io.StringIO):
 
 
 def test_demo_converses_on_a_terminal_only(library: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    SearchIndex(tmp_path / "store", WordEncoder()).add(HELP)
-    index = SearchIndex(tmp_path / "store", WordEncoder())
+    SearchIndex(tmp_path / "store", BagOfWords()).add(HELP)
+    index = SearchIndex(tmp_path / "store", BagOfWords())
     monkeypatch.setattr(sys, "stdin", Terminal("Where are archives?\nand rows?\n\nnever read\n"))
     demo.converse(index)
     out = capsys.readouterr().out

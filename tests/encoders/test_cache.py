@@ -49,7 +49,7 @@ class Counting(BagOfWords):
 
 def evaluate_with_cache(encoder, cache, path):
     """Evaluate 40 documents in slices of eight; write the report and what was encoded."""
-    m2bert.encoders.cache.SLICE_TEXTS = 8
+    m2bert.encoders.cache.TEXTS_WRITTEN_AT_ONCE = 8
     documents = {f"d{i:02}": text for i, text in enumerate(TEXTS)}
     queries = {f"q{i}": f"word{i} number{i % 5}" for i in range(12)}
     task = RetrievalTask("t", "test", documents, queries, {f"q{i}": {f"d{i:02}": 1} for i in range(12)})
@@ -71,7 +71,7 @@ def test_what_comes_back_is_what_went_in(tmp_path):
     cached = CachedEncoder(counting, tmp_path)
     for _ in range(2):
         assert np.array_equal(cached.encode(TEXTS), plain.encode(TEXTS))
-        for found, made in zip(cached.encode_documents(TEXTS), plain.encode_documents(TEXTS), strict=True):
+        for found, made in zip(*(x.encode_documents(TEXTS, passages=False) for x in (cached, plain)), strict=True):
             assert np.array_equal(found.vector, made.vector) and found.vector.dtype == np.float32
             for name in ("num_tokens", "num_windows", "num_truncated"):
                 assert getattr(found, name) == getattr(made, name)
@@ -83,6 +83,17 @@ def test_what_comes_back_is_what_went_in(tmp_path):
     # A text that comes twice is encoded once.
     CachedEncoder(again, tmp_path).encode(["twice", "twice"])
     assert again.seen == ["new", "twice"]
+
+
+def test_passages_are_not_kept_but_made_anew_where_they_are_wanted(tmp_path):
+    counting = Counting(limit=3)
+    cached = CachedEncoder(counting, tmp_path)
+    for _ in range(2):
+        (document,) = cached.encode_documents(["one two three four"])
+        assert [(passage.start, passage.end) for passage in document.passages] == [(0, 18)]
+    assert len(counting.seen) == 2
+    (document,) = cached.encode_documents(["one two three four"], passages=False)
+    assert document.passages == [] and document.num_truncated == 1
 
 
 def test_another_model_or_another_setting_has_a_cache_of_its_own(tmp_path):
@@ -97,14 +108,14 @@ def test_another_model_or_another_setting_has_a_cache_of_its_own(tmp_path):
 
 
 def test_progress_grows_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(m2bert.encoders.cache, "SLICE_TEXTS", 8)
+    monkeypatch.setattr(m2bert.encoders.cache, "TEXTS_WRITTEN_AT_ONCE", 8)
     for _ in range(2):
         seen: list[tuple[int, int]] = []
 
         def progress(done, total, seen=seen):
             seen.append((done, total))
 
-        CachedEncoder(BagOfWords(), tmp_path).encode_documents(TEXTS, progress=progress)
+        CachedEncoder(BagOfWords(), tmp_path).encode_documents(TEXTS, passages=False, progress=progress)
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert seen[-1] == (sum(map(len, TEXTS)),) * 2
 

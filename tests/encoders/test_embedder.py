@@ -14,6 +14,7 @@ from tiny import story, tiny_embedder, tiny_model, tiny_model_folder, tiny_token
 
 from m2bert.encoders.embedder import Embedder
 from m2bert.encoders.passages import cut_passages
+from m2bert.encoders.windows import inputs_of
 from m2bert.errors import M2BertError
 
 TEXTS = [story(length, seed=length) for length in (3, 250, 40, 1, 90, 12, 55, 700)]
@@ -75,14 +76,13 @@ def test_embedding_does_not_depend_on_the_batch(batch_tokens: int) -> None:
 def test_batches_stay_within_the_budget_longest_first(monkeypatch: Any) -> None:
     shapes: list[tuple[int, ...]] = []
     small = tiny_embedder(batch_tokens=200)
-    assemble = small._assemble
 
-    def watching(batch: Any) -> Any:
-        made = assemble(batch)
-        shapes.append(tuple(made[0].shape))
+    def watching(*args: Any) -> Any:
+        made = inputs_of(*args)
+        shapes.append(made.input_ids.shape)
         return made
 
-    monkeypatch.setattr(small, "_assemble", watching)
+    monkeypatch.setattr("m2bert.encoders.embedder.inputs_of", watching)
     small.encode(TEXTS)
     assert all(rows == 1 or rows * seqlen <= 200 for rows, seqlen in shapes)
     assert [seqlen for _, seqlen in shapes] == sorted((seqlen for _, seqlen in shapes), reverse=True)
@@ -292,3 +292,13 @@ def test_tokenizer_of_another_model_is_refused() -> None:
     tokenizer.add_tokens(["unheard"])
     with pytest.raises(M2BertError, match="use the tokenizer it was trained with"):
         Embedder((tiny_model(), tokenizer))
+
+
+def test_documents_without_passages_have_the_same_vectors_and_counts() -> None:
+    for document, bare in zip(
+        embedder().encode_documents(TEXTS), embedder().encode_documents(TEXTS, passages=False), strict=True
+    ):
+        assert bare.passages == [] and document.passages
+        np.testing.assert_allclose(bare.vector, document.vector, atol=1e-6)
+        for name in ("num_tokens", "num_windows", "num_truncated"):
+            assert getattr(bare, name) == getattr(document, name)

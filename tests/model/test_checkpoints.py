@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_config, tiny_inputs, tiny_tokenizer
+from tiny import numbered_tokenizer, tiny_config, tiny_inputs
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from m2bert.errors import M2BertError
 from m2bert.model import checkpoints
-from m2bert.model.checkpoints import fingerprint, load_model, load_reference, save_model
+from m2bert.model.checkpoints import fingerprint, load_model, load_network, save_model
 from m2bert.model.modeling import M2BertForMaskedLM, M2BertModel
+from m2bert.model.reference import load_reference
 
 Tensors = dict[str, Tensor]
 
@@ -27,7 +28,7 @@ Tensors = dict[str, Tensor]
 def saved(tmp_path: Path) -> Path:
     """A folder with a small model saved in bfloat16."""
     folder = tmp_path / "model"
-    save_model(M2BertModel(tiny_config()), tiny_tokenizer(), folder)
+    save_model(M2BertModel(tiny_config()), numbered_tokenizer(), folder)
     return folder
 
 
@@ -39,7 +40,7 @@ def reference_tensors(shared_dir: Path) -> Tensors:
 
 def test_saved_model_opens_again_in_float32(tmp_path: Path) -> None:
     model = M2BertModel(tiny_config(pooling="cls_dense")).eval()
-    save_model(model, tiny_tokenizer(), tmp_path / "exact", dtype=torch.float32)
+    save_model(model, numbered_tokenizer(), tmp_path / "exact", dtype=torch.float32)
     again, tokenizer = load_model(tmp_path / "exact")
     assert not again.training and again.dtype == torch.float32
     ids = tokenizer("w7 w30 w96 unheard", return_tensors="pt")["input_ids"]
@@ -69,7 +70,7 @@ def test_saved_model_opens_with_transformers(saved: Path) -> None:
 
 def test_masked_lm_is_saved_whole_and_opens_as_encoder(tmp_path: Path) -> None:
     model = M2BertForMaskedLM(tiny_config()).eval()
-    save_model(model, tiny_tokenizer(), tmp_path / "mlm", dtype=torch.float32)
+    save_model(model, numbered_tokenizer(), tmp_path / "mlm", dtype=torch.float32)
     ids = tiny_inputs()
     encoder, _ = load_model(tmp_path / "mlm")
     torch.testing.assert_close(encoder(ids)[0], model.m2bert(ids)[0], rtol=0, atol=0)
@@ -94,7 +95,7 @@ def test_save_model_is_all_or_nothing(saved: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(checkpoints, step, fail)
     with pytest.raises(OSError, match="no space left"):
-        save_model(M2BertModel(tiny_config(hidden_size=64)), tiny_tokenizer(), saved)
+        save_model(M2BertModel(tiny_config(hidden_size=64)), numbered_tokenizer(), saved)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
@@ -178,8 +179,9 @@ def pickled_instead(folder: Path, what: Any) -> None:
 )
 def test_load_model_refuses(saved: Path, damage: Callable[[Path], Any], message: str) -> None:
     damage(saved)
-    with pytest.raises(M2BertError, match=message):
-        load_model(saved)
+    for load in (load_model, load_network):
+        with pytest.raises(M2BertError, match=message):
+            load(saved)
 
 
 def test_load_model_names_the_shipped_models(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
@@ -196,7 +198,7 @@ def test_load_model_opens_a_file_of_plain_tensors(saved: Path) -> None:
 
 
 def test_load_reference_points_to_load_model(saved: Path, tmp_path: Path) -> None:
-    save_model(M2BertForMaskedLM(tiny_config()), tiny_tokenizer(), tmp_path / "masked", dtype=torch.float32)
+    save_model(M2BertForMaskedLM(tiny_config()), numbered_tokenizer(), tmp_path / "masked", dtype=torch.float32)
     for folder in (saved, tmp_path / "masked"):
         with pytest.raises(M2BertError, match="has this library's names; open its folder with load_model"):
             load_reference(folder)
@@ -285,7 +287,7 @@ def test_load_reference_makes_an_encoder_with_the_pooler(reference_tensors: Tens
     with torch.no_grad():
         out = model(tiny_inputs())
     torch.testing.assert_close(out.pooler_output, out.last_hidden_state[:, 0].tanh())
-    save_model(model, tiny_tokenizer(), tmp_path / "ours", dtype=torch.float32)
+    save_model(model, numbered_tokenizer(), tmp_path / "ours", dtype=torch.float32)
     assert same_weights(load_model(tmp_path / "ours")[0], model)
     released = load_reference(tmp_path, pad_to_max_length=True, pooling="cls")
     assert released.config.pad_to_max_length

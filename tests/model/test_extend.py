@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_config, tiny_inputs
+from tiny import tiny_config, tiny_inputs
 from training_data import small_tokenizer, write_corpus
 from typer.testing import CliRunner
 

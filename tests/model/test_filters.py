@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from tiny_models import tiny_config, tiny_inputs
+from tiny import tiny_config, tiny_inputs
 from torch import Tensor
 
 from m2bert.errors import M2BertError
@@ -267,3 +267,87 @@ def test_filter_bank_refuses_a_bad_budget(monkeypatch: pytest.MonkeyPatch, text:
     monkeypatch.setenv("M2OPS_SPECTRUM_CACHE_MB", text)
     with pytest.raises(M2BertError, match="M2OPS_SPECTRUM_CACHE_MB: must be a number of megabytes"):
         cache_budget_bytes()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seqlen", [5, 40])
+def test_filter_bank_notices_values_that_are_written_without_a_mark(seqlen: int) -> None:
+    """Weight averaging writes through .data, which changes neither address nor version."""
+    model, conv = model_and_conv()
+    ids = tiny_inputs(seqlen=seqlen)
+    before = model(ids).last_hidden_state
+    for parameter in model.parameters():
+        parameter.data.mul_(1.05)
+    after = model(ids).last_hidden_state
+    torch.testing.assert_close(after, copy.deepcopy(model)(ids).last_hidden_state, rtol=0, atol=0)
+    assert (after - before).abs().max() > 1e-3
+    conv.features.data[seqlen - 1] += 1.0  # the last row in use
+    assert (model(ids).last_hidden_state - after).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_filter_bank_makes_filters_again_only_where_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, conv = model_and_conv()
+    made, generate = [], LongConv.blocks
+    monkeypatch.setattr(LongConv, "blocks", lambda conv, *args: made.append(conv.index) or generate(conv, *args))
+    for seqlen in (5, 40, 70, 5):  # longer ones do not drive out the shorter
+        model(tiny_inputs(seqlen=seqlen))
+    assert sorted(made) == sorted([0, 1, 2, 3] * 3)
+    made.clear()
+    conv.frequency.data.mul_(1.5)
+    for seqlen in (5, 40, 5):
+        model(tiny_inputs(seqlen=seqlen))
+    assert made == [conv.index] * 2
+
+
+@torch.no_grad()
+def test_filters_of_one_call_outlive_it_where_they_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2bert.model.filters.POSITIONS_OF_QUERIES", 32)
+    model, conv = model_and_conv()
+    expected = {seqlen: model.filter_bank.filters(conv, seqlen)[0].data for seqlen in (20, 60)}
+    model.filter_bank.clear()
+    call = model.filter_bank.for_one_call()
+    for seqlen in (20, 60, 20):
+        torch.testing.assert_close(call.filters(conv, seqlen)[0].data, expected[seqlen], rtol=0, atol=0)
+    short, long = (expected[seqlen].numel() * expected[seqlen].element_size() for seqlen in (20, 60))
+    assert cached_bytes(model) == short and call.nbytes == short + long
+    made, generate = [], LongConv.blocks
+    monkeypatch.setattr(LongConv, "blocks", lambda conv, *args: made.append(conv.index) or generate(conv, *args))
+    again = model.filter_bank.for_one_call()
+    again.filters(conv, 20)
+    assert made == []
+    again.filters(conv, 60)
+    assert made == [conv.index]
+
+
+@torch.no_grad()
+def test_pins_may_overlap() -> None:
+    model, conv = model_and_conv()
+    ids, bank = tiny_inputs(), model.filter_bank
+    first, second = model.cached_filters(), model.cached_filters()
+    first.__enter__()
+    model(ids)
+    conv.features.data.mul_(0.5)
+    second.__enter__()  # whoever begins later looks for changes too
+    expected = copy.deepcopy(model)(ids).last_hidden_state
+    torch.testing.assert_close(model(ids).last_hidden_state, expected, rtol=0, atol=0)
+    first.__exit__(None, None, None)
+    assert bank.pinned and bank.nbytes > 0
+    second.__exit__(None, None, None)
+    assert not bank.pinned and bank.nbytes == 0
+
+
+@torch.no_grad()
+def test_filters_are_float32_whatever_the_default_is() -> None:
+    """Of 96 positions bfloat16 tells less than half apart: filters made in it are off by per cents."""
+    made = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            for make in (decay_window, multiscale_window):
+                made.append(make(32, 96, 96, torch.device("cpu")))
+            made.append(positional_features(96, 7))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for exact, other in zip(made[:3], made[3:], strict=True):
+        assert other.dtype == torch.float32 and torch.equal(other, exact)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import tiny_config, tiny_inputs
+from tiny import tiny_config, tiny_inputs
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from m2bert.errors import M2BertError
+from m2bert.model.layers import Block
 from m2bert.model.modeling import M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
 from m2bert.model.pooling import mean_pool
 
@@ -315,3 +316,44 @@ def test_model_opened_in_bfloat16_keeps_its_filters(tmp_path: Path) -> None:
     torch.testing.assert_close(
         conv.features, model.encoder.blocks[1].sequence_mixer.residual_long_conv.features, rtol=0, atol=0
     )
+
+
+def test_every_second_layer_can_be_computed_again() -> None:
+    model = M2BertForMaskedLM(tiny_config(kernels="reference", num_hidden_layers=4)).train()
+    calls, layer = [], Block._layer
+
+    def watching(block: Any, *args: Any) -> Any:
+        calls.append([*model.m2bert.encoder.blocks].index(block))
+        return layer(block, *args)
+
+    model.activation_checkpointing_enable(every_n_layers=2)
+    assert model.is_activation_checkpointing
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "_layer", watching)
+        model(tiny_inputs(), labels=tiny_inputs()).loss.backward()
+        assert sorted(calls) == [0, 0, 1, 2, 2, 3]
+        calls.clear()
+        model.eval()(tiny_inputs(), labels=tiny_inputs()).loss.backward()
+        assert calls == [0, 1, 2, 3]
+    model.activation_checkpointing_disable()
+    assert not model.is_activation_checkpointing
+
+
+def test_classifier_hands_out_hidden_states() -> None:
+    model = M2BertForSequenceClassification(tiny_config(kernels="reference")).eval()
+    out = model(tiny_inputs(), labels=torch.tensor([0, 1]), output_hidden_states=True)
+    assert len(out.hidden_states) == 3 and out.loss.isfinite()
+    torch.testing.assert_close(out.hidden_states[-1], model.m2bert(tiny_inputs()).last_hidden_state)
+
+
+@torch.no_grad()
+def test_lexical_features_follow_a_new_vocabulary() -> None:
+    model = M2BertModel(tiny_config(kernels="reference", lexical_features=24)).eval()
+    ids = tiny_inputs()
+    before = model(ids).pooler_output
+    model.resize_token_embeddings(104, mean_resizing=False)
+    torch.testing.assert_close(model(ids).pooler_output, before, rtol=0, atol=1e-6)
+    assert model.lexical_features.weight[97:].eq(1).all() and len(model.lexical_features.weight) == 104
+    assert model(torch.full_like(ids, 103)).pooler_output.isfinite().all()
+    model.resize_token_embeddings(90)
+    assert len(model.lexical_features.weight) == 90

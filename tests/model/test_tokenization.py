@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
+from tiny import tiny_tokenizer
 from training_data import make_text, train_small_tokenizer
 
 from m2bert.data.text import Document
 from m2bert.errors import M2BertError
-from m2bert.model.tokenization import count_tokens, encode_ids, load_tokenizer, sample_evenly, train_tokenizer
+from m2bert.model.tokenization import (
+    PlainTokenizer,
+    count_tokens,
+    encode_ids,
+    load_tokenizer,
+    sample_evenly,
+    train_tokenizer,
+)
 
 
 def test_special_tokens_and_rules() -> None:
@@ -77,3 +87,37 @@ def test_sampling_limits_every_source() -> None:
     long = next(iter(sample_evenly([Document("word " * 10_000, "long")], 5000)))
     assert 0.25 * 50_000 < len(long) < 0.4 * 50_000
     assert set(long.split()) == {"word"}
+
+
+def test_a_plain_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
+    full = tiny_tokenizer(48)
+    full.save_pretrained(tmp_path)
+    for plain in (PlainTokenizer.of(full), PlainTokenizer.load(tmp_path)):
+        assert (plain.cls_token_id, plain.sep_token_id, plain.pad_token_id) == (2, 3, 0)
+        assert plain.model_max_length == 48 and len(plain) == len(full)
+        texts = ["a river, [SEP] stone", "unheard-of 7"]
+        assert encode_ids(plain, texts) == [full(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def test_a_plain_tokenizer_is_a_copy() -> None:
+    """What somebody else makes of the tokenizer, such as truncation for a call of theirs, is not ours."""
+    full = copy.deepcopy(tiny_tokenizer())
+    plain = PlainTokenizer.of(full)
+    full(["river stone paper"], truncation=True, max_length=2)
+    assert len(plain.backend_tokenizer.encode("river stone paper", add_special_tokens=False).ids) == 3
+
+
+def test_a_plain_tokenizer_says_what_it_does_not_know(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    facts = tmp_path / "tokenizer_config.json"
+    facts.write_text(json.dumps({"cls_token": {"content": "[CLS]"}, "sep_token": "[nowhere]"}))
+    plain = PlainTokenizer.load(tmp_path)
+    assert (plain.cls_token_id, plain.sep_token_id, plain.pad_token_id) == (2, None, None)
+    assert plain.model_max_length > 1 << 30
+    for text in ("{", "[1]"):
+        facts.write_text(text)
+        for load in (PlainTokenizer.load, load_tokenizer):
+            with pytest.raises(M2BertError, match=r"tokenizer_config.json .*restore the file"):
+                load(tmp_path)
+    with pytest.raises(M2BertError, match="must be a fast one, with a backend_tokenizer, got str"):
+        PlainTokenizer.of("words")

@@ -165,7 +165,6 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "k2_rev and skip2 must be None when k2 is",
     ),
-    (lambda: m2ops.nn.BlockDiagLinear(10, 8, 4), ValueError, "nblocks must divide"),
 ]
 
 

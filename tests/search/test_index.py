@@ -15,7 +15,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from tiny import WordEncoder, story, tiny_embedder
+from bag_of_words import BagOfWords
+from tiny import story, tiny_embedder
 
 import m2bert.search.bulk
 from m2bert.errors import M2BertError
@@ -245,7 +246,8 @@ def test_damaged_staged_file_is_made_again(tmp_path: Path, embedder: Any) -> Non
 CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
-from tiny import WordEncoder, story
+from bag_of_words import BagOfWords
+from tiny import story
 import m2bert.search.bulk
 from m2bert.search.documents import Corpus, Document
 from m2bert.search.index import SearchIndex
@@ -263,7 +265,7 @@ LanceStore.add = announced("commit", LanceStore.add)
 Staging.append = announced("stage", Staging.append)
 documents = [Document(f"story-{{n}}", story(30 + 7 * n, seed=n), {source!r}) for n in range({first}, {last})]
 print("ready", flush=True)
-SearchIndex({store!r}, WordEncoder()).update(Corpus({source!r}, documents))
+SearchIndex({store!r}, BagOfWords()).update(Corpus({source!r}, documents))
 print("done", flush=True)
 """
 
@@ -282,7 +284,7 @@ def test_killed_run_leaves_the_old_or_the_new_state(tmp_path: Path, moment: str,
     store = tmp_path / "store"
     old = stories(4)
     new = set(stories(24, first=2))
-    SearchIndex(store, WordEncoder()).update(corpus(old))
+    SearchIndex(store, BagOfWords()).update(corpus(old))
     with start_child(store, 2, 26) as child:
         assert child.stdout is not None
         assert moment + "\n" in child.stdout
@@ -291,7 +293,7 @@ def test_killed_run_leaves_the_old_or_the_new_state(tmp_path: Path, moment: str,
     visible = ids(SearchIndex(store))
     states = {"old": [set(old)], "new": [new], "either": [set(old), new]}
     assert visible in states[expected]
-    index = SearchIndex(store, WordEncoder())
+    index = SearchIndex(store, BagOfWords())
     assert len(index.search("river", k=100)) == len(visible)
     index.update(corpus(stories(24, first=2)))
     assert ids(index) == new

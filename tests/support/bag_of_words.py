@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class EncodedText:
-    """The members of a document embedding that evaluation reads."""
-
-    vector: np.ndarray
-    num_tokens: int
-    num_windows: int
-    num_truncated: int
+from m2bert.encoders.protocol import EncodedDocument, Passage
 
 
 class BagOfWords:
-    """Counts words into `dim` buckets. Words beyond `limit` (if given) are lost and counted as truncated."""
+    """Counts words into `dim` buckets. Words beyond `limit` (if given) are lost and counted as truncated.
 
-    name = "bag-of-words"
+    A document has one passage, all that was read of it. Quick to start in a process of its own.
+    """
+
+    name = location = "bag-of-words"
     fingerprint = "0123456789ab"
+    overflow = "window"
 
     def __init__(self, dim: int = 4096, max_tokens: int = 8, limit: int | None = None) -> None:
         self.dim, self.max_tokens, self.limit = dim, max_tokens, limit
@@ -33,18 +29,20 @@ class BagOfWords:
             counts[zlib.crc32(word.encode()) % self.dim] += 1
         return counts / np.linalg.norm(counts)
 
-    def encode(self, texts, *, progress=None):
+    def encode(self, texts: Any, *, progress: Any = None) -> Any:
         if progress:
             progress(len(texts), len(texts))
         return np.stack([self.vector(text) for text in texts])
 
-    def encode_documents(self, texts, *, progress=None):
+    def encode_documents(self, texts: Any, *, passages: bool = True, progress: Any = None) -> Any:
         encoded = []
         for done, text in enumerate(texts, 1):
             count = len(text.split())
             lost = max(0, count - self.limit) if self.limit else 0
             windows = -(-(count - lost) // self.max_tokens)
-            encoded.append(EncodedText(self.vector(text), count - lost, windows, lost))
+            vector = self.vector(text)
+            parts = [Passage(0, len(text), vector)] if passages else []
+            encoded.append(EncodedDocument(vector, parts, count - lost, windows, lost))
             if progress:
                 progress(done, len(texts))
         return encoded

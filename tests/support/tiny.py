@@ -1,15 +1,20 @@
-"""A tiny random model and tokenizer, and long texts, for tests of everything above the model."""
+"""Tiny random models and tokenizers that take milliseconds, and long texts.
+
+tiny_model, tiny_tokenizer, tiny_embedder and story: of words, for tests of everything above the model. tiny_config,
+tiny_inputs and numbered_tokenizer: of numbers, for tests of the model itself, with every switch of the configuration.
+"""
 
 from __future__ import annotations
 
 import functools
 import random
-import zlib
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import torch
+
+    from m2bert.model.configuration import M2BertConfig
 
 WORDS = "river stone light paper engine market garden winter signal harbor copper window thread ladder summer"
 
@@ -80,22 +85,37 @@ def story(num_words: int, seed: int = 0) -> str:
     return text.strip()
 
 
-class WordEncoder:
-    """A document encoder without a model, quick to start in a process of its own: one passage, hashed words."""
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 96,
+    "filter_order": 16,
+}
 
-    overflow, location, dim, fingerprint = "window", "words", 16, "0123456789abcdef"
 
-    def encode(self, texts: Any) -> Any:
-        counts = np.full((len(texts), self.dim), 0.01, dtype=np.float32)
-        for row, text in zip(counts, texts, strict=True):
-            for word in text.split():
-                row[zlib.crc32(word.encode()) % self.dim] += 1
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+def tiny_config(**overrides: Any) -> M2BertConfig:
+    """A two-layer configuration; large initial values so that every parameter visibly changes the output."""
+    from m2bert.model.configuration import M2BertConfig
 
-    def encode_documents(self, texts: Any, *, progress: Any = None) -> Any:
-        made = []
-        for text, vector in zip(texts, self.encode(texts), strict=True):
-            passage = SimpleNamespace(start=0, end=len(text), vector=vector)
-            counts = {"num_tokens": len(text.split()), "num_windows": 1, "num_truncated": 0}
-            made.append(SimpleNamespace(vector=vector, passages=[passage], **counts))
-        return made
+    return M2BertConfig(**{**SIZES, "initializer_range": 0.2, **overrides})
+
+
+def tiny_inputs(batch: int = 2, seqlen: int = 40) -> torch.Tensor:
+    """Token ids (batch, seqlen) without the padding id."""
+    import torch
+
+    return torch.randint(1, SIZES["vocab_size"], (batch, seqlen), generator=torch.Generator().manual_seed(1))
+
+
+def numbered_tokenizer() -> Any:
+    """A word-level tokenizer of 97 words `w5` ... `w96` and the five special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = special + [f"w{i}" for i in range(len(special), SIZES["vocab_size"])]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]")

@@ -166,7 +166,7 @@ def test_whole_words_are_masked_whole() -> None:
 
 
 def test_which_pieces_continue(tokenizer: Any) -> None:
-    from tiny_models import tiny_tokenizer
+    from tiny import numbered_tokenizer as tiny_tokenizer
 
     found = continuing_pieces(tokenizer)
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import tiny_config
+from tiny import tiny_config
 from training_data import small_tokenizer, write_corpus
 
 from m2bert.model.modeling import M2BertForMaskedLM, M2BertModel

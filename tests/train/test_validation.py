@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_config
+from tiny import tiny_config
 
 from m2bert.data.examples import SpecialIds
 from m2bert.data.tokens import TokenStore

@@ -1,0 +1,50 @@
+"""Which device an Embedder takes, and what it says of one that is not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_embedder, tiny_model, tiny_model_folder, tiny_tokenizer
+
+import m2bert.encoders.devices
+from m2bert.encoders.devices import chosen_device
+from m2bert.encoders.embedder import Embedder
+from m2bert.errors import M2BertError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(m2bert.encoders.devices, "cuda_loaded", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def test_the_gpu_is_taken_where_there_is_one(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [str(chosen_device(name, "x")) for name in (None, "cuda", "cuda:1", "cpu")] == [
+        "cuda", "cuda", "cuda:1", "cpu",
+    ]  # fmt: skip
+    with pytest.raises(M2BertError, match=r"x: device 'cuda:2' must be there, but there are 2 GPUs, cuda:0 to cuda:1"):
+        chosen_device("cuda:2", "x")
+    monkeypatch.setattr(m2bert.encoders.devices, "cuda_loaded", False)
+    assert str(chosen_device(None, "x")) == "cpu"
+    with pytest.raises(M2BertError, match="m2ops has no kernels for it; use 'cpu'"):
+        chosen_device("cuda", "x")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(tmp_path) -> None:
+    folder = tiny_model_folder(tmp_path / "small")
+    for model in (folder, (tiny_model(), tiny_tokenizer())):
+        with pytest.raises(M2BertError, match="Embedder: device 'cuda:1' must be there, but torch sees no GPU"):
+            Embedder(model, device="cuda:1")
+    assert Embedder(folder).device == Embedder(folder, device="cpu").device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "", "mps", 0, "meta"])
+def test_other_names_are_refused(name: object) -> None:
+    with pytest.raises(M2BertError, match="device must be cpu, cuda, or cuda: and a number, got"):
+        tiny_embedder(device=name)
+
+
+def test_a_model_that_was_given_stays_where_it_is(two_gpus: None) -> None:
+    assert tiny_embedder().device == "cpu"  # moving it would fail here
