@@ -3,8 +3,8 @@
 Installs into new virtual environments by `make`, from a wheel, by `pip install .` and `pip install -e .`. After each,
 the commands of the README run in the checkout (not for the wheel) and outside. The dependencies are those of this
 Python, linked into every environment; our own packages are not. Object files are shared (build/native.*), so only what
-changed is compiled. Before each, the libraries beside the sources are removed, and old ones are laid where no wheel may find
-them. Prints a line a check; exits with 1 at the first that fails, with its output.
+changed is compiled. Before each, the libraries beside the sources are removed, and old ones are laid where no wheel may
+find them. Prints a line a check; exits with 1 at the first that fails, with its output.
 """
 
 from __future__ import annotations
