@@ -129,11 +129,12 @@ def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_time_budget_ends_on_time_and_the_rate_with_it(world: Path, tmp_path: Path) -> None:
+    # One step may take a second where other processes have the cores; it must not be most of the budget.
     config = PretrainConfig(
-        **settings(world, tmp_path / "run", max_steps=0, max_seconds=1.5, save_steps=0, final_learning_rate=0.0)
+        **settings(world, tmp_path / "run", max_steps=0, max_seconds=4.0, save_steps=0, final_learning_rate=0.0)
     )
     result = pretrain(config)
-    assert 1.5 <= result["seconds"] < 5
+    assert 4 <= result["seconds"] < 7.5
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     rates = [row["learning_rate"] for row in rows]
     assert max(rates) > 0.5 * config.learning_rate
