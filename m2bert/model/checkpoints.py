@@ -193,8 +193,8 @@ def model_folder(path_or_name: str | os.PathLike[str], who: str) -> Path:
     if HUB_ID.fullmatch(name) and not folder.parent.is_dir():
         return _downloaded(name, who)
     raise M2BertError(
-        f"{who}: a model must be a folder with config.json, a finished run, a shipped model "
-        f"({', '.join(shipped) or 'there is none'}) or owner/name on the hub, got {name!r}; name one of these"
+        f"{who}: a model must be a folder with config.json, a finished run, owner/name on the hub or a shipped model "
+        f"({', '.join(shipped) or 'there is none'}), got {name!r}; name one of these"
     )
 
 

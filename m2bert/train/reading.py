@@ -6,6 +6,8 @@ Tests: tests/train/test_settings.py, tests/train/test_pretrain.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,26 @@ RENAMED = {
     "schedule": "lr_scheduler_type",
     "warmup": "warmup_ratio",
 }
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    """YAML with the numbers of its version 1.2: 1e-3 is one, and 512:1 is text, not minutes and seconds."""
+    import yaml  # type: ignore[import-untyped]
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    numbers = {"int": r"[-+]?[0-9][0-9_]*\Z", "float": r"([-+]?(\.[0-9]|[0-9])[0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?"}
+    numbers["float"] += r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+    tags = {f"tag:yaml.org,2002:{kind}": re.compile(rule) for kind, rule in numbers.items()}
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if tag not in tags]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for tag, rule in tags.items():
+        Loader.add_implicit_resolver(tag, rule, list("-+.0123456789"))
+    return Loader
 
 
 def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str) -> ConfigT:
@@ -45,10 +67,10 @@ def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str
 
 def read_settings(path: str | Path, who: str) -> dict[str, Any]:
     """Settings from a YAML or JSON file. Raises M2BertError when it cannot be read or is no mapping."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_yaml_loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise M2BertError(f"{who}: {str(path)!r} must be a readable YAML or JSON file ({error}); mend it") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -92,14 +114,9 @@ def _named_value(pair: str, who: str) -> tuple[str, Any]:
     if not equals:
         raise M2BertError(f"{who}: --set must read NAME=VALUE, got {pair!r}; mend it")
     try:
-        value = yaml.safe_load(text)
+        return name, yaml.load(text, Loader=_yaml_loader())
     except yaml.YAMLError as error:
         raise M2BertError(f"{who}: --set {pair!r} must be NAME=VALUE with a value in YAML; mend it") from error
-    # YAML reads 1e-3 as text: it wants 1.0e-3.
-    try:
-        return name, float(value) if isinstance(value, str) else value
-    except ValueError:
-        return name, value
 
 
 def _shares(name: str, value: Any, who: str) -> Any:
