@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel
 from m2bert import M2BertConfig, M2BertForMaskedLM
 from m2bert.model.cross_entropy import cross_entropy_sum
 from m2bert.model.layers import MaskedLMHead
-from m2bert.train.pretrain import PRESETS
+from m2bert.train.settings import PRESETS
 
 VOCABULARY = 16384
 

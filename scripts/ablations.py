@@ -40,9 +40,10 @@ from m2bert.model.tokenization import load_tokenizer
 from m2bert.provenance import provenance
 from m2bert.ranking.significance import compare_systems, length_buckets
 from m2bert.train.budget import Progress
-from m2bert.train.finetune import FinetuneConfig, finetune
-from m2bert.train.pretrain import PretrainConfig, pretrain
-from m2bert.train.settings import config_from_mapping, gather_settings, read_settings
+from m2bert.train.finetune import finetune
+from m2bert.train.pretrain import pretrain
+from m2bert.train.reading import config_from_mapping, gather_settings, read_settings
+from m2bert.train.settings import FinetuneConfig, PretrainConfig
 from m2bert.train.trainer import LOG_NAME
 from m2bert.train.validation import validate_checkpoint
 
@@ -65,10 +66,11 @@ def loss_arms(options: argparse.Namespace) -> Arms:
     cropped, whole = {options.short: 1.0}, {options.long: 1.0}
     many = 2 * options.long // options.short
     held, times = 2 * (options.long + 2), options.accumulate
-    one = {"batch_size": 1, "negatives": many - 1, "batch_tokens": held, "accumulate": times}
-    pairs = {"batch_size": many, "batch_tokens": held, "accumulate": times}
+    one = {"batch_size": 1, "negatives": many - 1, "batch_tokens": held, "gradient_accumulation_steps": times}
+    pairs = {"batch_size": many, "batch_tokens": held, "gradient_accumulation_steps": times}
     # The documents of a whole step in one batch, and two long ones of them at a time in memory.
-    cached = {"batch_size": many, "batch_tokens": times * held, "chunk_tokens": held, "cached": True, "accumulate": 1}
+    cached: dict[str, Any] = {"chunk_tokens": held, "cached": True, "gradient_accumulation_steps": 1}
+    cached |= {"batch_size": many, "batch_tokens": times * held}
     return {
         "opl-long": {"loss": "opl", "lengths": whole, **one},
         "mnrl-long": {"loss": "mnrl", "lengths": whole, **pairs},
@@ -151,7 +153,7 @@ def pretraining(options: argparse.Namespace, seed: int, changes: Mapping[str, An
     common = {
         "data": options.data, "tokenizer": tokenizer_of(options), "cache": cache_of(options),
         "lengths": {options.long: 1.0}, "batch_tokens": 2 * options.long, "learning_rate": 2e-3,
-        "max_tokens": options.max_tokens, "log_steps": 5, "model": {**model, **changes.get("model", {})},
+        "max_tokens": options.max_tokens, "logging_steps": 5, "model": {**model, **changes.get("model", {})},
     }  # fmt: skip
     own = {name: value for name, value in changes.items() if name != "model"}
     return {**common, **gather_settings("ablations", "", options.set, {}), **own, "seed": seed}
@@ -265,7 +267,7 @@ def losses(options: argparse.Namespace) -> Study:
     chosen = gather_settings("ablations", "", options.set, {})
     common = {
         "init": folder_of(options.init), "pairs": options.pairs, "loco": options.loco, "cache": cache_of(options),
-        "max_tokens": options.max_tokens, "learning_rate": 3e-4, "log_steps": 1, "bf16_weights": False,
+        "max_tokens": options.max_tokens, "learning_rate": 3e-4, "logging_steps": 1, "bf16_weights": False,
     }  # fmt: skip
     for seed in options.seeds:
         for name, changes in wanted(options, loss_arms(options)):

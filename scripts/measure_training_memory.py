@@ -33,7 +33,7 @@ def measure(preset: str, tokens: int, layers: int, checkpointing: bool, bf16: bo
     """One step in this process."""
     from m2bert.model.configuration import M2BertConfig
     from m2bert.model.modeling import M2BertForMaskedLM
-    from m2bert.train.pretrain import PRESETS
+    from m2bert.train.settings import PRESETS
     from m2bert.train.trainer import checkpoint_blocks
 
     torch.manual_seed(0)
@@ -73,7 +73,7 @@ def kept_bytes(preset: str, tokens: int, layers: int, bf16: bool) -> int:
 
     from m2bert.model.configuration import M2BertConfig
     from m2bert.model.modeling import M2BertForMaskedLM
-    from m2bert.train.pretrain import PRESETS
+    from m2bert.train.settings import PRESETS
 
     kept: dict[int, int] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -95,7 +95,7 @@ def kept_bytes(preset: str, tokens: int, layers: int, bf16: bool) -> int:
 def count(preset: str, tokens: int, bf16: bool) -> dict[str, Any]:
     """What a step keeps, with and without gradient checkpointing, from one block and two."""
     from m2bert.model.configuration import M2BertConfig
-    from m2bert.train.pretrain import PRESETS
+    from m2bert.train.settings import PRESETS
 
     config = M2BertConfig(**PRESETS[preset])
     one, two = (kept_bytes(preset, tokens, layers, bf16) for layers in (1, 2))

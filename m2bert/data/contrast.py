@@ -7,7 +7,6 @@ Tests: tests/train/test_data.py, tests/model/test_lexical_features.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -25,27 +24,23 @@ RAREST_SHARE = 1e-4
 Rows = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContrastSettings:
-    """How pairs are drawn. Lengths are tokens including [CLS] and [SEP].
+class ContrastSettings(Protocol):
+    """How pairs are drawn, as FinetuneConfig of m2bert.train.settings says. Lengths count [CLS] and [SEP].
 
     lengths: longest document -> share of the batches. batch_size: queries per batch at most; negatives: extra
-    documents per batch; batch_tokens bounds documents x longest. crop: which part of a longer document is taken.
-    cloze_share: batches drawn from plain text. keep_share: cloze queries left in their document.
-    keyword_share: cloze queries reduced to their less common words. similar_lengths: documents of a labelled batch are
-    of similar length, so that little is padded; otherwise any of their data set.
+    documents per batch; batch_tokens bounds documents x longest.
     """
 
-    lengths: Mapping[int, float]
-    batch_size: int = 64
-    negatives: int = 0
-    batch_tokens: int = 32768
-    max_query_tokens: int = 64
-    crop: str = "mixed"
-    cloze_share: float = 0.5
-    keep_share: float = 0.5
-    keyword_share: float = 0.3
-    similar_lengths: bool = True
+    lengths: dict[int, float]
+    batch_size: int
+    negatives: int
+    batch_tokens: int
+    max_query_tokens: int
+    crop: str
+    cloze_share: float
+    keep_share: float
+    keyword_share: float
+    similar_lengths: bool
 
 
 class PairSource(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound=M2BertNetwork)
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ENCODER, HEADS = "m2bert.", ("head.", "decoder.", "classifier.")
 # Parts that are stored in float32 whatever the rest is stored in.
@@ -201,23 +203,42 @@ def fingerprint(model: M2BertNetwork | M2BertPreTrainedModel, tokenizer: PlainTo
 
 
 def model_folder(path_or_name: str | os.PathLike[str], who: str) -> Path:
-    """The folder that a model's name stands for: a model folder, a run's output with the model inside, a shipped model.
+    """The folder that a model's name stands for: a model folder, a run's output with the model inside, a shipped model,
+    or, for `owner/name` where no folder `owner` is, a model of the Hugging Face hub, downloaded once.
 
-    Raises M2BertError, beginning with `who`, when it is none of these.
+    Raises M2BertError, beginning with `who`, when it is none of these or cannot be downloaded.
     """
-    folder = Path(path_or_name)
+    folder, name = Path(path_or_name), str(path_or_name)
     for place in (folder, folder / "model"):
         if (place / "config.json").is_file():
             return place
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
-    if str(path_or_name) in shipped:
-        return SHIPPED / str(path_or_name)
+    if name in shipped:
+        return SHIPPED / name
     if folder.is_dir():
         raise M2BertError(f"{who}: no config.json in {folder}; a model folder is what save_model writes")
+    if HUB_ID.fullmatch(name) and not folder.parent.is_dir():
+        return _downloaded(name, who)
     raise M2BertError(
-        f"{who}: a model must be a folder with config.json, a finished run or a shipped model "
-        f"({', '.join(shipped) or 'there is none'}), got {str(path_or_name)!r}; name one of these"
+        f"{who}: a model must be a folder with config.json, a finished run, owner/name on the hub or a shipped model "
+        f"({', '.join(shipped) or 'there is none'}), got {name!r}; name one of these"
     )
+
+
+def _downloaded(name: str, who: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise M2BertError(
+            f"{who}: {name!r} is no folder here and cannot be had from the Hugging Face hub ({reason}); "
+            "check the name or the network, or name a folder"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise M2BertError(f"{who}: {name!r} on the Hugging Face hub has no config.json; name a model")
+    return folder
 
 
 def _read_fields(folder: Path) -> dict[str, Any]:

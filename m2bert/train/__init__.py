@@ -5,9 +5,9 @@ from __future__ import annotations
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
-    "DistillConfig": "m2bert.train.distill",
-    "FinetuneConfig": "m2bert.train.finetune",
-    "PretrainConfig": "m2bert.train.pretrain",
+    "DistillConfig": "m2bert.train.settings",
+    "FinetuneConfig": "m2bert.train.settings",
+    "PretrainConfig": "m2bert.train.settings",
     "validate_checkpoint": "m2bert.train.validation",
 }
 __all__ = list(_PUBLIC)

@@ -1,4 +1,7 @@
-"""TODO."""
+"""How far a run is: its budget of steps, tokens or time, the learning rate over it, and what is told of its progress.
+
+Tests: tests/train/test_pretrain.py, tests/train/test_distributed.py.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def in_group() -> bool:
+    """Whether this process has met others to train with."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
@@ -97,3 +101,15 @@ class Budget:
         by_tokens = self.tokens / self.max_tokens if self.max_tokens > 0 else 0.0
         by_time = self.elapsed / self.max_seconds if self.max_seconds > 0 else 0.0
         return min(max(by_steps, by_tokens, by_time), 1.0)
+
+
+def schedule_factor(config: TrainConfig, fraction: float) -> float:
+    """Learning rate as a share of the peak at `fraction` (0..1) of the budget: linear warmup, then decay."""
+    if fraction < config.warmup_ratio:
+        return fraction / config.warmup_ratio
+    if config.lr_scheduler_type == "constant":
+        return 1.0
+    rest = min((fraction - config.warmup_ratio) / max(1.0 - config.warmup_ratio, 1e-9), 1.0)
+    decayed = 1.0 - rest if config.lr_scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+    floor = config.final_learning_rate / config.learning_rate
+    return floor + (1.0 - floor) * decayed

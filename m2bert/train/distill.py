@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,63 +25,13 @@ from m2bert.data.pairs import load_pairs
 from m2bert.data.segments import SegmentBatches, Window, choose_windows, segment_bounds, windows_of
 from m2bert.data.tokens import load_tokens
 from m2bert.errors import M2BertError
-from m2bert.model.checkpoints import model_folder
-from m2bert.model.tokenization import load_tokenizer
 from m2bert.train.budget import OnProgress, Progress, is_main_process
 from m2bert.train.losses import prototype, ranking_agreement
-from m2bert.train.pretrain import PRESETS, model_config
-from m2bert.train.settings import TrainConfig
-from m2bert.train.trainer import prepare_output, run_training
+from m2bert.train.pretrain import model_config
+from m2bert.train.settings import DistillConfig
+from m2bert.train.trainer import load_run_tokenizer, prepare_output, run_training
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class DistillConfig(TrainConfig):
-    """Settings of `m2bert distill`.
-
-    teacher: a SentenceTransformer or M2-BERT model, folder or name. init: the student; without it a new model of
-    `preset` and `model` (M2BertConfig fields) whose word embeddings start as the teacher's vectors of the pieces.
-    data: plain text; pairs, loco: queries and documents as in `m2bert finetune`. text_tokens: how much of all that the
-    teacher reads. weights: collections (`name`, `documents/name`, `queries/name`) -> factor of their share.
-    window_tokens: longest stretch the student reads at once, in segments of at most segment_tokens. pooling: mean or
-    weighted, by default that of `init` or `model`.
-    """
-
-    teacher: str = ""
-    data: list[str] = field(default_factory=list)
-    pairs: list[str] = field(default_factory=list)
-    loco: list[str] = field(default_factory=list)
-    weights: dict[str, float] = field(default_factory=dict)
-    preset: str = "mini"
-    model: dict[str, Any] = field(default_factory=dict)
-    text_tokens: int = 4_000_000
-    window_tokens: int = 1024
-    segment_tokens: int = 128
-    bf16_weights: bool = False
-    pooling: str = ""
-
-    def check(self, who: str = "distill") -> None:
-        """Raise M2BertError for settings that cannot be meant."""
-        if self.init and not self.tokenizer:
-            self.tokenizer = str(model_folder(self.init, who))
-        super().check(who)
-        if not self.teacher:
-            raise M2BertError(f"{who}: needs teacher, got nothing; pass --teacher with a model's folder or name")
-        if not (self.data or self.pairs or self.loco):
-            raise M2BertError(f"{who}: needs text, got nothing; pass --data, --pairs or --loco")
-        if self.preset not in PRESETS:
-            raise M2BertError(f"{who}: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        if self.pooling not in ("", "mean", "weighted"):
-            raise M2BertError(f"{who}: pooling must be mean or weighted, got {self.pooling!r}; finetune knows others")
-        for name, least in (("text_tokens", 1), ("segment_tokens", 8), ("window_tokens", self.segment_tokens)):
-            if getattr(self, name) < least:
-                raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}; raise it")
-        if self.batch_tokens < self.window_tokens + 2:
-            raise M2BertError(
-                f"{who}: batch_tokens must hold a window of {self.window_tokens} + 2 tokens, got {self.batch_tokens}; "
-                "raise it"
-            )
 
 
 def load_windows(config: DistillConfig, tokenizer: Any, on_progress: OnProgress | None) -> list[Window]:
@@ -238,7 +187,7 @@ def distill(config: DistillConfig, on_progress: OnProgress | None = None) -> dic
     from m2bert.model.checkpoints import load_model, save_model, with_pooling
 
     config.check()
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = load_run_tokenizer(config, "distill")
     ids = special_ids(tokenizer)
     teacher = open_teacher(config)
     if config.init:

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2bert.errors import M2BertError
-
-RANKING_SCALE = 20.0
+from m2bert.train.settings import RANKING_SCALE
 
 
 def cosine_matrix(queries: Tensor, documents: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from m2bert.data.examples import SpecialIds, pad_rows, wrap_special
 from m2bert.errors import M2BertError
 from m2bert.ranking.bm25 import BM25
 
-KINDS = ("random", "bm25", "self")
 ROWS_AT_ONCE = 64
 NONE = -1
 QUERIES_AT_ONCE = 64

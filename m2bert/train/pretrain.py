@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,78 +15,16 @@ import torch
 from m2bert.data.examples import PretrainBatches, continuing_pieces, special_ids
 from m2bert.data.tokens import TokenStore, load_tokens
 from m2bert.errors import M2BertError
-from m2bert.model.checkpoints import model_folder
-from m2bert.model.tokenization import load_tokenizer
 from m2bert.train.budget import OnProgress, Progress, is_main_process
-from m2bert.train.settings import TrainConfig
-from m2bert.train.trainer import LOG_NAME, append_log, prepare_output, run_training
+from m2bert.train.settings import PRESETS, PretrainConfig
+from m2bert.train.trainer import LOG_NAME, append_log, load_run_tokenizer, prepare_output, run_training
 from m2bert.train.validation import HeldOut
 
 if TYPE_CHECKING:
     from m2bert.model.configuration import M2BertConfig
+    from m2bert.model.modeling import M2BertForMaskedLM
 
 logger = logging.getLogger(__name__)
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "mini": {
-        "hidden_size": 384,
-        "num_hidden_layers": 4,
-        "intermediate_size": 1536,
-        "mlp_nblocks": 4,
-        "filter_order": 64,
-        "max_position_embeddings": 8192,
-        "pooling": "mean",
-        "identity_init": True,
-        "filter_window": "multiscale",
-    },
-    "80m-2k": {},
-    "80m-8k": {"max_position_embeddings": 8192},
-    "80m-32k": {"max_position_embeddings": 32768},
-}
-
-
-@dataclass(kw_only=True)
-class PretrainConfig(TrainConfig):
-    """Settings of `m2bert pretrain`.
-
-    data: files, folders or globs. preset: named model size; model: M2BertConfig fields over it.
-    lengths: tokens per example -> share of the tokens. weights: source -> appearances per epoch (default 1).
-    variable_share: examples of variable length, the others are packed to full length, or, without mix_documents, hold
-    one document, or a full-length part of one, in a row of their own. whole_words: mask all pieces of
-    a word or none. validation_tokens: held-out tokens of all buckets of length together; probes: long-range probes
-    in them at most (m2bert.data.probes).
-    """
-
-    data: list[str] = field(default_factory=list)
-    validation: list[str] = field(default_factory=list)
-    preset: str = "mini"
-    model: dict[str, Any] = field(default_factory=dict)
-    lengths: dict[int, float] = field(default_factory=lambda: {512: 1.0})
-    weights: dict[str, float] = field(default_factory=dict)
-    mask_rate: float = 0.3
-    whole_words: bool = False
-    variable_share: float = 0.3
-    mix_documents: bool = True
-    validation_mask_rate: float = 0.15
-    validation_tokens: int = 100_000
-    probes: int = 64
-    final_learning_rate: float = 2e-5
-
-    def check(self, who: str = "pretrain") -> None:
-        """Raise M2BertError for settings that cannot be meant."""
-        super().check(who)
-        if not self.data:
-            raise M2BertError(f"{who}: needs data, got nothing; pass --data with files, folders or globs")
-        if self.preset not in PRESETS:
-            raise M2BertError(f"{who}: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        for name in ("mask_rate", "validation_mask_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise M2BertError(f"{who}: {name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name, least in (("validation_tokens", 1), ("probes", 0)):
-            if getattr(self, name) < least:
-                raise M2BertError(f"{who}: {name} must be at least {least}, got {getattr(self, name)}; raise it")
-        if not 0 <= self.variable_share <= 1:
-            raise M2BertError(f"{who}: variable_share must lie in 0..1, got {self.variable_share}")
 
 
 def model_config(preset: str, fields: Mapping[str, Any], vocab_size: int, who: str) -> M2BertConfig:
@@ -101,15 +38,40 @@ def model_config(preset: str, fields: Mapping[str, Any], vocab_size: int, who: s
     return M2BertConfig(**{"vocab_size": -(-vocab_size // 64) * 64, **PRESETS[preset], **fields})
 
 
-def build_masked_lm(config: PretrainConfig, vocab_size: int) -> Any:
-    """A new M2BertForMaskedLM of the preset and overrides, or the one in the folder `config.init`.
+def masked_lm_on(encoder: Any, seed: int) -> M2BertForMaskedLM:
+    """A masked LM over the weights of a model that has no such head; the head is drawn with `seed`.
 
-    Raises M2BertError for unknown model fields, and when the checkpoint does not fit the tokenizer or lengths.
+    What only pooling needs is left out, and the configuration says so.
     """
     from m2bert.model.modeling import M2BertForMaskedLM
 
+    plain = {"pooling": "mean", "bilinear_features": 0, "lexical_features": 0}
+    torch.manual_seed(seed)
+    model = M2BertForMaskedLM(type(encoder.config)(**{**encoder.config.to_diff_dict(), **plain}))
+    weights = encoder.base_model.state_dict()
+    kept = {name: weights[name] for name in model.m2bert.state_dict()}
+    model.m2bert.load_state_dict(kept)
+    left_out = sorted({name.partition(".")[0] for name in weights.keys() - kept.keys()})
+    logger.warning(
+        "the model to start from has no masked-LM head: a fresh one is trained with it%s",
+        f"; its {', '.join(left_out)} are for pooling and are left out" if left_out else "",
+    )
+    return model
+
+
+def build_masked_lm(config: PretrainConfig, vocab_size: int) -> Any:
+    """A new M2BertForMaskedLM of the preset and overrides, or the model that `config.init` names.
+
+    A model without the head of a masked LM gets a fresh one, which is logged as a warning. Raises M2BertError for
+    unknown model fields, and when the checkpoint does not fit the tokenizer or lengths.
+    """
+    from m2bert.model.checkpoints import load_whole
+    from m2bert.model.modeling import M2BertForMaskedLM
+
     if config.init:
-        model = M2BertForMaskedLM.from_pretrained(model_folder(config.init, "pretrain"), dtype=torch.float32)
+        model, _ = load_whole(config.init, "pretrain")
+        if not isinstance(model, M2BertForMaskedLM):
+            model = masked_lm_on(model, config.seed)
     else:
         torch.manual_seed(config.seed)
         model = M2BertForMaskedLM(model_config(config.preset, config.model, vocab_size, "pretrain"))
@@ -164,7 +126,7 @@ def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> d
     from m2bert.model.checkpoints import save_model
 
     config.check()
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = load_run_tokenizer(config, "pretrain")
     ids = special_ids(tokenizer)
     continues = continuing_pieces(tokenizer)
     if config.whole_words and continues is None:

@@ -1,6 +1,6 @@
-"""What pretraining and fine-tuning share: budget, schedule, run log, progress, resuming, on transformers' Trainer.
+"""What pretraining, distillation and fine-tuning share: run folder, log, resuming, the loop on transformers' Trainer.
 
-Tests: tests/train/test_pretrain.py, tests/train/test_finetune.py.
+Tests: tests/train/test_pretrain.py, tests/train/test_finetune.py, tests/train/test_training_setup.py.
 """
 
 from __future__ import annotations
@@ -21,14 +21,215 @@ from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from m2bert.errors import M2BertError
 from m2bert.files import make_output
-from m2bert.train.budget import Budget, OnProgress, Progress, is_main_process
+from m2bert.model.checkpoints import is_shipped, model_folder
+from m2bert.model.tokenization import load_tokenizer
+from m2bert.train.budget import Budget, OnProgress, Progress, is_main_process, schedule_factor
 from m2bert.train.parameter_groups import parameter_groups
-from m2bert.train.settings import TrainConfig, has_bf16, schedule_factor
+from m2bert.train.settings import TrainConfig, TrainerSettings, has_bf16
 
 logger = logging.getLogger(__name__)
 LOG_NAME = "log.jsonl"
 # An upper bound for runs limited by time alone; the Trainer wants a number.
 MANY_STEPS = 10_000_000
+LossFn = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+
+
+class BatchSource(Protocol):
+    """Batches by index, each a dict of arrays that is a function of the index alone."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def run_training(
+    config: TrainConfig,
+    model: Any,
+    batches: BatchSource,
+    loss_of: LossFn,
+    *,
+    stage: str,
+    on_progress: OnProgress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Train `model` in place until the budget is used up, resuming from config.output when it has checkpoints.
+
+    Returns steps, tokens, seconds, tokens_per_second. Writes checkpoint-N folders and log.jsonl to config.output.
+    """
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    if config.bf16:
+        warn_of_slow_bfloat16()
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model)
+    arguments = training_arguments(config)
+    # Every process takes each world_size-th batch.
+    size = arguments.max_steps * config.gradient_accumulation_steps * arguments.world_size
+    trainer = BudgetTrainer(model, arguments, train_dataset=_IndexedBatches(batches, size), data_collator=_only)
+    trainer.model_accepts_loss_kwargs = False
+    trainer.budget, trainer.settings, trainer.loss_of = Budget(config), config, loss_of
+    trainer.remove_callback(PrinterCallback)
+    callback = _RunCallback(config, trainer.budget, stage, on_progress)
+    for each in (callback, *callbacks, *reporters(config.report_to)):
+        trainer.add_callback(each)
+    checkpoint = last_checkpoint(Path(config.output)) if config.resume else None
+    step, used = _used_until(checkpoint)
+    if is_main_process():
+        _forget_after(callback.log_path, step)
+    trainer.budget.device = arguments.device
+    trainer.budget.start(float(used["seconds"]), int(used["tokens"]))
+    callback.last_save = trainer.budget.elapsed
+    if checkpoint is None or trainer.budget.fraction(step) < 1.0:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    else:
+        trainer._load_from_checkpoint(str(checkpoint))
+    budget = trainer.budget
+    return {
+        "step": int(trainer.state.global_step or step),
+        "tokens": budget.tokens,
+        "seconds": round(budget.seconds, 1),
+        "tokens_per_second": round(budget.tokens_per_second, 1),
+    }
+
+
+def prepare_output(config: TrainConfig) -> Path:
+    """Make the output folder and keep the settings in it. Raises M2BertError when it cannot be written."""
+    output = make_output(config.output)
+    try:
+        text = json.dumps(dataclasses.asdict(config), indent=1)
+        (output / "settings.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise M2BertError(f"train: output {str(output)!r} must be a writable folder ({error}); name another") from error
+    return output
+
+
+def load_run_tokenizer(config: TrainConfig, who: str) -> Any:
+    """The tokenizer in the folder, or of the shipped model, that the settings name; without one that of `init`.
+
+    Raises M2BertError when there is none.
+    """
+    if config.tokenizer and not is_shipped(config.tokenizer):
+        return load_tokenizer(config.tokenizer)
+    return load_tokenizer(model_folder(config.tokenizer or config.init, who))
+
+
+def append_log(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one line to the run log."""
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the log's lines after `step`: the resumed run writes them again."""
+    if not path.is_file():
+        return
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [json.dumps(row) for row in rows if row.get("step", 0) <= step]
+    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of a run (its trainer_state.json is written last), None without one."""
+    found = []
+    for folder in output.glob("checkpoint-*"):
+        try:
+            found.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], folder))
+        except (OSError, ValueError, KeyError):
+            logger.warning("%s is incomplete and is left aside", folder)
+    return max(found)[1] if found else None
+
+
+def _used_until(checkpoint: Path | None) -> tuple[int, dict[str, float]]:
+    """Steps of a checkpoint and the seconds and tokens they took; zeros without one."""
+    if checkpoint is None:
+        return 0, {"seconds": 0.0, "tokens": 0}
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    step, used = int(state["global_step"]), dict(state["stateful_callbacks"][_RunCallback.__name__]["attributes"])
+    logger.info("resuming from %s (step %d, %.0f s used)", checkpoint, step, used["seconds"])
+    return step, used
+
+
+class BudgetTrainer(Trainer):
+    """transformers' Trainer with ready-made batches, our schedule over the budget, and a loss given as a function."""
+
+    budget: Budget
+    settings: TrainConfig
+    loss_of: LossFn
+    optimizer: Any
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Trainer's optimizer on our parameter groups."""
+        if self.optimizer is None:
+            trained = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            decayed = set(self.get_decay_parameter_names(trained))
+            self.optimizer = kind(parameter_groups(trained, decayed, self.settings), **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """A factor of the peak learning rate that depends on the share of the budget used."""
+        if getattr(self, "lr_scheduler", None) is None:
+            budget, settings = self.budget, self.settings
+
+            def factor(step: int) -> float:
+                return schedule_factor(settings, budget.fraction(step + 1))
+
+            def first_factor(step: int) -> float:
+                # Asked for once per parameter group: the clock is looked at for the first alone.
+                budget.tick()
+                return factor(step)
+
+            trained = optimizer or self.optimizer
+            factors: list[Any] = [first_factor] + [factor] * (len(trained.param_groups) - 1)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trained, factors)
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Loss of one ready batch, a mean; counts the batch's real tokens."""
+        for name, array in inputs.items():
+            if name.endswith("attention_mask"):
+                self.budget.count(int(array.sum()))
+        loss = self.loss_of(model, inputs)
+        return (loss, None) if return_outputs else loss
+
+
+class _IndexedBatches(Dataset[dict[str, Any]]):
+    """A BatchSource as a map-style data set of ready batches."""
+
+    def __init__(self, batches: BatchSource, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: torch.as_tensor(array) for name, array in self.batches[index].items()}
+
+
+def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    return batch[0]
+
+
+def training_arguments(config: TrainConfig) -> TrainingArguments:
+    """transformers' TrainingArguments: the settings that have its names, and what this loop does by itself."""
+    by_name = {item.name: getattr(config, item.name) for item in dataclasses.fields(TrainerSettings)}
+    return TrainingArguments(
+        output_dir=config.output,
+        max_steps=config.max_steps if config.max_steps > 0 else MANY_STEPS,
+        per_device_train_batch_size=1,
+        optim="adamw_torch_fused",
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        save_total_limit=2,
+        logging_first_step=True,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        **by_name,
+    )
 
 
 class _RunCallback(TrainerCallback, ExportableState):
@@ -86,199 +287,6 @@ class _RunCallback(TrainerCallback, ExportableState):
                 "tokens_per_second": round(self.budget.tokens_per_second, 1),
             },
         )
-
-
-def prepare_output(config: TrainConfig) -> Path:
-    """Make the output folder and keep the settings in it. Raises M2BertError when it cannot be written."""
-    output = make_output(config.output)
-    try:
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        (output / "settings.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise M2BertError(f"train: output {str(output)!r} must be a writable folder ({error}); name another") from error
-    return output
-
-
-def append_log(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one line to the run log."""
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(row) + "\n")
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the log's lines after `step`: the resumed run writes them again."""
-    if not path.is_file():
-        return
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [json.dumps(row) for row in rows if row.get("step", 0) <= step]
-    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-
-
-class BatchSource(Protocol):
-    """Batches by index, each a dict of arrays that is a function of the index alone."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-
-class _IndexedBatches(Dataset[dict[str, Any]]):
-    """A BatchSource as a map-style data set of ready batches."""
-
-    def __init__(self, batches: BatchSource, size: int) -> None:
-        self.batches, self.size = batches, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: torch.as_tensor(array) for name, array in self.batches[index].items()}
-
-
-def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
-    return batch[0]
-
-
-LossFn = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-
-
-class BudgetTrainer(Trainer):
-    """transformers' Trainer with ready-made batches, our schedule over the budget, and a loss given as a function."""
-
-    budget: Budget
-    settings: TrainConfig
-    loss_of: LossFn
-    optimizer: Any
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """Trainer's optimizer on our parameter groups."""
-        if self.optimizer is None:
-            trained = self.model if model is None else model
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
-            decayed = set(self.get_decay_parameter_names(trained))
-            self.optimizer = kind(parameter_groups(trained, decayed, self.settings), **options)
-        return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """A factor of the peak learning rate that depends on the share of the budget used."""
-        if getattr(self, "lr_scheduler", None) is None:
-            budget, settings = self.budget, self.settings
-
-            def factor(step: int) -> float:
-                return schedule_factor(settings, budget.fraction(step + 1))
-
-            def first_factor(step: int) -> float:
-                # Asked for once per parameter group: the clock is looked at for the first alone.
-                budget.tick()
-                return factor(step)
-
-            trained = optimizer or self.optimizer
-            factors: list[Any] = [first_factor] + [factor] * (len(trained.param_groups) - 1)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trained, factors)
-        return self.lr_scheduler
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Loss of one ready batch, a mean; counts the batch's real tokens."""
-        for name, array in inputs.items():
-            if name.endswith("attention_mask"):
-                self.budget.count(int(array.sum()))
-        loss = self.loss_of(model, inputs)
-        return (loss, None) if return_outputs else loss
-
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest complete checkpoint of a run (its trainer_state.json is written last), None without one."""
-    found = []
-    for folder in output.glob("checkpoint-*"):
-        try:
-            found.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], folder))
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s is incomplete and is left aside", folder)
-    return max(found)[1] if found else None
-
-
-def _arguments(config: TrainConfig) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=config.output,
-        max_steps=config.max_steps if config.max_steps > 0 else MANY_STEPS,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        adam_epsilon=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
-        bf16=config.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        save_strategy="no",
-        save_total_limit=2,
-        logging_steps=config.log_steps,
-        logging_first_step=True,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-    )
-
-
-def run_training(
-    config: TrainConfig,
-    model: Any,
-    batches: BatchSource,
-    loss_of: LossFn,
-    *,
-    stage: str,
-    on_progress: OnProgress | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> dict[str, Any]:
-    """Train `model` in place until the budget is used up, resuming from config.output when it has checkpoints.
-
-    Returns steps, tokens, seconds, tokens_per_second. Writes checkpoint-N folders and log.jsonl to config.output.
-    """
-    output = Path(config.output)
-    if config.threads > 0:
-        torch.set_num_threads(config.threads)
-    if config.bf16:
-        warn_of_slow_bfloat16()
-    if config.gradient_checkpointing:
-        checkpoint_blocks(model)
-    arguments = _arguments(config)
-    # Every process takes each world_size-th batch.
-    size = arguments.max_steps * config.accumulate * arguments.world_size
-    trainer = BudgetTrainer(model, arguments, train_dataset=_IndexedBatches(batches, size), data_collator=_only)
-    trainer.model_accepts_loss_kwargs = False
-    trainer.budget, trainer.settings, trainer.loss_of = Budget(config), config, loss_of
-    trainer.remove_callback(PrinterCallback)
-    callback = _RunCallback(config, trainer.budget, stage, on_progress)
-    for each in (callback, *callbacks, *reporters(config.report_to)):
-        trainer.add_callback(each)
-    checkpoint = last_checkpoint(output) if config.resume else None
-    step, used = 0, {"seconds": 0.0, "tokens": 0}
-    if checkpoint is not None:
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-        step, used = state["global_step"], state["stateful_callbacks"][_RunCallback.__name__]["attributes"]
-        logger.info("resuming from %s (step %d, %.0f s used)", checkpoint, step, used["seconds"])
-    if is_main_process():
-        _forget_after(callback.log_path, step)
-    trainer.budget.device = arguments.device
-    trainer.budget.start(float(used["seconds"]), int(used["tokens"]))
-    callback.last_save = trainer.budget.elapsed
-    if checkpoint is None or trainer.budget.fraction(step) < 1.0:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    else:
-        trainer._load_from_checkpoint(str(checkpoint))
-    budget = trainer.budget
-    return {
-        "step": int(trainer.state.global_step or step),
-        "tokens": budget.tokens,
-        "seconds": round(budget.seconds, 1),
-        "tokens_per_second": round(budget.tokens_per_second, 1),
-    }
 
 
 def warn_of_slow_bfloat16() -> None:

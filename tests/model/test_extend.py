@@ -125,7 +125,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(world: Path, name: str) -> dict[str, Any]:
     return {
         "data": [str(world / "text")], "tokenizer": str(world / "tokenizer"), "output": str(world / name),
-        "cache": str(world / "cache"), "batch_tokens": 512, "max_steps": 60, "log_steps": 1, "save_seconds": 0.0,
+        "cache": str(world / "cache"), "batch_tokens": 512, "max_steps": 60, "logging_steps": 1, "save_seconds": 0.0,
         "bf16": False, "threads": 1,
     }  # fmt: skip
 

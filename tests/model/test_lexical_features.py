@@ -257,8 +257,9 @@ def settings(world: Path, folder: Path, **overrides: Any) -> FinetuneConfig:
     values = {
         "init": str(world / "model"), "pairs": [str(world / "pairs.jsonl.gz")], "output": str(folder),
         "learning_rate": 0.03, "max_steps": 12, "save_seconds": 0.0, "bf16": False, "bf16_weights": False,
-        "batch_size": 4, "batch_tokens": 640, "lengths": {64: 1.0}, "max_query_tokens": 16, "schedule": "constant",
-        "lexical_features": 32, "only_lexical": True, "scale": 40.0, "weight_decay": 0.0, **overrides,
+        "batch_size": 4, "batch_tokens": 640, "lengths": {64: 1.0}, "max_query_tokens": 16,
+        "lr_scheduler_type": "constant", "lexical_features": 32, "only_lexical": True, "scale": 40.0,
+        "weight_decay": 0.0, **overrides,
     }  # fmt: skip
     return FinetuneConfig(**values)
 

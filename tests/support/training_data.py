@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,57 @@ def write_task(folder: Path, split: str, documents: int = 10) -> Path:
     write_jsonl(target / "documents.jsonl.gz", passages)
     write_jsonl(target / "queries.jsonl.gz", queries)
     return target
+
+
+def write_world(folder: Path) -> None:
+    """Text, pairs (of many.jsonl one query has three answers), a task with both splits, a tokenizer, two models.
+
+    `model` is an untrained masked LM of 128 positions, `teacher` an encoder of 34 whose vectors tell topics apart.
+    """
+    import torch
+
+    from m2bert.model.checkpoints import save_model
+    from m2bert.model.configuration import M2BertConfig
+    from m2bert.model.modeling import M2BertForMaskedLM, M2BertModel
+
+    write_corpus(folder / "text")
+    write_pairs(folder)
+    many = [("which texts are about this", make_text(0, 40, i)) for i in range(3)]
+    many += [(make_text(i % TOPICS, 7, 90 + i), make_text(i % TOPICS, 40, 50 + i)) for i in range(20)]
+    write_jsonl(folder / "many.jsonl", [{"query": q, "positive": p, "dataset": "many"} for q, p in many])
+    write_task(folder / "loco", "train")
+    write_task(folder / "loco", "test")
+    small_tokenizer().save_pretrained(folder / "tokenizer")
+    sizes = {"vocab_size": 192, "hidden_size": 32, "intermediate_size": 64, "filter_order": 8}
+    torch.manual_seed(0)
+    model = M2BertForMaskedLM(
+        M2BertConfig(**sizes, num_hidden_layers=2, max_position_embeddings=128, filter_window="multiscale")
+    )
+    save_model(model, small_tokenizer(), folder / "model", dtype=torch.float32)
+    torch.manual_seed(1)
+    near = {"identity_init": True, "initializer_range": 0.5}
+    teacher = M2BertModel(M2BertConfig(**sizes, **near, num_hidden_layers=1, max_position_embeddings=34))
+    save_model(teacher, small_tokenizer(), folder / "teacher", dtype=torch.float32)
+
+
+def logged_losses(output: Path) -> dict[int, float]:
+    """Step -> loss, of a run's log."""
+    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+class Stopped(Exception):
+    """Stands for a killed process."""
+
+
+def stop_at(step: int) -> Callable[[Any], None]:
+    """What a run reports its progress to; it stops the run after `step` steps of training."""
+
+    def watch(progress: Any) -> None:
+        if progress.fraction > 0 and progress.step == step:
+            raise Stopped
+
+    return watch
 
 
 def train_small_tokenizer(vocab_size: int = 160) -> Any:

@@ -14,7 +14,8 @@ import json, sys
 import torch.distributed as dist
 rank, world, meeting, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-from m2bert.train.pretrain import PretrainConfig, pretrain
+from m2bert.train.pretrain import pretrain
+from m2bert.train.settings import PretrainConfig
 settings = json.load(open(path))
 settings["lengths"] = {int(length): share for length, share in settings["lengths"].items()}
 result = pretrain(PretrainConfig(**settings))

@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from training_data import small_tokenizer, write_corpus, write_task
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SEED = 5
@@ -24,25 +23,20 @@ def ablations() -> Iterator[ModuleType]:
         yield importlib.import_module("ablations")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text, a tokenizer, a task with both splits, and model fields of a tiny size."""
-    folder = tmp_path_factory.mktemp("world")
-    write_corpus(folder / "text")
-    small_tokenizer().save_pretrained(folder / "tokenizer")
-    for split in ("train", "test"):
-        write_task(folder / "loco", split)
+def fields_file(output: Path) -> Path:
+    """Model fields of a tiny size, in a file."""
     fields = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "filter_order": 8}
-    (folder / "model.json").write_text(json.dumps(fields))
-    return folder
+    path = output / "fields.json"
+    path.write_text(json.dumps(fields))
+    return path
 
 
 def text_command(world: Path, kind: str, output: Path) -> list[str]:
     return [
         kind, "--data", str(world / "text"), "--validation", str(world / "text"), "--output", str(output),
-        "--tokenizer", str(world / "tokenizer"), "--config", str(world / "model.json"), "--long", "64",
+        "--tokenizer", str(world / "tokenizer"), "--config", str(fields_file(output)), "--long", "64",
         "--max-tokens", "600", "--seeds", str(SEED), "--validation-tokens", "2000", "--set", "bf16=false",
-        "--set", "log_steps=1",
+        "--set", "logging_steps=1",
     ]  # fmt: skip
 
 
@@ -143,7 +137,7 @@ def test_losses_differ_in_what_fits_the_same_memory(
     assert differing([folders["mnrl-long"], folders["mnrl-short"]]) == {"lengths"}
     assert differing([folders["opl-short"], folders["mnrl-short"]]) == {"loss"}
     assert differing([folders["opl-long"], folders["mnrl-long"]]) == {"loss", "batch_size", "negatives"}
-    cached = {"batch_tokens", "chunk_tokens", "cached", "accumulate"}
+    cached = {"batch_tokens", "chunk_tokens", "cached", "gradient_accumulation_steps"}
     assert differing([folders["mnrl-cached"], folders["mnrl-long"]]) == cached
     assert (tmp_path / "losses.png").stat().st_size > 1000
     scores = json.loads((tmp_path / "losses.json").read_text())["scores"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from training_data import make_text, small_tokenizer, write_corpus, write_jsonl, write_pairs, write_task
 
-from m2bert.data.contrast import ContrastBatches, ContrastSettings, cloze_sources, labelled_sources
+from m2bert.data.contrast import ContrastBatches, cloze_sources, labelled_sources
 from m2bert.data.examples import (
     PretrainBatches,
     SpecialIds,
@@ -27,6 +27,7 @@ from m2bert.data.text import Document, expand_sources, read_documents
 from m2bert.data.tokens import TokenStore, load_tokens, tokenize_documents
 from m2bert.errors import M2BertError
 from m2bert.model.tokenization import encode_ids
+from m2bert.train.settings import FinetuneConfig
 
 WHOLE = gzip.compress(b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(5000)))
 DAMAGED = WHOLE[:100] + b"\xff" * 50 + WHOLE[150:]
@@ -299,7 +300,7 @@ def make_contrast(tmp_path: Path, tokenizer: Any, **settings: Any) -> ContrastBa
     fields = {"lengths": {64: 1.0}, "batch_size": 8, "batch_tokens": 640, "max_query_tokens": 16, **settings}
     seed = fields.pop("seed", 17)
     weights = fields.pop("weights", None)
-    chosen = ContrastSettings(**fields)
+    chosen = FinetuneConfig(**fields)
     return ContrastBatches(
         labelled_sources(data), cloze_sources(store, ends), special_ids(tokenizer), chosen, weights=weights, seed=seed
     )
@@ -366,7 +367,7 @@ def test_other_answers_of_a_query_are_no_negatives(tokenizer: Any) -> None:
     documents = [make_text(topic, 30, 2 + place) for place, topic in enumerate((0, 1, 2, 0))]
     pairs = np.asarray([[i, i] for i in range(4)])
     (source,) = labelled_sources(PairData(store(queries), store(documents), pairs))
-    settings = ContrastSettings(lengths={512: 1.0}, batch_size=8, negatives=1)
+    settings = FinetuneConfig(lengths={512: 1.0}, batch_size=8, negatives=1)
     place_of = {source.data.documents.document(i).tobytes(): i for i in range(4)}
     found = 0
     for seed in range(8):
@@ -392,7 +393,7 @@ def test_cloze_queries_come_from_their_document(tmp_path: Path, tokenizer: Any) 
 
 
 def test_contrast_refuses_what_it_cannot_serve(tmp_path: Path, tokenizer: Any) -> None:
-    settings = ContrastSettings(lengths={64: 1.0})
+    settings = FinetuneConfig(lengths={64: 1.0})
     with pytest.raises(M2BertError, match="needs pairs, tasks or plain text"):
         ContrastBatches([], [], IDS, settings)
     with pytest.raises(M2BertError, match="data sets that are there"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from killed import run_until_killed
-from training_data import TOPICS, make_text, small_tokenizer, write_corpus, write_pairs, write_task
+from training_data import TOPICS, Stopped, logged_losses, make_text, small_tokenizer, stop_at
 from typer.testing import CliRunner
 
 from m2bert import Embedder, load_model
@@ -19,11 +19,8 @@ from m2bert.data.examples import special_ids
 from m2bert.data.segments import SegmentBatches, Window, choose_windows, segment_bounds, windows_of
 from m2bert.data.tokens import TokenStore
 from m2bert.errors import M2BertError
-from m2bert.model.checkpoints import save_model
-from m2bert.model.configuration import M2BertConfig
-from m2bert.model.modeling import M2BertModel
-from m2bert.train.budget import Progress
-from m2bert.train.distill import DistillConfig, distill, new_student, open_teacher, segment_sums, teacher_vectors
+from m2bert.train.distill import distill, new_student, open_teacher, segment_sums, teacher_vectors
+from m2bert.train.settings import DistillConfig
 from m2bert.train.trainer import last_checkpoint
 
 STUDENT = {
@@ -32,38 +29,15 @@ STUDENT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text, pairs, a task, a tokenizer, and a teacher of 34 positions whose vectors tell topics apart."""
-    folder = tmp_path_factory.mktemp("world")
-    write_corpus(folder / "text")
-    write_pairs(folder)
-    write_task(folder / "loco", "train")
-    write_task(folder / "loco", "test")
-    torch.manual_seed(1)
-    teacher = M2BertModel(
-        M2BertConfig(
-            vocab_size=192, hidden_size=32, num_hidden_layers=1, intermediate_size=64, filter_order=8,
-            max_position_embeddings=34, pooling="mean", identity_init=True, initializer_range=0.5,
-        )
-    )  # fmt: skip
-    save_model(teacher, small_tokenizer(), folder / "teacher", dtype=torch.float32)
-    return folder
-
-
 def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
     return {
         "teacher": str(world / "teacher"), "tokenizer": str(world / "teacher"), "data": [str(world / "text")],
         "pairs": [str(world / "pairs.jsonl.gz")], "loco": [str(world / "loco")], "output": str(folder),
         "cache": str(world / "cache"), "model": STUDENT, "text_tokens": 6000, "window_tokens": 96,
-        "segment_tokens": 24, "batch_tokens": 512, "learning_rate": 3e-3, "max_steps": 6, "log_steps": 1,
-        "save_steps": 3, "save_seconds": 0.0, "bf16": False, **overrides,
+        "segment_tokens": 24, "batch_tokens": 512, "learning_rate": 3e-3, "max_steps": 6, "logging_steps": 1,
+        "save_steps": 3, "save_seconds": 0.0, "bf16": False, "threads": 1,
+        **overrides,
     }  # fmt: skip
-
-
-def losses(output: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows}
 
 
 def test_segments_are_few_equal_and_whole() -> None:
@@ -205,8 +179,8 @@ def agreement(folder: Path, world: Path) -> tuple[float, float]:
 
 def test_the_student_learns_what_the_teacher_makes_of_whole_texts(world: Path, tmp_path: Path) -> None:
     distill(DistillConfig(**settings(world, tmp_path / "start", max_steps=1, learning_rate=1e-9)))
-    distill(DistillConfig(**settings(world, tmp_path / "run", max_steps=120, save_steps=0, log_steps=20)))
-    found = losses(tmp_path / "run")
+    distill(DistillConfig(**settings(world, tmp_path / "run", max_steps=120, save_steps=0, logging_steps=20)))
+    found = logged_losses(tmp_path / "run")
     assert found[120] < 0.5 * found[1]
     (before, _), (after, others) = (agreement(tmp_path / name / "model", world) for name in ("start", "run"))
     assert after > 0.75 and before < 0.3
@@ -216,34 +190,32 @@ def test_the_student_learns_what_the_teacher_makes_of_whole_texts(world: Path, t
     assert model.config.max_position_embeddings == 128
     values = settings(world, tmp_path / "more", init=str(tmp_path / "run"), max_steps=1, learning_rate=1e-9)
     distill(DistillConfig(**values | {"tokenizer": ""}))
-    assert losses(tmp_path / "more")[1] < 0.6 * found[1]
+    assert logged_losses(tmp_path / "more")[1] < 0.6 * found[1]
 
 
-class Stopped(Exception):
-    """Stands for a killed process."""
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing interrupts; for reading alone."""
+    output = tmp_path_factory.mktemp("whole")
+    distill(DistillConfig(**settings(world, output)))
+    return output
 
 
-def test_a_stopped_run_continues_to_the_same_losses(world: Path, tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.fraction > 0 and progress.step == 5:
-            raise Stopped
-
-    distill(DistillConfig(**settings(world, tmp_path / "whole")))
+def test_a_stopped_run_continues_to_the_same_losses(world: Path, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        distill(DistillConfig(**settings(world, tmp_path / "stopped")), stop)
+        distill(DistillConfig(**settings(world, tmp_path / "stopped")), stop_at(5))
     distill(DistillConfig(**settings(world, tmp_path / "stopped")))
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert logged_losses(tmp_path / "stopped") == logged_losses(whole)
 
 
-def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
-    distill(DistillConfig(**settings(world, tmp_path / "whole", threads=1)))
-    killed = settings(world, tmp_path / "killed", threads=1)
+def test_a_killed_process_continues(world: Path, whole: Path, tmp_path: Path) -> None:
+    killed = settings(world, tmp_path / "killed")
     run_until_killed("distill", "DistillConfig", killed, 5, tmp_path)
     reached = last_checkpoint(tmp_path / "killed")
     assert reached is not None and reached.name == "checkpoint-3"
     distill(DistillConfig(**killed))
     # Float32 sums of another process may round otherwise; a batch missed or repeated moves losses by 1e-2.
-    assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert logged_losses(tmp_path / "killed") == pytest.approx(logged_losses(whole), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +230,7 @@ def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
         ({"window_tokens": 16}, "window_tokens must be at least 24"),
         ({"batch_tokens": 64}, "batch_tokens must hold a window"),
         ({"preset": "maxi"}, "preset must be one of"),
-        ({"pooling": "cls"}, "pooling must be mean or weighted, got 'cls'"),
+        ({"pooling": "cls"}, "pooling must be one of mean, weighted, got 'cls'"),
     ],
 )
 def test_bad_settings(world: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:

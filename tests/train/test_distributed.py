@@ -9,31 +9,29 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_data import small_tokenizer, write_corpus
 from two_ranks import pretrain_in_ranks
 
-from m2bert.train.pretrain import PretrainConfig, pretrain
+from m2bert.train.pretrain import pretrain
+from m2bert.train.settings import PretrainConfig
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "text")
-    small_tokenizer().save_pretrained(tmp_path / "tokenizer")
+def test_two_processes_take_the_steps_of_one(world: Path, tmp_path: Path) -> None:
     model = {
         "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "filter_order": 8,
         "max_position_embeddings": 64,
     }  # fmt: skip
     settings = {
-        "data": [str(tmp_path / "text")], "tokenizer": str(tmp_path / "tokenizer"), "model": model,
-        "cache": str(tmp_path / "cache"), "lengths": {32: 0.5, 64: 0.5}, "batch_tokens": 256, "max_steps": 4,
-        "log_steps": 1, "save_seconds": 0.0, "bf16": False, "threads": 1,
+        "data": [str(world / "text")], "tokenizer": str(world / "tokenizer"), "model": model,
+        "cache": str(world / "cache"), "lengths": {32: 0.5, 64: 0.5}, "batch_tokens": 256, "max_steps": 4,
+        "logging_steps": 1, "save_seconds": 0.0, "bf16": False, "threads": 1,
     }  # fmt: skip
-    one = pretrain(PretrainConfig(**settings, output=str(tmp_path / "one"), accumulate=2))
+    one = pretrain(PretrainConfig(**settings, output=str(tmp_path / "one"), gradient_accumulation_steps=2))
     two = pretrain_in_ranks({**settings, "output": str(tmp_path / "two")}, tmp_path)
-    other = PretrainConfig(**settings, output=str(tmp_path / "other"), accumulate=1)
+    other = PretrainConfig(**settings, output=str(tmp_path / "other"))
     pretrain(other)
     lists = {name: [row["loss"] for row in rows(tmp_path / name)] for name in ("one", "two", "other")}
     assert len(lists["two"]) == 4

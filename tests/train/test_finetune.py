@@ -9,51 +9,26 @@ from typing import Any
 import pytest
 import torch
 from killed import run_until_killed
-from training_data import TOPICS, make_text, small_tokenizer, topic_words, write_corpus, write_pairs, write_task
+from training_data import TOPICS, Stopped, logged_losses, make_text, stop_at, topic_words
 from typer.testing import CliRunner
 
 from m2bert import load_model
 from m2bert.errors import M2BertError
-from m2bert.model.checkpoints import save_model
-from m2bert.model.configuration import M2BertConfig
-from m2bert.model.modeling import M2BertForMaskedLM
-from m2bert.train.budget import Progress
-from m2bert.train.finetune import FinetuneConfig, encode, finetune, retrieval_loss
+from m2bert.train.finetune import finetune
 from m2bert.train.losses import LOSSES
+from m2bert.train.retrieval import Vectors, WholeModel, encode, retrieval_loss
+from m2bert.train.settings import FinetuneConfig, has_bf16
 from m2bert.train.trainer import last_checkpoint, prepare_output, run_training
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with text, pairs, a task with both splits, and an untrained model of 160 pieces."""
-    folder = tmp_path_factory.mktemp("world")
-    write_corpus(folder / "text")
-    write_pairs(folder)
-    write_task(folder / "loco", "train")
-    write_task(folder / "loco", "test")
-    torch.manual_seed(0)
-    model = M2BertForMaskedLM(
-        M2BertConfig(
-            vocab_size=192, hidden_size=32, num_hidden_layers=2, intermediate_size=64, filter_order=8,
-            max_position_embeddings=128, filter_window="multiscale",
-        )
-    )  # fmt: skip
-    save_model(model, small_tokenizer(), folder / "model", dtype=torch.float32)
-    return folder
 
 
 def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
     return {
         "init": str(world / "model"), "pairs": [str(world / "pairs.jsonl.gz")], "loco": [str(world / "loco")],
         "cloze": [str(world / "text")], "output": str(folder), "cache": str(world / "cache"), "lengths": {64: 1.0},
-        "batch_size": 8, "batch_tokens": 640, "max_query_tokens": 16, "max_steps": 6, "log_steps": 1,
-        "save_steps": 3, "save_seconds": 0.0, "bf16": False, **overrides,
+        "batch_size": 8, "batch_tokens": 640, "max_query_tokens": 16, "max_steps": 6, "logging_steps": 1,
+        "save_steps": 3, "save_seconds": 0.0, "bf16": False, "threads": 1,
+        **overrides,
     }  # fmt: skip
-
-
-def losses(output: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows}
 
 
 def topic_accuracy(folder: Path) -> float:
@@ -72,46 +47,44 @@ def topic_accuracy(folder: Path) -> float:
 
 
 def test_it_learns_to_retrieve_with_both_losses_in_turn(world: Path, tmp_path: Path) -> None:
-    values = {"learning_rate": 3e-3, "save_steps": 0, "log_steps": 25, "bf16": True}
+    values = {"learning_rate": 3e-3, "save_steps": 0, "logging_steps": 25, "bf16": has_bf16()}
     finetune(FinetuneConfig(**settings(world, tmp_path / "mnrl", max_steps=150, **values)))
-    ranking = losses(tmp_path / "mnrl")
+    ranking = logged_losses(tmp_path / "mnrl")
     assert ranking[150] < 0.75 * ranking[1]
     assert topic_accuracy(tmp_path / "mnrl" / "model") >= 0.8
     assert topic_accuracy(world / "model") < 0.6
     start = {"init": str(tmp_path / "mnrl"), "loss": "opl", "max_steps": 100}
     finetune(FinetuneConfig(**settings(world, tmp_path / "opl", **start, **values)))
-    projection = losses(tmp_path / "opl")
+    projection = logged_losses(tmp_path / "opl")
     # Equal cosines for all pairs would leave the orthogonal projection at 0.25 at best.
     assert projection[100] < min(0.2, 0.95 * projection[1])
     assert topic_accuracy(tmp_path / "opl" / "model") >= 0.7
     assert load_model(tmp_path / "opl" / "model")[0].config.pooling == "mean"
 
 
-class Stopped(Exception):
-    """Stands for a killed process."""
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing interrupts; for reading alone."""
+    output = tmp_path_factory.mktemp("whole")
+    finetune(FinetuneConfig(**settings(world, output)))
+    return output
 
 
-def test_a_stopped_run_continues_to_the_same_losses(world: Path, tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.fraction > 0 and progress.step == 5:
-            raise Stopped
-
-    finetune(FinetuneConfig(**settings(world, tmp_path / "whole")))
+def test_a_stopped_run_continues_to_the_same_losses(world: Path, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped")), stop)
+        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped")), stop_at(5))
     finetune(FinetuneConfig(**settings(world, tmp_path / "stopped")))
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert logged_losses(tmp_path / "stopped") == logged_losses(whole)
 
 
-def test_a_killed_process_continues(world: Path, tmp_path: Path) -> None:
-    finetune(FinetuneConfig(**settings(world, tmp_path / "whole", threads=1)))
-    killed = settings(world, tmp_path / "killed", threads=1)
+def test_a_killed_process_continues(world: Path, whole: Path, tmp_path: Path) -> None:
+    killed = settings(world, tmp_path / "killed")
     run_until_killed("finetune", "FinetuneConfig", killed, 5, tmp_path)
     reached = last_checkpoint(tmp_path / "killed")
     assert reached is not None and reached.name == "checkpoint-3"
     finetune(FinetuneConfig(**killed))
     # Float32 sums of another process may round otherwise; a batch missed or repeated moves losses by 1e-2.
-    assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert logged_losses(tmp_path / "killed") == pytest.approx(logged_losses(whole), rel=1e-5)
 
 
 class SingleQueries:
@@ -154,13 +127,13 @@ def tiny_batch(world: Path, rows: int = 4) -> dict[str, Any]:
 def test_opl_one_query_at_a_time_accumulates_to_the_large_batch(world: Path, tmp_path: Path) -> None:
     batch = tiny_batch(world)
     norms = {}
-    for name, source, accumulate in (("large", SameBatch(batch), 1), ("single", SingleQueries(batch), 4)):
+    for name, source, batches in (("large", SameBatch(batch), 1), ("single", SingleQueries(batch), 4)):
         model, _ = load_model(world / "model")
         model.train()
-        values = settings(world, tmp_path / name, max_steps=1, accumulate=accumulate, warmup=0.0, schedule="constant")
-        config = FinetuneConfig(**values)
+        values = settings(world, tmp_path / name, max_steps=1, gradient_accumulation_steps=batches, warmup_ratio=0.0)
+        config = FinetuneConfig(**values, lr_scheduler_type="constant")
         prepare_output(config)
-        loss_of = retrieval_loss(LOSSES["opl"], 10_000)
+        loss_of = retrieval_loss(LOSSES["opl"], WholeModel(model), 10_000)
         run_training(config, model, source, loss_of, stage="test")
         row = json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0])
         norms[name] = row["grad_norm"]
@@ -172,7 +145,7 @@ def gradients(world: Path, loss: str, batches: list[dict[str, Any]], **options: 
     """Mean gradient over `batches` of all parameters, one vector."""
     model, _ = load_model(world / "model")
     model.train()
-    loss_of = retrieval_loss(LOSSES[loss], options.pop("chunk_tokens", 10_000), **options)
+    loss_of = retrieval_loss(LOSSES[loss], WholeModel(model), options.pop("chunk_tokens", 10_000), **options)
     for batch in batches:
         inputs = {name: torch.as_tensor(array) for name, array in batch.items()}
         (loss_of(model, inputs) / len(batches)).backward()
@@ -214,6 +187,10 @@ def test_cached_gradients_are_those_of_the_full_batch(world: Path, loss: str) ->
     assert distance(torch.zeros_like(whole), whole) == pytest.approx(1.0)
 
 
+def pooled(model: Any) -> Vectors:
+    return lambda ids, mask: model(input_ids=ids, attention_mask=mask).pooler_output
+
+
 def test_cached_encoding_keeps_vectors_only(world: Path) -> None:
     model, _ = load_model(world / "model")
     batch = {name: torch.as_tensor(array) for name, array in tiny_batch(world).items()}
@@ -221,7 +198,7 @@ def test_cached_encoding_keeps_vectors_only(world: Path) -> None:
     for cached in (False, True):
         count = Kept()
         with torch.autograd.graph.saved_tensors_hooks(count.pack, lambda x: x):
-            encode(model, batch["document_input_ids"], batch["document_attention_mask"], 60, cached=cached)
+            encode(pooled(model), batch["document_input_ids"], batch["document_attention_mask"], 60, cached=cached)
         kept[cached] = count.elements
     assert kept[True] < 0.02 * kept[False]
 
@@ -231,8 +208,8 @@ def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
     texts = [make_text(0, words, 1) for words in (3, 40, 12, 25)]
     inputs = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        whole = encode(model, **inputs, chunk_tokens=10_000)
-        pieces = encode(model, **inputs, chunk_tokens=60)
+        whole = encode(pooled(model), **inputs, chunk_tokens=10_000)
+        pieces = encode(pooled(model), **inputs, chunk_tokens=60)
         single = torch.cat([model(**tokenizer([text], return_tensors="pt")).pooler_output for text in texts])
     assert torch.allclose(pieces, single, atol=1e-5)
     assert torch.allclose(whole, single, atol=1e-5)
@@ -246,12 +223,12 @@ def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
         ({"cloze": ["{world}/loco/tinytask/test/documents.jsonl.gz"]}, "for evaluation only"),
         ({"init": ""}, "needs init"),
         ({"init": "nowhere"}, "a model must be a folder"),
-        ({"loss": "triplet"}, "loss must be one of opl, mnrl"),
+        ({"loss": "triplet"}, "loss must be one of mnrl, mnrl-symmetric, opl, cosent"),
         ({"lengths": {256: 1.0}}, "within the model's 128 positions"),
         ({"batch_size": 1}, "a batch needs 2 documents"),
-        ({"crop": "tail"}, "crop must be"),
+        ({"crop": "tail"}, "crop must be one of head, random, mixed"),
         ({"pooling": "max"}, "pooling must be one of mean, cls, cls_dense, weighted, got 'max'"),
-        ({"keep_share": 2.0}, "keep_share must lie"),
+        ({"keep_share": 2.0}, "keep_share must be at least 0 and at most 1, got 2.0; lower it"),
         ({"pairs": [], "loco": [], "cloze": []}, "needs pairs, tasks or plain text"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,38 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from training_data import make_text, small_tokenizer, topic_words, write_jsonl, write_pairs, write_task
+from training_data import Stopped, logged_losses, small_tokenizer, stop_at, topic_words
 
-from m2bert.data.contrast import ContrastBatches, ContrastSettings, LabelledSource, labelled_sources
+from m2bert.data.contrast import ContrastBatches, LabelledSource, labelled_sources
 from m2bert.data.examples import special_ids
 from m2bert.data.pairs import PairData, load_pairs
 from m2bert.data.tokens import TokenStore
 from m2bert.errors import M2BertError
-from m2bert.model.checkpoints import save_model
-from m2bert.model.configuration import M2BertConfig
-from m2bert.model.modeling import M2BertModel
-from m2bert.train.budget import Progress, process_group
-from m2bert.train.finetune import FinetuneConfig, finetune
+from m2bert.train.budget import process_group
+from m2bert.train.finetune import finetune
 from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, mine
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs in which one query has three answers, a task, and an untrained model."""
-    folder = tmp_path_factory.mktemp("world")
-    write_pairs(folder)
-    pairs = [("which texts are about this", make_text(0, 40, i)) for i in range(3)]
-    pairs += [(make_text(i % 6, 7, 90 + i), make_text(i % 6, 40, 50 + i)) for i in range(20)]
-    write_jsonl(folder / "many.jsonl", [{"query": q, "positive": p, "dataset": "many"} for q, p in pairs])
-    write_task(folder / "loco", "train")
-    torch.manual_seed(0)
-    config = M2BertConfig(
-        vocab_size=192, hidden_size=32, num_hidden_layers=1, intermediate_size=64, filter_order=8,
-        max_position_embeddings=128, filter_window="multiscale",
-    )  # fmt: skip
-    save_model(M2BertModel(config), small_tokenizer(), folder / "model", dtype=torch.float32)
-    return folder
+from m2bert.train.settings import FinetuneConfig
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +103,7 @@ def real_rows(batch: dict[str, np.ndarray], side: str) -> list[bytes]:
 
 
 def test_batches_draw_mined_negatives_and_no_answers(sources: list[LabelledSource]) -> None:
-    settings = ContrastSettings(lengths={64: 1.0}, batch_size=3, negatives=4, batch_tokens=640, crop="head")
+    settings = FinetuneConfig(lengths={64: 1.0}, batch_size=3, negatives=4, batch_tokens=640, crop="head")
     mined = mine(sources, random_scorer, depth=5, pool=1000, rng=np.random.default_rng(0))
     data, answers = sources[0].data, answers_of(sources)
     places = {data.documents.document(i)[:62].tobytes(): i for i in range(len(data.documents))}
@@ -183,17 +161,9 @@ def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
     return {
         "init": str(world / "model"), "pairs": [str(world / "pairs.jsonl.gz")], "output": str(folder),
         "cache": str(world / "cache"), "lengths": {64: 1.0}, "batch_size": 4, "negatives": 4, "batch_tokens": 640,
-        "max_query_tokens": 16, "max_steps": 6, "log_steps": 1, "save_steps": 3, "save_seconds": 0.0, "bf16": False,
+        "max_query_tokens": 16, "max_steps": 6, "logging_steps": 1, "save_steps": 3, "save_seconds": 0.0, "bf16": False,
         "threads": 1, **overrides,
     }  # fmt: skip
-
-
-def losses(output: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
-
-
-class Stopped(Exception):
-    """Stands for a killed process."""
 
 
 def test_a_run_that_mines_resumes_to_the_same_losses(world: Path, tmp_path: Path) -> None:
@@ -202,19 +172,15 @@ def test_a_run_that_mines_resumes_to_the_same_losses(world: Path, tmp_path: Path
     lists = [np.load(tmp_path / "whole" / "mined" / f"negatives-{version}.npy") for version in range(3)]
     assert not np.array_equal(lists[0], lists[2])  # the model changed, and what it takes for near with it
 
-    def stop(progress: Progress) -> None:
-        if progress.stage.startswith("finetuning") and progress.step == 5:
-            raise Stopped
-
     with pytest.raises(Stopped):
-        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **mines)), stop)
+        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **mines)), stop_at(5))
     finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **mines)))
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert logged_losses(tmp_path / "stopped") == logged_losses(tmp_path / "whole")
     finetune(FinetuneConfig(**settings(world, tmp_path / "random", learning_rate=1e-2)))
     finetune(FinetuneConfig(**settings(world, tmp_path / "bm25", negatives_from="bm25", learning_rate=1e-2)))
-    assert losses(tmp_path / "bm25") != losses(tmp_path / "random") != losses(tmp_path / "whole")
+    assert logged_losses(tmp_path / "bm25") != logged_losses(tmp_path / "random") != logged_losses(tmp_path / "whole")
     # Harder negatives: the untrained model's own neighbours cost more than documents drawn at random.
-    assert losses(tmp_path / "whole")[0] > losses(tmp_path / "random")[0]
+    assert logged_losses(tmp_path / "whole")[1] > logged_losses(tmp_path / "random")[1]
 
 
 def test_processes_that_have_not_met_know_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

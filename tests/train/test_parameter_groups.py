@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_config
-from training_data import small_tokenizer, write_corpus
 
 from m2bert.model.modeling import M2BertForMaskedLM, M2BertModel
 from m2bert.train.parameter_groups import filter_parameters, parameter_groups
-from m2bert.train.pretrain import PretrainConfig, pretrain
-from m2bert.train.settings import TrainConfig
+from m2bert.train.pretrain import pretrain
+from m2bert.train.settings import PretrainConfig, TrainConfig
 
 APART = TrainConfig(learning_rate=1e-3, weight_decay=0.01, filter_rate=2.0, feature_rate=0.02, filter_weight_decay=0.1)
 
@@ -59,26 +58,25 @@ def test_frozen_parameters_are_left_out() -> None:
     assert trained == sum(p.requires_grad for p in model.parameters()) < len(list(model.parameters()))
 
 
-def settings(world: Path, name: str, **overrides: Any) -> dict[str, Any]:
+def settings(world: Path, output: Path, **overrides: Any) -> dict[str, Any]:
     model = {
         "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "filter_order": 8,
         "max_position_embeddings": 64,
     }  # fmt: skip
     return {
-        "data": [str(world / "text")], "tokenizer": str(world / "tokenizer"), "output": str(world / name),
+        "data": [str(world / "text")], "tokenizer": str(world / "tokenizer"), "output": str(output),
         "cache": str(world / "cache"), "model": model, "lengths": {64: 1.0}, "batch_tokens": 512, "max_steps": 1,
-        "log_steps": 1, "save_seconds": 0.0, "bf16": False, "threads": 1, "warmup": 0.0, "schedule": "constant",
-        "weight_decay": 0.0, "filter_weight_decay": 0.0, "learning_rate": 1e-3, "adam_epsilon": 1e-15, **overrides,
+        "logging_steps": 1, "save_seconds": 0.0, "bf16": False, "threads": 1, "warmup_ratio": 0.0,
+        "lr_scheduler_type": "constant", "weight_decay": 0.0, "filter_weight_decay": 0.0, "learning_rate": 1e-3,
+        "adam_epsilon": 1e-15, **overrides,
     }  # fmt: skip
 
 
-def test_one_step_moves_each_by_its_rate(tmp_path: Path) -> None:
+def test_one_step_moves_each_by_its_rate(world: Path, tmp_path: Path) -> None:
     """Adam's first step moves a parameter by its rate times the sign of its gradient."""
-    write_corpus(tmp_path / "text")
-    small_tokenizer().save_pretrained(tmp_path / "tokenizer")
     weights = {}
     for name, steps in (("none", {"learning_rate": 1e-12}), ("apart", {"filter_rate": 2.0, "feature_rate": 0.02})):
-        pretrain(PretrainConfig(**settings(tmp_path, name, **steps)))
+        pretrain(PretrainConfig(**settings(world, tmp_path / name, **steps)))
         weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
     moved = {name: (weights["apart"][name] - x).abs().max().item() for name, x in weights["none"].items()}
     mixer = "m2bert.encoder.blocks.0.sequence_mixer"
@@ -91,12 +89,10 @@ def test_one_step_moves_each_by_its_rate(tmp_path: Path) -> None:
         assert moved[name] == pytest.approx(step, rel=0.05), name
 
 
-def test_decay_of_filters_alone(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "text")
-    small_tokenizer().save_pretrained(tmp_path / "tokenizer")
+def test_decay_of_filters_alone(world: Path, tmp_path: Path) -> None:
     weights = {}
     for name, decay in (("kept", 0.0), ("decayed", 100.0)):
-        pretrain(PretrainConfig(**settings(tmp_path, name, filter_weight_decay=decay)))
+        pretrain(PretrainConfig(**settings(world, tmp_path / name, filter_weight_decay=decay)))
         weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
     # AdamW takes rate x decay = a tenth off before its step of at most 1e-3.
     ratio = {name: (weights["decayed"][name].norm() / x.norm()).item() for name, x in weights["kept"].items()}

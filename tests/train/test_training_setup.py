@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_data import small_tokenizer, write_corpus
+from training_data import logged_losses
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
@@ -19,18 +19,11 @@ from m2bert.errors import M2BertError
 from m2bert.model.configuration import M2BertConfig
 from m2bert.model.layers import SequenceMixer
 from m2bert.model.modeling import M2BertForMaskedLM
-from m2bert.train.pretrain import PRESETS, PretrainConfig, pretrain
+from m2bert.train.pretrain import pretrain
+from m2bert.train.settings import PRESETS, PretrainConfig
 from m2bert.train.trainer import warn_of_slow_bfloat16
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    write_corpus(folder / "text")
-    small_tokenizer().save_pretrained(folder / "tokenizer")
-    return folder
 
 
 def settings(world: Path, folder: Path, **overrides: Any) -> PretrainConfig:
@@ -41,12 +34,8 @@ def settings(world: Path, folder: Path, **overrides: Any) -> PretrainConfig:
     return PretrainConfig(**{
         "data": [str(world / "text")], "tokenizer": str(world / "tokenizer"), "output": str(folder),
         "cache": str(world / "cache"), "model": model, "lengths": {64: 1.0}, "batch_tokens": 512, "max_steps": 4,
-        "log_steps": 1, "save_seconds": 0.0, "bf16": False, "threads": 1, **overrides,
+        "logging_steps": 1, "save_seconds": 0.0, "bf16": False, "threads": 1, **overrides,
     })  # fmt: skip
-
-
-def losses(output: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
 
 
 def test_trackers_get_what_the_log_gets(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +52,7 @@ def test_trackers_get_what_the_log_gets(world: Path, tmp_path: Path, monkeypatch
     for name, kind in (("recorder", Recorder), ("missing", Missing)):
         monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, kind)
     pretrain(settings(world, tmp_path / "run", report_to=["recorder"]))
-    assert len(seen) == 4 and seen == pytest.approx(losses(tmp_path / "run"))
+    assert len(seen) == 4 and seen == pytest.approx(list(logged_losses(tmp_path / "run").values()))
     for name, reason in (("missing", "requires its package"), ("nowhere", "nowhere is not supported")):
         with pytest.raises(M2BertError, match=rf"report_to must name trackers that are installed \(.*{reason}"):
             pretrain(settings(world, tmp_path / name, report_to=[name]))
@@ -86,7 +75,7 @@ def test_gradient_checkpointing_computes_blocks_again_for_the_same_losses(
         pretrain(settings(world, tmp_path / name, gradient_checkpointing=name == "again"))
         counts.append(len(calls))
     assert counts == [4 * 2, 2 * 4 * 2]  # steps x layers
-    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
+    assert logged_losses(tmp_path / "again") == pytest.approx(logged_losses(tmp_path / "plain"), rel=1e-6)
 
 
 @pytest.mark.parametrize(("flags", "warnings"), [("fpu avx2 fma", 1), ("fpu avx512f avx512_bf16", 0)])
