@@ -1,4 +1,7 @@
-"""TODO."""
+"""Files and folders that are there whole or not at all, and the questions asked before long work writes to them.
+
+Tests: tests/bench/test_runs.py, tests/train/test_data.py, tests/encoders/test_cache.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO."""
+"""What made a number: versions of the packages, the machine, and the time.
+
+Test: tests/bench/test_runs.py.
+"""
 
 from __future__ import annotations
 
