@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from m2bert.encoders.protocol import Encoder
 
 
-def open_encoder(model: str, overflow: str = "window") -> Encoder:
+def open_encoder(model: str, overflow: str = "window", *, device: str | None = None) -> Encoder:
     """An encoder by name or folder, or NAME=FOLDER to give it a name in tables.
 
     Folders and shipped models of this package open as m2bert.Embedder (`overflow` is for these alone); other folders,
-    and names with a slash as on the hub, as SentenceTransformers. Raises M2BertError if neither can.
+    and names with a slash as on the hub, as SentenceTransformers. `device`: "cpu", "cuda:1"; None leaves the choice to
+    them. Raises M2BertError if neither can.
     """
     name, equals, place = model.partition("=")
     if not equals or Path(model).exists():
@@ -26,11 +27,11 @@ def open_encoder(model: str, overflow: str = "window") -> Encoder:
     if _is_peer(place):
         from m2bert.encoders.sentence_transformer import SentenceTransformerEncoder
 
-        encoder = SentenceTransformerEncoder(place)
+        encoder = SentenceTransformerEncoder(place, device)
     else:
         from m2bert.encoders.embedder import Embedder
 
-        encoder = Embedder(place, overflow=overflow)
+        encoder = Embedder(place, overflow=overflow, device=device)
     encoder.name = name or encoder.name
     opened: Encoder = encoder
     return opened

@@ -27,16 +27,17 @@ UNLIMITED = 1 << 30
 class SentenceTransformerEncoder:
     """A SentenceTransformer: queries through encode_query, documents through encode_document, on its own terms.
 
-    model: a folder, a name on the hub, or a SentenceTransformer. max_tokens: what it reads, prompt and special
+    model: a folder, a name on the hub, or a SentenceTransformer, which stays where it is. device: "cpu", "cuda:1"; None
+    leaves the choice to sentence-transformers. max_tokens: what it reads, prompt and special
     tokens included; what is longer is cut. Raises M2BertError if it cannot be loaded, or its tokenizer gives no places
     in the text.
     """
 
     overflow = "truncate"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: str | None = None) -> None:
         self.name = "SentenceTransformer" if not isinstance(model, str | Path) else Path(model).name
-        self._model = _load(model) if isinstance(model, str | Path) else model
+        self._model = _load(model, device) if isinstance(model, str | Path) else model
         self.location = str(model) if isinstance(model, str | Path) else self.name
         self._tokenizer = self._model.tokenizer
         if not getattr(self._tokenizer, "is_fast", False):
@@ -122,7 +123,7 @@ class SentenceTransformerEncoder:
         return np.concatenate(parts)
 
 
-def _load(model: str | Path) -> Any:
+def _load(model: str | Path, device: str | None) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -130,7 +131,7 @@ def _load(model: str | Path) -> Any:
             f"peers: {model} needs sentence-transformers; run pip install '.[peers]' in the project's folder"
         ) from error
     try:
-        return SentenceTransformer(str(model))
+        return SentenceTransformer(str(model), device=device)
     except Exception as error:
         raise M2BertError(
             f"peers: {model} cannot be loaded as a SentenceTransformer ({' '.join(str(error).split())[:200]}); "

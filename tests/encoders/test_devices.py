@@ -9,6 +9,7 @@ from tiny import tiny_embedder, tiny_model, tiny_model_folder, tiny_tokenizer
 import m2bert.encoders.devices
 from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.embedder import Embedder
+from m2bert.encoders.opening import open_encoder
 from m2bert.errors import M2BertError
 
 
@@ -48,3 +49,11 @@ def test_other_names_are_refused(name: object) -> None:
 
 def test_a_model_that_was_given_stays_where_it_is(two_gpus: None) -> None:
     assert tiny_embedder().device == "cpu"  # moving it would fail here
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_encoder_opened_by_name_runs_where_it_is_told(tmp_path) -> None:
+    folder = str(tiny_model_folder(tmp_path / "small"))
+    assert open_encoder(folder, device="cpu").device == "cpu"  # type: ignore[attr-defined]
+    with pytest.raises(M2BertError, match="device 'cuda:1' must be there, but torch sees no GPU"):
+        open_encoder(folder, device="cuda:1")
