@@ -114,7 +114,7 @@ def test_a_name_decides_what_is_opened(folder, tmp_path, monkeypatch):
     assert (named.name, named.overflow) == ("mine", "truncate")
     assert open_encoder(f"theirs={folder}").name == "theirs"
     assert open_encoder(str(folder), device="cpu").device == "cpu"
-    with pytest.raises(M2BertError, match="cannot be loaded as a SentenceTransformer .*nowhere"):
+    with pytest.raises(M2BertError, match=r"cannot be loaded as a SentenceTransformer .*nowhere"):
         open_encoder(str(folder), device="nowhere")
     with pytest.raises(M2BertError, match="load_model"):
         open_encoder("m2-bert-gigantic")
