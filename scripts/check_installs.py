@@ -117,7 +117,7 @@ def check(
     programs = {
         "import and README": ["-c", "\n".join(["from m2ops import monarch_mixer", *readme_code(whole)])],
         "python -m m2ops": ["-m", "m2ops"],
-        "python -m m2bert": ["-m", "m2bert", "--help"],
+        "python -m m2bert": ["-m", "m2bert", "--version"],
     }
     if folder == ROOT:
         programs[f"pytest {benchmarks}"] = ["-m", "pytest", benchmarks, *BENCHMARK]
