@@ -1,4 +1,7 @@
-"""TODO."""
+"""What made the numbers of a run: versions of packages, the machine and the time; kept in every run file.
+
+Test: tests/test_provenance.py.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "scikit-learn", "bm25s", "PyStemmer",
     "pytrec-eval-terrier",
 )  # fmt: skip
-
-
 CPU_INFO = Path("/proc/cpuinfo")
 
 

@@ -177,9 +177,9 @@ def _open(
     """The models' systems, and BM25 behind them."""
     from m2bert.bench.systems import BM25System
     from m2bert.cli.options import open_systems, split_list
-    from m2bert.files import default_folder
+    from m2bert.files import cache_folder
 
-    folder = None if no_cache else cache or default_folder()
+    folder = None if no_cache else cache or cache_folder("embeddings")
     lexical: list[System] = [BM25System()] if bm25 else []
     return [*open_systems(model or ["m2-bert-mini"], overflow, split_list(chunks), folder), *lexical]
 
