@@ -1,6 +1,6 @@
-"""What made a number: versions of the packages, the machine, and the time.
+"""What made the numbers of a run: versions of packages, the machine and the time; kept in every run file.
 
-Test: tests/bench/test_runs.py.
+Test: tests/test_provenance.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "scikit-learn", "bm25s", "PyStemmer",
     "pytrec-eval-terrier",
 )  # fmt: skip
-
-
 CPU_INFO = Path("/proc/cpuinfo")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from m2bert.bench.original_files import Pair, read_pairs
 from m2bert.errors import M2BertError
+from m2bert.files import whole_file
 
 SPLITS = ("train", "test")
 EMPTY = "pairs without query or document"
@@ -114,17 +115,9 @@ def _hash(text: str) -> bytes:
 @contextmanager
 def _jsonl(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes rows to a gzip file, which appears when all are written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+    with whole_file(path, who="tasks", parents=True) as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
 
-            def write(row: dict[str, Any]) -> None:
-                file.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
+        def write(row: dict[str, Any]) -> None:
+            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
 
-            yield write
-        partial.replace(path)
-    except OSError as error:
-        raise M2BertError(f"tasks: cannot write {path} ({error.strerror}); choose another --output") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        yield write

@@ -5,7 +5,6 @@ Test: tests/cli/test_cli_search.py.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
 from m2bert.cli.results import encodable, format_results, results_as_json
 from m2bert.errors import M2BertError
+from m2bert.files import cache_folder
 from m2bert.jsonl import read_jsonl
 
 if TYPE_CHECKING:
@@ -135,11 +135,7 @@ def default_store(embedder: Embedder) -> Path:
     """A folder in the user's cache for this Python and this model."""
     from m2bert.demo.stdlib_help import stdlib_source
 
-    # Relative paths in XDG_CACHE_HOME are invalid by its specification and are to be ignored.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():
-        cache = Path.home() / ".cache"
-    return cache / "m2bert" / f"{stdlib_source()}-{embedder.fingerprint[:8]}"
+    return cache_folder(f"{stdlib_source()}-{embedder.fingerprint[:8]}")
 
 
 def print_answers(found: Sequence[tuple[str, Sequence[SearchResult]]]) -> None:

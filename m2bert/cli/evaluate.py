@@ -79,7 +79,7 @@ def loco(
     from m2bert.bench.evaluate import check_names, evaluate_tasks, load_tasks
     from m2bert.bench.systems import BM25System
     from m2bert.bench.tasks import choose_tasks
-    from m2bert.files import default_folder
+    from m2bert.files import cache_folder
     from m2bert.ranking.metrics import largest_cutoff, load_trec_eval
 
     names, measures, ways = split_list(tasks), split_list(metrics), split_list(fusion)
@@ -92,7 +92,7 @@ def loco(
         raise M2BertError("evaluate: --hybrid fuses with BM25; leave out --no-bm25")
     _check_ways(ways)
     lexical: list[System] = [BM25System()] if bm25 else []
-    folder = None if no_cache else cache or default_folder()
+    folder = None if no_cache else cache or cache_folder("embeddings")
     encoders = open_systems(model, overflow, split_list(chunks), folder, Running(device, batch_tokens, threads))
     systems: list[System] = [*encoders, *lexical]
     fusions = [_with_bm25(system, by) for system in encoders for by in ways] if hybrid else []

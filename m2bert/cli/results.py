@@ -36,7 +36,7 @@ def results_as_json(query: str, results: Sequence[SearchResult]) -> dict[str, An
 
 def report_as_json(report: IndexReport) -> dict[str, Any]:
     """The machine-readable form of an index report; skipped documents as {id, reason}."""
-    return asdict(report)
+    return asdict(report) | {"skipped": [{"id": item.id, "reason": item.reason} for item in report.skipped]}
 
 
 def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str:

@@ -73,7 +73,7 @@ def needle(
     """Hide a passage at every place of a long document, and see whether its query still finds the document."""
     from m2bert.bench.needle import haystack, read_needles, run_needle
     from m2bert.bench.systems import BM25System
-    from m2bert.files import default_folder
+    from m2bert.files import cache_folder
     from m2bert.ranking.metrics import largest_cutoff, load_trec_eval
 
     check_files(json_to, plot, "needle")
@@ -82,7 +82,7 @@ def needle(
     load_trec_eval()
     found = read_needles(needles, distractors or (), dataset=dataset, num_queries=queries, seed=seed)
     haystack(found, max(lengths), 0)
-    folder = None if no_cache else cache or default_folder()
+    folder = None if no_cache else cache or cache_folder("embeddings")
     lexical: list[System] = [BM25System()] if bm25 else []
     encoders = open_systems(model, overflow, split_list(chunks), folder, Running(device, batch_tokens, threads))
     with staged() as on_progress:
@@ -133,12 +133,12 @@ def clusters(
 ) -> None:
     """Measure and map whether texts of one kind lie together."""
     from m2bert.bench.clusters import load_sklearn, read_kinds, run_clusters
-    from m2bert.files import default_folder
+    from m2bert.files import cache_folder
 
     check_files(json_to, plot, "clusters")
     load_sklearn()
     kinds = read_kinds(texts, per_kind, seed)
-    folder = None if no_cache else cache or default_folder()
+    folder = None if no_cache else cache or cache_folder("embeddings")
     systems = open_systems(model, overflow, ["none"], folder, Running(device, batch_tokens, threads))
     with staged() as on_progress:
         run = run_clusters(kinds, [system.encoder for system in systems], seed=seed, on_progress=on_progress)

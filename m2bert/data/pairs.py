@@ -15,7 +15,7 @@ import numpy as np
 from m2bert.data.text import Document, expand_sources, has_rows, read_rows, refuse_test_split
 from m2bert.data.tokens import OnTokens, TokenStore, cache_key, read_store, tokenize_documents, write_store
 from m2bert.errors import M2BertError
-from m2bert.files import written_whole
+from m2bert.files import whole_folder
 from m2bert.jsonl import read_jsonl
 
 PAIR_FIELDS = ("query", "positive")
@@ -140,7 +140,7 @@ def load_pairs(
         np.asarray(collector.pairs, dtype=np.int64),
     )
     if stored is not None:
-        with written_whole(stored) as aside:
+        with whole_folder(stored, who=who) as aside:
             write_store(data.queries, aside / "queries")
             write_store(data.documents, aside / "documents")
             np.save(aside / "pairs.npy", data.pairs)

@@ -18,7 +18,7 @@ import numpy as np
 
 from m2bert.data.text import Document, read_documents, split_sources
 from m2bert.errors import M2BertError
-from m2bert.files import written_whole
+from m2bert.files import whole_folder
 from m2bert.model.tokenization import encode_ids
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def load_tokens(
             f"{who}: the sources hold no text, got {len(files) + len(hubs)} of them; pass files with documents"
         )
     if folder is not None:
-        with written_whole(folder) as aside:
+        with whole_folder(folder, who=who) as aside:
             write_store(store, aside)
     return store
 

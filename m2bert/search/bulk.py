@@ -1,26 +1,26 @@
-"""Embedding many texts: group by group, each written down before the next begins.
+"""Embedding many texts: group by group, each written down before the next begins; the last one needs no writing down.
 
-Test: tests/search/test_index.py.
+Test: tests/search/test_additions.py, tests/search/test_bad_stores.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from m2bert.encoders.protocol import Encoder
+from m2bert.encoders.windows import groups_of_characters
 from m2bert.errors import M2BertError, TextError
-from m2bert.search.stores import Record
+from m2bert.search.stores.columns import to_batch
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import EncodedDocument
     from m2bert.search.stores.staging import Staging
 
-# Characters embedded between two writes to disk: some ten seconds of work on two cores, and enough to fill batches.
-CHARACTERS_AT_ONCE = 400_000
+# What a killed run loses, or a single longer text: some ten seconds of work on two cores, and enough to fill batches.
+# An addition of no more than this is staged in memory alone; its vectors take some tens of megabytes there.
+CHARACTERS_BETWEEN_WRITES = 400_000
 
 Progress = Callable[[int, int], None]
 """Called with the tokens done and the tokens in all; the latter is an estimate until the last group."""
@@ -37,21 +37,37 @@ def embed_into(
     encoder: Encoder,
     progress: Progress | None,
     names: Mapping[str, str],
-) -> None:
-    """Embed texts, given by their hash, the longest first, and stage them group by group.
+    *,
+    leave_out: bool = False,
+) -> dict[str, str]:
+    """Embed texts, given by their hash, the longest first, and stage them group by group, the last one in memory.
 
-    `names` maps a text's hash to the document to blame. Raises M2BertError naming a document without embedding.
+    `names` maps a text's hash to the document to blame. Returns the reasons, by hash, of the texts that cannot be
+    embedded and were left out; without `leave_out`, and where an encoder's overflow is "error", there are none.
+    Raises M2BertError naming a document without embedding.
     """
     pending = sorted(texts.items(), key=lambda item: -len(item[1]))
     counter = _Counter(sum(len(text) for _, text in pending), progress)
-    for group in _groups(pending):
+    refused: dict[str, str] = {}
+    for start, stop in groups_of_characters([text for _, text in pending], CHARACTERS_BETWEEN_WRITES):
+        group = pending[start:stop]
         counter.start(sum(len(text) for _, text in group))
-        try:
-            made = encoder.encode_documents([text for _, text in group], progress=counter.report)
-        except TextError as error:
-            name = names[group[error.number][0]]
-            raise M2BertError(f"index: document {name!r} {error.reason}; nothing was changed") from error
-        staging.append([_record(known, text, one) for (known, text), one in zip(group, made, strict=True)])
+        made: Sequence[EncodedDocument] = []
+        while group:
+            try:
+                made = encoder.encode_documents([text for _, text in group], progress=counter.report)
+                break
+            except TextError as error:
+                known, _ = group.pop(error.number)
+                if not leave_out or encoder.overflow == "error":
+                    raise M2BertError(
+                        f"index: document {names[known]!r} {error.reason}; nothing was changed"
+                    ) from error
+                refused[known] = error.reason
+        if group:
+            batch = to_batch(dict(zip((known for known, _ in group), made, strict=True)), staging.info, names)
+            (staging.hold if stop == len(pending) else staging.append)(batch)
+    return refused
 
 
 class _Counter:
@@ -77,34 +93,3 @@ class _Counter:
         begun = self._tokens_before + total
         rest = self._characters_left * begun // self._characters_begun
         self._progress(self._tokens_before + done, begun + rest)
-
-
-def _groups(pending: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    group: list[tuple[str, str]] = []
-    size = 0
-    for item in pending:
-        if group and size + len(item[1]) > CHARACTERS_AT_ONCE:
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += len(item[1])
-    if group:
-        yield group
-
-
-def _record(known: str, text: str, made: EncodedDocument) -> Record:
-    """The embedding of a text that has no name yet."""
-    vectors = [passage.vector for passage in made.passages]
-    spans = [(passage.start, passage.end) for passage in made.passages]
-    return Record(
-        source="",
-        id="",
-        text_hash=known,
-        text=text,
-        num_tokens=made.num_tokens,
-        num_windows=made.num_windows,
-        num_truncated=made.num_truncated,
-        vector=made.vector,
-        spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
-        passage_vectors=np.asarray(vectors, dtype=np.float32).reshape(-1, made.vector.shape[0]),
-    )

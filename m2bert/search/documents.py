@@ -1,7 +1,7 @@
 """Documents from folders and JSON-lines files for the search index; what cannot be read is reported.
 
 Text is kept character for character, so that positions found by a search are positions in the file.
-Test: tests/search/test_documents.py.
+Test: tests/search/test_documents.py, tests/search/test_bad_stores.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from m2bert.errors import M2BertError
 
@@ -34,10 +34,16 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that was not taken in: its document id, or a line as `line 12`, and the reason."""
+    """Something that was not taken in: its document id, or a line as `line 12`, and the reason.
+
+    keeps: what stays in an index on its account, because it may be there and was not read: the `document` of that id,
+    the documents of a `folder` (id and a slash before theirs), all of the `source` (it may be any of them), or
+    `nothing`, since it was read and holds nothing to find.
+    """
 
     id: str
     reason: str
+    keeps: Literal["document", "folder", "source", "nothing"] = "document"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,37 @@ class Corpus:
     documents: list[Document]
     skipped: list[Skipped] = field(default_factory=list)
 
+    def check(self) -> None:
+        """Raise M2BertError unless there is a document."""
+        if not self.documents:
+            reasons = f" ({len(self.skipped)} skipped, the first: {self.skipped[0].reason})" if self.skipped else ""
+            raise M2BertError(
+                f"index: {self.source!r} must hold at least one readable document, got none{reasons}; "
+                f"nothing was changed"
+            )
+
+    def without(self, reasons: Mapping[tuple[str, str], str]) -> Corpus:
+        """This corpus with some documents skipped, named by source and id, since there is nothing to find in them."""
+        kept = [item for item in self.documents if (item.source, item.id) not in reasons]
+        skipped = [Skipped(identity, reason, "nothing") for (_, identity), reason in reasons.items()]
+        return Corpus(self.source, kept, [*self.skipped, *skipped])
+
+    def gone(self, known: Iterable[str]) -> list[str]:
+        """Those of the ids `known` of an earlier state that are not in the source any more, or hold nothing now.
+
+        What may be there and was not read is not gone.
+        """
+        there = {item.id for item in self.documents}
+        there |= {item.id for item in self.skipped if item.keeps == "document"}
+        empty = {item.id for item in self.skipped if item.keeps == "nothing"}
+        folders = tuple(item.id for item in self.skipped if item.keeps == "folder")
+        unknown = any(item.keeps == "source" for item in self.skipped)
+        return [
+            identity
+            for identity in known
+            if identity not in there and (identity in empty or not (unknown or identity.startswith(folders)))
+        ]
+
 
 def read_corpus(path: str | Path, *, exclude: Iterable[str | Path] = ()) -> Corpus:
     """Read a folder (every file below it, hidden ones aside) or a .jsonl / .jsonl.gz file.
@@ -55,14 +92,16 @@ def read_corpus(path: str | Path, *, exclude: Iterable[str | Path] = ()) -> Corp
     A folder's documents are named by their path relative to it; `exclude` names files and folders to pass
     over; links to folders are not followed. A JSON-lines file has the columns "text" and, if it likes, "id"
     (otherwise the line number names the document), or LoCo's "pid" and "passage". The source is the absolute
-    path. Binary, broken, empty and doubly named documents are returned as skipped, and so are links to folders
-    and, with a slash behind their names, folders that cannot be read.
+    path. Binary, broken, empty and doubly named documents are returned as skipped, and so are links to folders,
+    folders that cannot be read (with a slash behind their names), and lines that do not say which document they are.
 
     Raises M2BertError when the path is neither, or when a file breaks off so that its rest is unknown.
     """
     place = Path(path)
     if place.is_dir():
-        entries: Iterator[Document | Skipped] = _read_folder(place, {os.path.realpath(item) for item in exclude})
+        entries: Iterator[Document | Skipped] = _read_folder(
+            place, {os.path.realpath(os.path.expanduser(item)) for item in exclude}
+        )
     elif place.is_file() and place.name.endswith(JSONL_SUFFIXES):
         entries = _read_jsonl(place)
     elif place.exists():
@@ -84,7 +123,7 @@ def _collect(source: str, entries: Iterable[Document | Skipped]) -> Corpus:
         elif entry.id in documents:
             skipped.append(Skipped(entry.id, "a document of this name came before; the first one is kept"))
         elif not any(character.isprintable() and not character.isspace() for character in entry.text):
-            skipped.append(Skipped(entry.id, "holds no text"))
+            skipped.append(Skipped(entry.id, "holds no text", "nothing"))
         else:
             documents[entry.id] = Document(entry.id, entry.text, source)
     return Corpus(source, list(documents.values()), skipped)
@@ -106,7 +145,7 @@ def _read_folder(folder: Path, exclude: set[str]) -> Iterator[Document | Skipped
                 yield Skipped(where, "a link to a folder, which is not followed; index that folder by itself")
     for error in unreadable:
         where = Path(error.filename).relative_to(folder).as_posix()
-        yield Skipped(where + "/", f"cannot be read: {error.strerror}")
+        yield Skipped(where + "/", f"cannot be read: {error.strerror}", "folder")
 
 
 def _read_file(path: Path, name: str) -> Document | Skipped:
@@ -161,20 +200,20 @@ def _read_line(line: bytes, number: int) -> Document | Skipped:
     try:
         row: Any = json.loads(decode(line))
     except (ValueError, RecursionError) as error:
-        return Skipped(where, f"not a JSON object: {error}")
+        return Skipped(where, f"not a JSON object: {error}", "source")
     if not isinstance(row, dict):
-        return Skipped(where, f"must be a JSON object, got a {type(row).__name__}")
-    text = next((row[name] for name in TEXT_COLUMNS if name in row), None)
-    if not isinstance(text, str):
-        return Skipped(where, f"must have a string under {' or '.join(map(repr, TEXT_COLUMNS))}")
-    if (position := _surrogate(text)) is not None:
-        return Skipped(where, f"not Unicode text: a lone surrogate at character {position}")
+        return Skipped(where, f"must be a JSON object, got a {type(row).__name__}", "source")
     identity = next((row[name] for name in ID_COLUMNS if name in row), None)
     if identity is None:
-        return Document(str(number), text)
+        identity = number
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        return Skipped(where, f"its id must be a string or a whole number, got {identity!r}")
+        return Skipped(where, f"its id must be a string or a whole number, got {identity!r}", "source")
     identity = str(identity)
     if not identity.strip() or _surrogate(identity) is not None:
-        return Skipped(where, f"its id must be Unicode text that is not empty, got {identity!r}")
+        return Skipped(where, f"its id must be Unicode text that is not empty, got {identity!r}", "source")
+    text = next((row[name] for name in TEXT_COLUMNS if name in row), None)
+    if not isinstance(text, str):
+        return Skipped(identity, f"{where} must have a string under {' or '.join(map(repr, TEXT_COLUMNS))}")
+    if (position := _surrogate(text)) is not None:
+        return Skipped(identity, f"{where} is not Unicode text: a lone surrogate at character {position}")
     return Document(identity, text)

@@ -1,13 +1,14 @@
 """The search index: documents in, ranked documents with the place of the match out.
 
 Joins an embedder and a store. A run that is killed leaves the old state; the new one becomes visible in one step.
-Test: tests/search/test_index.py.
+Test: tests/search/test_index.py, tests/search/test_additions.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,10 @@ from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
 from m2bert.search.bulk import Progress, embed_into, text_hash
 from m2bert.search.documents import Corpus, Document, Skipped
-from m2bert.search.stores import Key, Record, StoredState, StoreInfo, StoreStats
+from m2bert.search.stores import Key, Record, StoredState, StoreInfo, StoreStats, VectorStore
 
 if TYPE_CHECKING:
     from m2bert.search.stores.lance import LanceStore
-    from m2bert.search.stores.staging import Staging
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,15 @@ class SearchIndex:
     def __init__(self, store: str | Path, embedder: Encoder | None = None) -> None:
         """`store`: folder of the store; made at the first add if it is not there, never by a search.
 
-        `embedder`: None means the model the store was made with, or the default model for a new store.
+        `~` at its beginning is the user's folder. `embedder`: None means the model the store was made with, or the
+        default model for a new store.
         Raises M2BertError when `store` is something else, of another format, or was made with another model.
         """
         if embedder is not None and not hasattr(embedder, "encode_documents"):
             raise M2BertError(
                 f"index: embedder must be an Embedder, got {type(embedder).__name__}; wrap it in Embedder()"
             )
-        self.path = Path(store)
+        self.path = Path(os.path.expanduser(store))
         self._store: LanceStore | None = None
         self._open_if_made()
         self._embedder = embedder
@@ -137,21 +138,13 @@ class SearchIndex:
     def update(self, corpus: Corpus, *, progress: Progress | None = None) -> IndexReport:
         """Make the index agree with a source: insert, replace, and remove what is gone, in one step.
 
-        Documents that are there but could not be read keep their old state. Raises M2BertError when the
-        source holds no readable document at all.
+        Documents that are there but could not be read keep their old state. Those in which the encoder sees nothing
+        are skipped, unless its overflow is "error". Raises M2BertError when the source holds no readable document at
+        all.
         """
-        if not corpus.documents:
-            reasons = (
-                f" ({len(corpus.skipped)} skipped, the first: {corpus.skipped[0].reason})" if corpus.skipped else ""
-            )
-            raise M2BertError(
-                f"index: {corpus.source!r} must hold at least one readable document, got none{reasons}; "
-                f"nothing was changed"
-            )
+        corpus.check()
         _check_documents(corpus.documents)
-        report = self._apply(corpus.documents, corpus, progress)
-        report.skipped = corpus.skipped
-        return report
+        return self._apply(corpus.documents, corpus, progress)
 
     def delete(self, ids: Iterable[str], *, source: str = "") -> int:
         """Remove documents of a source; returns how many there were."""
@@ -184,7 +177,7 @@ class SearchIndex:
                 f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none"
             )
         store = self._opened()
-        num_documents = store.stats().num_documents
+        num_documents = store.count()
         if num_documents == 0:
             raise M2BertError(
                 f"search: the store {str(self.path)!r} holds no documents; add some with "
@@ -214,31 +207,43 @@ class SearchIndex:
 
     def stats(self, *, documents: bool = False) -> StoreStats:
         """What the store holds; `documents` asks for the state of each."""
-        return self._opened().stats(documents=documents)
+        store = self._opened()
+        if not documents:
+            return StoreStats(store.info, store.count())
+        states = store.states()
+        return StoreStats(store.info, len(states), states)
 
     def _apply(self, documents: Sequence[Document], synced: Corpus | None, progress: Progress | None) -> IndexReport:
         from m2bert.search.stores.staging import open_staging
 
         store = self._opened_or_created()
         report = IndexReport()
+        hashes = {(item.source, item.id): text_hash(item.text) for item in documents}
         with open_staging(store.path, store.info) as staging:
-            stored = store.stats(documents=True).documents
-            hashes = {(item.source, item.id): text_hash(item.text) for item in documents}
+            stored = _states(store, hashes, synced)
             changed = [item for item in documents if not self._is_current(stored, item, hashes)]
             fresh = {hashes[item.source, item.id]: item.text for item in changed}
             for known, state in staging.states.items():
                 if known in fresh and self._fits(state):
                     del fresh[known]
-            report.embedded = len(fresh)
             names = {hashes[item.source, item.id]: item.id for item in changed}
-            embed_into(staging, fresh, self.embedder, progress, names)
-            removed = _vanished(stored, synced)
-            if changed or removed:
-                store.add(_placed(staging, changed, hashes), remove=removed)
-            report.removed = len(removed)
+            refused = embed_into(staging, fresh, self.embedder, progress, names, leave_out=synced is not None)
+            removed: list[Key] = []
+            if synced is not None:
+                synced = synced.without({key: refused[known] for key, known in hashes.items() if known in refused})
+                synced.check()
+                report.skipped = synced.skipped
+                gone = synced.gone(identity for source, identity in stored if source == synced.source)
+                removed = [(synced.source, identity) for identity in gone]
+                changed = [item for item in changed if hashes[item.source, item.id] not in refused]
+                hashes = {key: known for key, known in hashes.items() if known not in refused}
             report.updated = sum((item.source, item.id) in stored for item in changed)
+            if changed or removed:
+                store.add(staging.rows(changed, hashes), remove=removed, replaces=report.updated > 0)
+            report.embedded = len(fresh) - len(refused)
+            report.removed = len(removed)
             report.added = len(changed) - report.updated
-            report.unchanged = len(documents) - len(changed)
+            report.unchanged = len(hashes) - len(changed)
             _count_tokens(report, stored, staging.states, hashes)
             staging.clear()
         return report
@@ -318,25 +323,12 @@ def _check_documents(documents: Sequence[Document]) -> None:
         seen.add(key)
 
 
-def _placed(staging: Staging, changed: Sequence[Document], hashes: Mapping[Key, str]) -> Iterator[Record]:
-    """The staged embedding of every changed document, under its name."""
-    places: dict[str, list[Key]] = {}
-    for document in changed:
-        key = (document.source, document.id)
-        places.setdefault(hashes[key], []).append(key)
-    for record in staging.records():
-        for source, identity in places.get(record.text_hash, []):
-            yield replace(record, source=source, id=identity)
-
-
-def _vanished(stored: Collection[Key], synced: Corpus | None) -> list[Key]:
-    """Stored documents of the corpus's source that are no longer in it; what a folder that could not be read
-    held counts as there."""
+def _states(store: VectorStore, keys: Collection[Key], synced: Corpus | None) -> dict[Key, StoredState]:
+    """What is stored of these documents, and of all of the corpus's source."""
     if synced is None:
-        return []
-    there = {document.id for document in synced.documents} | {item.id for item in synced.skipped}
-    unread = tuple(item.id for item in synced.skipped if item.id.endswith("/"))
-    return [key for key in stored if key[0] == synced.source and key[1] not in there and not key[1].startswith(unread)]
+        return store.states(keys)
+    elsewhere = [key for key in keys if key[0] != synced.source]
+    return store.states(source=synced.source) | store.states(elsewhere)
 
 
 def _count_tokens(

@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from m2bert.data.contrast import LabelledSource
 from m2bert.data.examples import SpecialIds, pad_rows, wrap_special
 from m2bert.errors import M2BertError
+from m2bert.files import whole_file
 from m2bert.ranking.bm25 import BM25
 
 ROWS_AT_ONCE = 64
@@ -84,11 +85,8 @@ class Mining(TrainerCallback):
     def _mine(self, version: int) -> None:
         rng = np.random.default_rng([self.settings.seed, 6, version])
         lists = mine(self.sources, self.scorer, depth=self.settings.depth, pool=self.settings.pool, rng=rng)
-        path = self._path(version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part.npy")
-        np.save(aside, lists)
-        aside.replace(path)
+        with whole_file(self._path(version), who="finetune", parents=True) as file:
+            np.save(file, lists)
 
 
 def model_scorer(

@@ -130,7 +130,7 @@ def test_json_lines_can_be_indexed(run: Any, model: str, tmp_path: Path) -> None
     rows = [{"id": "a", "text": "river stone"}, {"id": "b", "text": "paper engine"}, {"id": "c"}]
     (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, out, err = run("index", tmp_path / "d.jsonl", "--store", tmp_path / "store", "--model", model)
-    assert code == 0 and "2 added" in out and "skipped line 3: must have a string" in err
+    assert code == 0 and "2 added" in out and "skipped c: line 3 must have a string" in err
     assert json.loads(run("search", tmp_path / "store", "paper engine", "--json")[1])["results"][0]["id"] == "b"
 
 

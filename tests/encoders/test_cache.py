@@ -18,7 +18,7 @@ from m2bert.bench.systems import EncoderSystem
 from m2bert.bench.tasks import RetrievalTask
 from m2bert.encoders.cache import CachedEncoder
 from m2bert.errors import M2BertError
-from m2bert.files import default_folder
+from m2bert.files import cache_folder
 
 TEXTS = [f"word{i} common text number{i % 7}" for i in range(40)]
 # A program that evaluates one task with a cache, and is killed after LIFE encoded texts.
@@ -166,4 +166,4 @@ def test_a_damaged_file_and_a_folder_that_cannot_be_are_told(tmp_path):
 
 def test_the_default_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "m2bert" / "embeddings"
+    assert cache_folder("embeddings") == tmp_path / "m2bert" / "embeddings"

@@ -123,13 +123,19 @@ def test_broken_lines_are_reported_with_their_number(tmp_path: Path) -> None:
     corpus = read_corpus(tmp_path / "d.jsonl")
     assert [(document.id, document.text) for document in corpus.documents] == [("a", "good")]
     assert [item.id for item in corpus.skipped] == [
-        *("line 2", "line 3", "line 4", "line 5"),
+        *("line 2", "line 3", "c", "d"),
         *("a", "e", "line 8", "line 9", "line 10", "line 11"),
-        *("line 12", "line 13", "line 14"),
+        *("g", "line 13", "line 14"),
+    ]
+    assert [item.keeps for item in corpus.skipped] == [
+        *("source", "source", "document", "document"),
+        *("document", "nothing", "source", "source", "source", "source"),
+        *("document", "source", "source"),
     ]
     reasons = [item.reason for item in corpus.skipped]
     assert "not a JSON object" in reasons[0] and "got a list" in reasons[1]
     assert all("'text' or 'passage'" in reason for reason in reasons[2:4])
+    assert reasons[2].startswith("line 4 ") and reasons[3].startswith("line 5 ") and reasons[10].startswith("line 12 ")
     assert "came before" in reasons[4] and "holds no text" in reasons[5] and "0xe9" in reasons[6]
     assert all("id must be" in reason for reason in (*reasons[7:9], *reasons[11:]))
     assert "surrogate at character 5" in reasons[10]

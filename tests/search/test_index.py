@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lancedb
@@ -22,9 +23,8 @@ import m2bert.search.bulk
 from m2bert.errors import M2BertError
 from m2bert.search.documents import Corpus, Document, Skipped
 from m2bert.search.index import SearchIndex
-from m2bert.search.stores import Record, StoreInfo
-from m2bert.search.stores.columns import table_schema, to_batches, to_record
-from m2bert.search.stores.lance import LanceStore
+from m2bert.search.stores import StoreInfo
+from m2bert.search.stores.columns import table_schema, to_batch, to_record, to_table_rows
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -208,7 +208,7 @@ def test_overflow_modes_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_is_continued(tmp_path: Path, embedder: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(m2bert.search.bulk, "CHARACTERS_AT_ONCE", 500)
+    monkeypatch.setattr(m2bert.search.bulk, "CHARACTERS_BETWEEN_WRITES", 500)
     counting = Counting(embedder)
     index = SearchIndex(tmp_path / "store", counting)
     index.add({"old": "river stone"})
@@ -260,7 +260,7 @@ def announced(name, function):
         return function(*arguments, **options)
     return call
 
-m2bert.search.bulk.CHARACTERS_AT_ONCE = 400
+m2bert.search.bulk.CHARACTERS_BETWEEN_WRITES = 400
 LanceStore.add = announced("commit", LanceStore.add)
 Staging.append = announced("stage", Staging.append)
 documents = [Document(f"story-{{n}}", story(30 + 7 * n, seed=n), {source!r}) for n in range({first}, {last})]
@@ -349,15 +349,21 @@ def test_vectors_of_passages_are_stored_compressed_and_exact(tmp_path: Path) -> 
     vectors = np.zeros((50, 4096), dtype=np.float32)
     vectors[:, :64] = generator.standard_normal((50, 64))
     vectors[np.arange(50), generator.integers(64, 4096, 50)] = 0.5
-    record = Record(
-        source="here", id="a", text_hash="0", text="words", num_tokens=50, num_windows=1, num_truncated=0,
-        vector=vectors.sum(axis=0), spans=np.arange(100).reshape(50, 2), passage_vectors=vectors,
-    )  # fmt: skip
+    passages = [SimpleNamespace(start=2 * n, end=2 * n + 1, vector=vector) for n, vector in enumerate(vectors)]
+    made = SimpleNamespace(vector=vectors.sum(axis=0), passages=passages, num_tokens=50, num_windows=2, num_truncated=3)
+    bare = SimpleNamespace(vector=vectors[0], passages=[], num_tokens=1, num_windows=1, num_truncated=0)
     info = StoreInfo("model", "0" * 16, 4096)
-    (batch,) = to_batches([record], table_schema(info), info.dim)
-    (row,) = batch.to_pylist()
+    batch = to_batch({"0": made, "1": bare}, info, {})
+    documents = [Document("b", "other", "there"), Document("a", "words", "here")]
+    other, row = to_table_rows(batch, [1, 0], documents, info).to_pylist()
     assert 50 * 64 * 3 < len(row["passage_vectors"]) < vectors.nbytes / 20
-    np.testing.assert_array_equal(to_record(row, info.dim).passage_vectors, vectors)
+    record = to_record(row, info.dim)
+    assert (record.key, record.text, record.text_hash) == (("here", "a"), "words", "0")
+    assert (record.num_tokens, record.num_windows, record.num_truncated) == (50, 2, 3)
+    np.testing.assert_array_equal(record.passage_vectors, vectors)
+    np.testing.assert_array_equal(record.vector, vectors.sum(axis=0))
+    np.testing.assert_array_equal(record.spans, np.arange(100).reshape(50, 2))
+    assert to_record(other, info.dim).passage_vectors.shape == (0, 4096)
 
 
 def test_store_of_another_format_is_refused(tmp_path: Path, embedder: Any) -> None:
@@ -384,12 +390,20 @@ def test_store_of_another_model_is_refused(tmp_path: Path, embedder: Any) -> Non
 
 def test_store_refuses_vectors_of_another_dimension(tmp_path: Path, embedder: Any) -> None:
     SearchIndex(tmp_path / "store", embedder).add({"a": "river"})
-    store = LanceStore.open(tmp_path / "store")
-    _, record = store.search(embedder.encode(["river"])[0], 1)[0]
-    wrong = replace(record, id="b", vector=np.ones(3, np.float32))
-    with pytest.raises(M2BertError, match="dimension 16"):
-        store.add([replace(record, id="c"), wrong])
-    assert set(store.stats(documents=True).documents) == {("", "a")}
+
+    class Wrong(Counting):
+        def encode_documents(self, texts: Any, *, progress: Any = None) -> Any:
+            made = list(super().encode_documents(texts, progress=progress))
+            wrong = SimpleNamespace(start=0, end=1, vector=np.ones(3, np.float32))
+            if texts[-1] == "stone":
+                return [*made[:-1], replace(made[-1], vector=np.ones(3, np.float32))]
+            return [*made[:-1], replace(made[-1], passages=[wrong])]
+
+    index = SearchIndex(tmp_path / "store", Wrong(embedder))
+    for last in ("stone", "paper"):
+        with pytest.raises(M2BertError, match="'c' must have vectors of dimension 16"):
+            index.add({"b": "a longer text", "c": last})
+    assert ids(index) == {"a"}
 
 
 @pytest.mark.parametrize("query", ["", " \n", None])
@@ -459,7 +473,7 @@ def test_store_writes_nothing_to_the_terminal(tmp_path: Path, capfd: Any, embedd
 def test_documents_of_an_unreadable_folder_are_kept(tmp_path: Path, embedder: Any) -> None:
     index = SearchIndex(tmp_path / "store", embedder)
     index.update(corpus({"vault/a": "river", "vaults": "stone", "b": "engine"}))
-    broken = Corpus("stories", [Document("b", "engine", "stories")], [Skipped("vault/", "cannot be read")])
+    broken = Corpus("stories", [Document("b", "engine", "stories")], [Skipped("vault/", "cannot be read", "folder")])
     assert index.update(broken).removed == 1
     assert ids(index) == {"vault/a", "b"}
 

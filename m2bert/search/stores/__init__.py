@@ -1,4 +1,4 @@
-"""What a place for embedded documents must do: five verbs, add, delete, get, search and stats.
+"""What a place for embedded documents must do: six verbs, add, delete, get, search, states and count.
 
 `lance.py` is the store on disk. A second one needs only these verbs.
 Test: tests/search/test_index.py.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Key = tuple[str, str]
 """A document's name in a store: its source, and its id within the source."""
@@ -70,12 +73,17 @@ class StoreStats:
 
 
 class VectorStore(Protocol):
-    """The five verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
+    """The six verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
 
-    def add(self, records: Iterable[Record], *, remove: Collection[Key] = ()) -> None:
-        """Insert the records, replacing those of the same key, and delete `remove`, all in one step.
+    @property
+    def info(self) -> StoreInfo: ...
 
-        Raises M2BertError when a vector does not fit the store; then nothing changes.
+    def add(self, rows: Iterable[pa.RecordBatch], *, remove: Collection[Key] = (), replaces: bool = True) -> None:
+        """Insert rows, replacing those of the same source and id, and delete `remove`, all in one step.
+
+        rows: batches in the columns of m2bert.search.stores.columns.table_schema, no document twice, read once.
+        replaces: False promises that none of them is there, so that nobody has to look for it.
+        Raises M2BertError when the store cannot be written; then nothing changes.
         """
 
     def delete(self, keys: Collection[Key]) -> int:
@@ -92,5 +100,8 @@ class VectorStore(Protocol):
         Raises M2BertError when the store cannot search words.
         """
 
-    def stats(self, *, documents: bool = False) -> StoreStats:
-        """What the store holds; `documents` asks for the state of each."""
+    def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
+        """The states of the documents of `keys` that are there, of all of a `source`, or without either of all."""
+
+    def count(self) -> int:
+        """The number of documents."""

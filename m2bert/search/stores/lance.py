@@ -2,9 +2,9 @@
 
 One table, because one commit of it is atomic: whoever reads sees the state before it or after it, also when the
 writer is killed. Search is exact (a scan over all vectors): the scores shown are the scores. Words are found by the
-database's own BM25 (k1 = 1.2, b = 0.75, English stems, no stop words); its index covers rows that are not in it yet
-by reading them.
-Test: tests/search/test_index.py.
+database's own BM25 (k1 = 1.2, b = 0.75, English stems, no stop words), whose index is made anew after an addition: rows
+that are not in it would be found too, but scored by the counts of the others.
+Test: tests/search/test_index.py, tests/search/test_additions.py.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from m2bert.errors import M2BertError
 from m2bert.ranking.fusion import score_fusion
-from m2bert.search.stores import Key, Record, StoredState, StoreInfo, StoreStats
-from m2bert.search.stores.columns import read_info, table_schema, to_batches, to_record
+from m2bert.search.stores import Key, Record, StoredState, StoreInfo
+from m2bert.search.stores.columns import read_info, table_schema, to_record
 from m2bert.search.stores.staging import STAGING
 
 TABLE = "documents"
@@ -34,6 +34,10 @@ TABLE = "documents"
 KEPT_VERSIONS = timedelta(days=1)
 # Ranks further down add less than a hundredth of what a first place does.
 FUSED_DEPTH = 1000
+# An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
+# words alone is made of the texts, a twentieth of that or less.
+VERSIONS_BETWEEN_TIDYING = 40
+STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 
 
 class LanceStore:
@@ -62,7 +66,7 @@ class LanceStore:
                 f"store: {str(folder)!r} is not a store of m2bert and is left as it is; give another folder"
             )
         try:
-            table = lancedb.connect(str(folder)).open_table(TABLE)
+            table = _connect(folder).open_table(TABLE)
             schema = table.schema
         except Exception as error:
             raise _damaged(folder, error) from error
@@ -79,40 +83,34 @@ class LanceStore:
             return cls.open(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lancedb.connect(str(folder)).create_table(TABLE, schema=table_schema(info), exist_ok=True)
+            _connect(folder).create_table(TABLE, schema=table_schema(info), exist_ok=True)
         except Exception as error:
             raise M2BertError(
                 f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); choose a folder you may write"
             ) from error
         return cls.open(folder)
 
-    def add(self, records: Iterable[Record], *, remove: Collection[Key] = ()) -> None:
-        """See VectorStore.add. One commit."""
-        schema = table_schema(self.info)
-        failures: list[M2BertError] = []
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            try:
-                yield from to_batches(records, schema, self.info.dim)
-            except M2BertError as error:  # it would come out of the database as text
-                failures.append(error)
-                raise
-
+    def add(self, rows: Iterable[pa.RecordBatch], *, remove: Collection[Key] = (), replaces: bool = True) -> None:
+        """See VectorStore.add. One commit, and one more for the index of words."""
         with self._reported():
             self._table.checkout_latest()
+            before = self._table.version
             if not self._has_word_index():
                 self._table.create_index("text", config=FTS())
-            merge = self._table.merge_insert(["source", "id"])
-            merge = merge.when_matched_update_all().when_not_matched_insert_all()
-            if remove:
-                merge = merge.when_not_matched_by_source_delete(_condition(remove))
-            try:
-                merge.execute(pa.RecordBatchReader.from_batches(schema, batches()))
-            except Exception:
-                if failures:
-                    raise failures[0] from None
-                raise
-            self._table.optimize(cleanup_older_than=KEPT_VERSIONS)
+            reader = pa.RecordBatchReader.from_batches(table_schema(self.info), rows)
+            if replaces or remove:
+                merge = self._table.merge_insert(["source", "id"])
+                merge = merge.when_matched_update_all().when_not_matched_insert_all()
+                if remove:
+                    merge = merge.when_not_matched_by_source_delete(_condition(remove))
+                merge.execute(reader)
+            else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
+                self._table.add(reader)
+            after = self._table.version + 1  # of the index
+            if before // VERSIONS_BETWEEN_TIDYING == after // VERSIONS_BETWEEN_TIDYING:
+                self._table.create_index("text", config=FTS(), replace=True)
+            else:
+                self._table.optimize(cleanup_older_than=KEPT_VERSIONS)
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit."""
@@ -174,20 +172,29 @@ class LanceStore:
     def _has_word_index(self) -> bool:
         return any(index.columns == ["text"] for index in self._table.list_indices())
 
-    def stats(self, *, documents: bool = False) -> StoreStats:
-        """See VectorStore.stats."""
+    def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
+        """See VectorStore.states."""
+        if keys is not None and not keys:
+            return {}
         with self._reported():
             self._table.checkout_latest()
-            num_documents = self._table.count_rows()
-            if not documents:
-                return StoreStats(self.info, num_documents)
-            names = ["text_hash", "num_tokens", "num_windows", "num_truncated"]
-            rows = self._table.search().select(["source", "id", *names]).limit(max(num_documents, 1))
-            states = {
-                (row["source"], row["id"]): StoredState(**{name: row[name] for name in names})
-                for row in rows.to_arrow().to_pylist()
-            }
-        return StoreStats(self.info, len(states), states)
+            query = self._table.search().select(["source", "id", *STATE]).limit(max(self._table.count_rows(), 1))
+            if keys is not None:
+                sources, ids = ({_quoted(key[part]) for key in keys} for part in (0, 1))
+                # Two lists, however many keys: a chain of ORs as long as they are many is more than SQL can read.
+                query = query.where(f"source IN ({', '.join(sources)}) AND id IN ({', '.join(ids)})")
+            elif source is not None:
+                query = query.where(f"source = {_quoted(source)}")
+            rows = query.to_arrow().to_pylist()
+        wanted = None if keys is None else set(keys)
+        states = {(row["source"], row["id"]): StoredState(**{name: row[name] for name in STATE}) for row in rows}
+        return states if wanted is None else {key: state for key, state in states.items() if key in wanted}
+
+    def count(self) -> int:
+        """See VectorStore.count."""
+        with self._reported():
+            self._table.checkout_latest()
+            return int(self._table.count_rows())
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -198,6 +205,11 @@ class LanceStore:
             raise
         except Exception as error:
             raise _damaged(self.path, error) from error
+
+
+def _connect(folder: Path) -> Any:
+    """The database in a folder; absolute, because the database takes `s3:notes` for a place on the network."""
+    return lancedb.connect(str(folder.absolute()))
 
 
 def _has_table(folder: Path) -> bool:

@@ -1,102 +1,145 @@
 """Finished embeddings on their way into a store, kept so that a killed run has not worked for nothing.
 
-They lie in files of the store's folder that no search looks at. One writer at a time holds the folder's lock.
-Test: tests/search/test_index.py.
+They lie in files of the store's folder that no search looks at. One writer at a time holds the folder's lock, which the
+operating system releases when its process ends, however it ends.
+Test: tests/search/test_additions.py, tests/search/test_bad_stores.py.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import pyarrow as pa
 
-from m2bert.search.stores import Record, StoredState, StoreInfo
-from m2bert.search.stores.columns import table_schema, to_batches, to_record
+from m2bert.encoders.windows import groups_of_characters
+from m2bert.errors import M2BertError
+from m2bert.files import whole_file
+from m2bert.search.documents import Document
+from m2bert.search.stores import Key, StoredState, StoreInfo
+from m2bert.search.stores.columns import staged_schema, to_table_rows
 
-STAGING = "staging"
+STAGING, LOCK = "staging", "lock"
 SUFFIX = ".arrow"
+# A text may stand under any number of names, each of which gets a copy of its embedding.
+MOST_CHARACTERS = 400_000
 logger = logging.getLogger(__name__)
 
 
 class Staging:
-    """Files of records in `folder`, each written whole or not at all, found by the hash of their text."""
+    """Embeddings by the hash of their text: batches in files of `folder`, and one in memory.
+
+    states: what is known of each, by hash.
+    """
 
     def __init__(self, folder: Path, info: StoreInfo) -> None:
-        """Reads what an earlier run left for the same model; the rest there is deleted at the next clear."""
-        self._folder = folder
-        self._info = info
-        self._files: list[Path] = []
+        """Finds what an earlier run left for the same model; the rest there is deleted at the next clear."""
+        self.info = info
         self.states: dict[str, StoredState] = {}
-        for file in sorted(folder.glob("*" + SUFFIX)):
-            for record in self._read(file):
-                self._note(record)
+        self._folder = folder
+        self._held: list[pa.RecordBatch] = []
+        self._files: list[Path] = []
+        found = sorted(folder.glob("*" + SUFFIX))
+        self._written = len(found)
+        for file in found:
+            try:
+                batches = list(self._read(file))
+            except (OSError, pa.ArrowInvalid) as error:
+                logger.warning("staged embeddings in %s cannot be read and are made again: %s", file, error)
+                continue
+            for batch in batches:
+                self._note(batch)
             self._files.append(file)
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Write one file of records."""
-        name = f"{len(self._files):06d}-{os.getpid()}"
-        unfinished = self._folder / f"{name}.unfinished"
-        schema = table_schema(self._info)
-        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in to_batches(records, schema, self._info.dim):
-                writer.write_batch(batch)
-        self._files.append(unfinished.replace(self._folder / (name + SUFFIX)))
-        for record in records:
-            self._note(record)
+    def append(self, batch: pa.RecordBatch) -> None:
+        """Write a batch of rows (columns.staged_schema) into a file of its own, whole or not at all.
 
-    def records(self) -> Iterator[Record]:
-        """All staged records, one per text (the last one written); one file's records in memory at a time."""
-        seen: set[str] = set()
-        for file in reversed(self._files):
-            for record in self._read(file):
-                if record.text_hash not in seen:
-                    seen.add(record.text_hash)
-                    yield record
+        Raises M2BertError when it cannot be written.
+        """
+        path = self._folder / f"{self._written:06d}{SUFFIX}"
+        with whole_file(path, who="store") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        self._files.append(path)
+        self._written += 1
+        self._note(batch)
+
+    def hold(self, batch: pa.RecordBatch) -> None:
+        """Keep a batch in memory until the next clear; for the last one, which goes into the store right away."""
+        self._held.append(batch)
+        self._note(batch)
+
+    def rows(self, documents: Sequence[Document], hashes: Mapping[Key, str]) -> Iterator[pa.RecordBatch]:
+        """Rows of the table for documents whose text's embedding is here, found by its hash; each document once.
+
+        Bounded in size: one file, or MOST_CHARACTERS of text or a single longer one, in memory at a time.
+        """
+        waiting: dict[str, list[Document]] = {}
+        for document in documents:
+            waiting.setdefault(hashes[document.source, document.id], []).append(document)
+        for batch in self._batches():
+            rows, placed = [], []
+            for row, known in enumerate(batch.column("text_hash").to_pylist()):
+                for document in waiting.pop(known, ()):
+                    rows.append(row)
+                    placed.append(document)
+            for start, stop in groups_of_characters([document.text for document in placed], MOST_CHARACTERS):
+                yield to_table_rows(batch, rows[start:stop], placed[start:stop], self.info)
 
     def clear(self) -> None:
-        """Delete all staged files, unfinished ones included."""
-        for file in self._folder.iterdir():
-            if file.suffix in (SUFFIX, ".unfinished"):
-                file.unlink(missing_ok=True)
-        self._files, self.states = [], {}
-
-    def _note(self, record: Record) -> None:
-        self.states[record.text_hash] = StoredState(
-            record.text_hash, record.num_tokens, record.num_windows, record.num_truncated
-        )
-
-    def _read(self, file: Path) -> Iterator[Record]:
+        """Forget all, and delete all files, unfinished ones included. Raises M2BertError when that fails."""
+        self._files, self._held, self.states = [], [], {}
         try:
-            with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
-                if reader.schema.metadata != table_schema(self._info).metadata:
-                    return
+            for file in self._folder.iterdir():
+                if file.name != LOCK:
+                    file.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """All batches, the last one written first."""
+        yield from reversed(self._held)
+        for file in reversed(self._files):
+            yield from self._read(file)
+
+    def _note(self, batch: pa.RecordBatch) -> None:
+        for row in batch.select(["text_hash", "num_tokens", "num_windows", "num_truncated"]).to_pylist():
+            self.states[row["text_hash"]] = StoredState(**row)
+
+    def _read(self, file: Path) -> Iterator[pa.RecordBatch]:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
+            if reader.schema.equals(staged_schema(self.info), check_metadata=True):
                 for number in range(reader.num_record_batches):
-                    for row in reader.get_batch(number).to_pylist():
-                        yield to_record(row, self._info.dim)
-        except (OSError, pa.ArrowInvalid) as error:
-            logger.warning("staged embeddings in %s cannot be read and are made again: %s", file, error)
+                    yield reader.get_batch(number)
 
 
 @contextmanager
 def open_staging(store: Path, info: StoreInfo) -> Iterator[Staging]:
-    """The staged files of a store, for one writer at a time; waits for another writer to end."""
+    """The staged files of a store, for one writer at a time; waits for another writer to end.
+
+    Raises M2BertError when the store's folder cannot be written.
+    """
     folder = store / STAGING
-    folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "ab") as lock:
-        _lock(lock.fileno(), store)
-        yield Staging(folder, info)
-
-
-def _lock(descriptor: int, store: Path) -> None:
-    """Hold the lock until the file is closed, which the end of the process does in any case."""
-    import fcntl
-
+    lock = filelock.FileLock(folder / LOCK)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.warning("another process is writing to %s; waiting for it to end", store)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            logger.warning("another process is writing to %s; waiting for it to end", store)
+            lock.acquire()
+    except OSError as error:
+        raise _unwritable(store, error) from error
+    try:
+        yield Staging(folder, info)
+    finally:
+        lock.release()
+
+
+def _unwritable(folder: Path, error: OSError) -> M2BertError:
+    return M2BertError(
+        f"store: cannot write to {str(folder)!r} ({error.strerror or error}); give yourself the permission, "
+        f"or index into a new folder"
+    )
