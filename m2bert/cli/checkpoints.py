@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, or shipped model.")]
+Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, shipped model, or owner/name on the hub.")]
 
 
 def _quietly() -> None:
