@@ -12,7 +12,7 @@ import typer
 
 from m2bert.cli.progress import announced
 
-Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, or shipped model.")]
+Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, shipped model, or owner/name on the hub.")]
 
 
 def _quietly() -> None:

@@ -95,6 +95,15 @@ class Budget:
         """Real tokens per second since this process started training."""
         return (self.tokens - self.tokens_before) / max(time.monotonic() - self._start, 1e-9)
 
+    def used(self, step: int) -> dict[str, float]:
+        """step, tokens, seconds and tokens_per_second, as runs return them."""
+        return {
+            "step": step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+        }
+
     def fraction(self, step: int) -> float:
         """Share of the budget used up after `step` steps, 0..1."""
         by_steps = step / self.max_steps if self.max_steps > 0 else 0.0

@@ -27,7 +27,14 @@ from m2bert.data.tokens import load_tokens
 from m2bert.train.budget import OnProgress, Progress, is_main_process, process_group
 from m2bert.train.losses import LOSSES
 from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, model_scorer
-from m2bert.train.retrieval import LexicalFeaturesAlone, TrainedPart, WholeModel, encode, retrieval_loss
+from m2bert.train.retrieval import (
+    LexicalFeaturesAlone,
+    RetrievalLoss,
+    TrainedPart,
+    WholeModel,
+    encode,
+    retrieval_loss,
+)
 from m2bert.train.settings import FinetuneConfig
 from m2bert.train.trainer import last_checkpoint, load_run_tokenizer, prepare_output, run_training
 
@@ -98,6 +105,12 @@ def start_lexical_features(model: Any, sources: Sequence[LabelledSource], ids: S
         model.lexical_features.weight.copy_(torch.from_numpy(weights))
 
 
+def loss_of(config: FinetuneConfig) -> RetrievalLoss:
+    """The loss of the settings, with their scale where it has one."""
+    options: dict[str, Any] = {} if config.loss == "opl" else {"scale": config.scale}
+    return partial(LOSSES[config.loss], **options)
+
+
 def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
     """Fine-tune the encoder of `config.init` and save it in the folder `model` of `config.output`.
 
@@ -126,13 +139,11 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     if mining is not None:
         batches.negatives_of = mining.negatives_of
     model.train()
-    options: dict[str, Any] = {} if config.loss == "opl" else {"scale": config.scale}
-    loss = partial(LOSSES[config.loss], **options)
     result = run_training(
         config,
         part.module,
         batches,
-        retrieval_loss(loss, part, config.chunk_tokens, config.cached),
+        retrieval_loss(loss_of(config), part, config.chunk_tokens, config.cached),
         stage=f"finetuning ({config.loss})",
         on_progress=on_progress,
         callbacks=[] if mining is None else [mining],

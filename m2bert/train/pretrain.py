@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from m2bert.data.examples import PretrainBatches, continuing_pieces, special_ids
+from m2bert.data.examples import PretrainBatches, SpecialIds, continuing_pieces, special_ids
 from m2bert.data.tokens import TokenStore, load_tokens
 from m2bert.errors import M2BertError
 from m2bert.train.budget import OnProgress, Progress, is_main_process
@@ -102,6 +103,23 @@ def _load_store(paths: list[str], tokenizer: Any, config: PretrainConfig, on_pro
     return load_tokens(paths, tokenizer, cache, on_progress=report, who="pretrain")
 
 
+def _batches(
+    config: PretrainConfig, store: TokenStore, ids: SpecialIds, continues: np.ndarray | None
+) -> PretrainBatches:
+    return PretrainBatches(
+        store,
+        ids,
+        lengths=config.lengths,
+        batch_tokens=config.batch_tokens,
+        variable_share=config.variable_share,
+        mix_documents=config.mix_documents,
+        mask_rate=config.mask_rate,
+        continues=continues if config.whole_words else None,
+        weights=config.weights,
+        seed=config.seed,
+    )
+
+
 def _held_out(config: PretrainConfig, tokenizer: Any, on_progress: OnProgress | None) -> HeldOut:
     return HeldOut(
         _load_store(config.validation, tokenizer, config, on_progress),
@@ -136,18 +154,7 @@ def pretrain(config: PretrainConfig, on_progress: OnProgress | None = None) -> d
         )
     model = build_masked_lm(config, ids.vocab_size)
     store = _load_store(config.data, tokenizer, config, on_progress)
-    batches = PretrainBatches(
-        store,
-        ids,
-        lengths=config.lengths,
-        batch_tokens=config.batch_tokens,
-        variable_share=config.variable_share,
-        mix_documents=config.mix_documents,
-        mask_rate=config.mask_rate,
-        continues=continues if config.whole_words else None,
-        weights=config.weights,
-        seed=config.seed,
-    )
+    batches = _batches(config, store, ids, continues)
     held_out = _held_out(config, tokenizer, on_progress) if config.validation else None
     output = prepare_output(config)
     logger.info("%d documents, %d tokens, %d parameters", len(store), store.num_tokens, model.num_parameters())

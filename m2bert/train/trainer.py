@@ -54,12 +54,7 @@ def run_training(
 
     Returns steps, tokens, seconds, tokens_per_second. Writes checkpoint-N folders and log.jsonl to config.output.
     """
-    if config.threads > 0:
-        torch.set_num_threads(config.threads)
-    if config.bf16:
-        warn_of_slow_bfloat16()
-    if config.gradient_checkpointing:
-        checkpoint_blocks(model)
+    _set_up(config, model)
     arguments = training_arguments(config)
     # Every process takes each world_size-th batch.
     size = arguments.max_steps * config.gradient_accumulation_steps * arguments.world_size
@@ -81,13 +76,16 @@ def run_training(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     else:
         trainer._load_from_checkpoint(str(checkpoint))
-    budget = trainer.budget
-    return {
-        "step": int(trainer.state.global_step or step),
-        "tokens": budget.tokens,
-        "seconds": round(budget.seconds, 1),
-        "tokens_per_second": round(budget.tokens_per_second, 1),
-    }
+    return trainer.budget.used(int(trainer.state.global_step or step))
+
+
+def _set_up(config: TrainConfig, model: Any) -> None:
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    if config.bf16:
+        warn_of_slow_bfloat16()
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model)
 
 
 def prepare_output(config: TrainConfig) -> Path:
