@@ -1,6 +1,6 @@
 """What commands print and write: text or one JSON object, tables, run files and figures.
 
-Tests: tests/cli/test_output.py, tests/cli/test_cli_evaluate.py.
+Tests: tests/cli/test_options.py, tests/bench/test_tables.py.
 """
 
 from __future__ import annotations

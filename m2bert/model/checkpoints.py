@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from m2bert.errors import M2BertError
+from m2bert.files import whole_folder
 from m2bert.model.architecture import MODEL_TYPE, Architecture, fields_of_fingerprint
 from m2bert.model.network import M2BertNetwork
 from m2bert.model.tensors import few, read_tensors
@@ -169,22 +168,14 @@ def save_model(
     """Write config.json, model.safetensors and the tokenizer's files to `folder`, all or nothing.
 
     Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions
-    apart; those of weighted pooling as well. Other files already in the folder stay.
+    apart; those of weighted pooling as well. Other files already in the folder stay. Raises M2BertError where it
+    cannot be written.
     """
-    target = Path(folder).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        staging.chmod(0o755)
-        if target.is_dir():
-            shutil.copytree(target, staging, dirs_exist_ok=True)
+    with whole_folder(folder, who="save_model", replace=True) as staging:
         save_file(_storable(model, dtype), staging / "model.safetensors", metadata={"format": "pt"})
         (staging / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
         _write_config(model, staging, dtype)
         tokenizer.save_pretrained(staging)
-        _replace_folder(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def fingerprint(model: M2BertNetwork | M2BertPreTrainedModel, tokenizer: PlainTokenizer | Any) -> str:
@@ -300,21 +291,6 @@ def _write_config(model: M2BertPreTrainedModel, folder: Path, dtype: torch.dtype
     fields: dict[str, Any] = model.config.to_diff_dict()
     fields |= {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _replace_folder(staging: Path, target: Path) -> None:
-    """Put `staging` in the place of `target`; the old folder goes only after the new one stands."""
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.rename(old / target.name)
-    try:
-        staging.rename(target)
-    except OSError:
-        (old / target.name).rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def _tokenizer_text(tokenizer: Any) -> str:

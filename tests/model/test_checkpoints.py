@@ -86,15 +86,15 @@ def test_save_model_keeps_other_files_and_leaves_nothing_behind(saved: Path) -> 
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("step", ["save_file", "_write_config", "_replace_folder"])
+@pytest.mark.parametrize("step", ["model.checkpoints.save_file", "model.checkpoints._write_config", "files._exchange"])
 def test_save_model_is_all_or_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     before = {p.name: p.read_bytes() for p in saved.iterdir()}
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoints, step, fail)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(f"m2bert.{step}", fail)
+    with pytest.raises(M2BertError, match=r"save_model: cannot write .*no space left"):
         save_model(M2BertModel(tiny_config(hidden_size=64)), numbered_tokenizer(), saved)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
