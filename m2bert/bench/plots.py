@@ -69,14 +69,14 @@ def style(place: int) -> dict[str, Any]:
     }
 
 
-def new_figure(height: float, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """A figure `height` inches high and its axes (an array of them for several columns)."""
+def new_figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A figure `height` inches high and its axes (an array of them for several columns, or several rows)."""
     load_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(1, columns, **options)
-    for each in [axes] if columns == 1 else axes:
+    axes = figure.subplots(rows, columns, **options)
+    for each in [axes] if columns * rows == 1 else axes:
         each.tick_params(labelsize=FONT_SIZE - 1)
         each.grid(color="#DDDDDD", linewidth=0.6)
         each.set_axisbelow(True)
@@ -94,29 +94,46 @@ def label(axes: Any, x: str, y: str, title: str = "") -> None:
 
 
 def explanation(run: Run) -> Any:
-    """The contribution of every passage along the document; the largest are numbered and quoted underneath."""
+    """Along the document: what every passage adds to the cosine of the whole, above the cosines of pairs of passages.
+
+    The passages that add most are numbered and quoted underneath; the best pair is marked.
+    """
     parts: Sequence[Mapping[str, Any]] = run["contributions"]
     named = sorted(range(len(parts)), key=lambda number: -parts[number]["value"])[:NAMED_PASSAGES]
     quotes = [f"{place}  {_excerpt(parts[number]['text'])}" for place, number in enumerate(named, 1)]
-    figure, axes = new_figure(2.9 + 0.18 * len(quotes))
-    percent = [100 * part["start"] / run["length"] for part in parts]
-    widths = [100 * (part["end"] - part["start"]) / run["length"] for part in parts]
+    figure, (axes, lower) = new_figure(4.5 + 0.18 * len(quotes), rows=2, sharex=True)
+    percent, widths = _places(parts, run["length"])
     values = [part["value"] for part in parts]
     colours = [COLOURS[1] if number in named else COLOURS[0] for number in range(len(parts))]
     axes.bar(percent, values, widths, align="edge", color=colours, edgecolor="white", linewidth=0.3)
-    axes.axhline(run["score"] / len(parts), color=GREY, linestyle="--", linewidth=1)
+    axes.axhline(run["cosine"] / len(parts), color=GREY, linestyle="--", linewidth=1)
     axes.axhline(0.0, color="black", linewidth=0.8)
     for place, number in enumerate(named, 1):
         middle = (percent[number] + widths[number] / 2, max(values[number], 0.0))
         axes.annotate(str(place), middle, (0, 2), textcoords="offset points", ha="center", fontsize=FONT_SIZE)
-    axes.set_xlim(0, 100)
     axes.margins(y=0.12)
     axes.grid(visible=False, axis="x")
-    score = f"score {run['score']:.3f} = sum of {len(parts)} passages (dashed: their mean)"
-    title = f"{_excerpt(run['query'], 70)}\n{_excerpt(run['document'], 40)}, {run['num_tokens']:,} tokens; {score}"
-    label(axes, "place in the document, % of its characters", "contribution to the score", title)
+    added = " + ".join(f"{part} {value:.3f}" for part, value in run["parts"].items())
+    score = f"score {run['score']:.3f} = {added}"
+    title = f"{_excerpt(run['query'], 90)}\n{_excerpt(run['document'], 60)}, {run['num_tokens']:,} tokens\n{score}"
+    label(axes, "", f"share of the whole's\ncosine {run['cosine']:.3f}", title)
+    places, reach = _places(run["pairs"], run["length"])
+    cosines = [pair["value"] for pair in run["pairs"]]
+    best = cosines.index(max(cosines))
+    middles = [place + half / 2 for place, half in zip(places, reach, strict=True)]
+    lower.plot(middles, cosines, color=COLOURS[0], marker="o", markersize=3, linewidth=1)
+    lower.plot(middles[best], cosines[best], color=COLOURS[1], marker="o", markersize=7)
+    lower.axhline(0.0, color="black", linewidth=0.8)
+    lower.set_xlim(0, 100)
+    label(lower, "place in the document, % of its characters", "cosine of two\nneighbouring passages")
     figure.supxlabel("\n".join(quotes), x=0.02, ha="left", fontsize=FONT_SIZE - 1)
     return figure
+
+
+def _places(parts: Sequence[Mapping[str, Any]], length: int) -> tuple[list[float], list[float]]:
+    """Where stretches begin, and how far they reach, in percent of the document."""
+    starts = [100 * part["start"] / length for part in parts]
+    return starts, [100 * (part["end"] - part["start"]) / length for part in parts]
 
 
 def needle(run: Run, paper: Run | None = None) -> Any:

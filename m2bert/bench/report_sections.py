@@ -198,9 +198,12 @@ def lengths(run: Run, paper: Mapping[str, Any]) -> Section:
 
 
 def explanation(run: Run, paper: Mapping[str, Any]) -> Section:
-    """The curve of contributions along one document."""
+    """The curves along one document: what its passages add to the whole, and how well neighbours match."""
     section = Section(f"Where {run['document']} answers")
-    caption = f"What each passage of {run['document']} contributes to its score of {run['score']:.3f}."
+    caption = (
+        f"What each passage of {run['document']} adds to the cosine of its whole, {run['cosine']:.3f}; below, the "
+        f"cosines of two neighbouring passages. Its score is {run['score']:.3f}."
+    )
     section.figures.append(Figure("curve", plots.explanation(run), caption))
     return section
 

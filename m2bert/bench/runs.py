@@ -17,6 +17,8 @@ from m2bert.errors import M2BertError
 from m2bert.files import write_text
 
 KINDS = ("evaluation", "explanation", "needle", "encode_time", "lengths", "clusters")
+OLDEST = {"explanation": 2}
+"""The first version that is still read, of kinds that lacked something before."""
 
 
 def save_run(path: Path | str, run: Mapping[str, Any], *, who: str) -> None:
@@ -41,5 +43,9 @@ def load_run(path: Path | str) -> dict[str, Any]:
     kind = run.get("kind") if isinstance(run, dict) else None
     if kind not in KINDS:
         raise M2BertError(f"runs: {path} must be a run of kind {', '.join(KINDS)}, got {kind!r}; give a file of --json")
+    if run.get("version", 0) < OLDEST.get(kind, 0):
+        raise M2BertError(
+            f"runs: {path} is an {kind} of an older version, which lacks what is shown now; make it again"
+        )
     found: dict[str, Any] = run
     return found

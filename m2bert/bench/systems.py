@@ -73,7 +73,7 @@ class System(Protocol):
     def rank(self, task: RetrievalTask, depth: int, on_progress: Progress) -> Ranking: ...
 
 
-def _unit_rows(vectors: NDArray[np.floating], ids: Sequence[str], what: str, encoder: Encoder) -> NDArray[np.float64]:
+def unit_rows(vectors: NDArray[np.floating], ids: Sequence[str], what: str, encoder: Encoder) -> NDArray[np.float64]:
     """Rows scaled to length 1, in float64 so that equal vectors give equal scores wherever they stand."""
     where = f"evaluate: embedding by {encoder.name} of {what}"
     if vectors.ndim != 2 or len(vectors) != len(ids):
@@ -92,7 +92,7 @@ def _unit_rows(vectors: NDArray[np.floating], ids: Sequence[str], what: str, enc
     return unit
 
 
-def _encode(
+def encode_named(
     encode: Callable[..., Encoded],
     texts: Sequence[str],
     ids: Sequence[str],
@@ -139,19 +139,19 @@ class EncoderSystem:
         """Queries first: they are quick, and a broken encoder shows itself at once."""
         query_ids, doc_ids = list(task.queries), list(task.corpus)
         label = f"{task.name}: {self.name}, queries"
-        part = _part(on_progress, label, 0.0, 1.0)
+        part = part_of(on_progress, label, 0.0, 1.0)
         what = f"query of {task.name}"
-        encoded = _encode(self.encoder.encode, list(task.queries.values()), query_ids, what, part)
-        queries = _unit_rows(np.asarray(encoded), query_ids, what, self.encoder)
+        encoded = encode_named(self.encoder.encode, list(task.queries.values()), query_ids, what, part)
+        queries = unit_rows(np.asarray(encoded), query_ids, what, self.encoder)
         pieces, starts, counts = self._encode_documents(task, on_progress)
         if self.chunks == "mean":
-            pieces = _unit_rows(np.add.reduceat(pieces, starts), doc_ids, f"document of {task.name}", self.encoder)
+            pieces = unit_rows(np.add.reduceat(pieces, starts), doc_ids, f"document of {task.name}", self.encoder)
         scores = queries @ pieces.T
         if self.chunks == "max":
             scores = np.maximum.reduceat(scores, starts, axis=1)
         run = run_from_scores(scores, query_ids, doc_ids, depth)
         tokens = {doc_id: int(read + lost) for doc_id, (read, _, lost) in zip(doc_ids, counts, strict=True)}
-        return Ranking(run, self.encoder.fingerprint, _lengths(counts), tokens, self.encoder.max_tokens)
+        return Ranking(run, self.encoder.fingerprint, lengths_of(counts), tokens, self.encoder.max_tokens)
 
     def _encode_documents(
         self, task: RetrievalTask, on_progress: Progress
@@ -169,10 +169,10 @@ class EncoderSystem:
         for start, stop in groups_of_characters(texts, sys.maxsize, DOCUMENTS_ENCODED_AT_ONCE):
             chosen = slice(start, stop)
             share = len(texts[chosen]) / len(texts)
-            part = _part(on_progress, f"{task.name}: {self.name}, documents", start / len(texts), share)
-            encoded = _encode(encode, texts[chosen], ids[chosen], what, part)
+            part = part_of(on_progress, f"{task.name}: {self.name}, documents", start / len(texts), share)
+            encoded = encode_named(encode, texts[chosen], ids[chosen], what, part)
             stacked = np.stack([document.vector for document in encoded])
-            vectors.append(_unit_rows(stacked, ids[chosen], what, self.encoder))
+            vectors.append(unit_rows(stacked, ids[chosen], what, self.encoder))
             counts += [(document.num_tokens, document.num_windows, document.num_truncated) for document in encoded]
         return np.concatenate(vectors), starts, np.add.reduceat(np.array(counts, dtype=np.int64), starts)
 
@@ -181,7 +181,7 @@ def _whole(text: str) -> list[str]:
     return [text]
 
 
-def _lengths(counts: NDArray[np.int64]) -> DocumentLengths:
+def lengths_of(counts: NDArray[np.int64]) -> DocumentLengths:
     tokens, windows, lost = counts.T
     return DocumentLengths(
         mean_tokens=float((tokens + lost).mean()),
@@ -192,7 +192,7 @@ def _lengths(counts: NDArray[np.int64]) -> DocumentLengths:
     )
 
 
-def _part(on_progress: Progress, label: str, start: float, share: float) -> Callable[[int, int], None]:
+def part_of(on_progress: Progress, label: str, start: float, share: float) -> Callable[[int, int], None]:
     """An encoder's progress callback for one part of the work under `label`."""
 
     def progress(done: int, total: int) -> None:

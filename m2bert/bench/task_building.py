@@ -1,9 +1,9 @@
-"""Retrieval tasks in LoCoV1's columns from pairs of original files: honest splits, one row per text.
+"""Retrieval tasks in LoCoV1's columns, from pairs of original files (honest splits, one row per text) or pair files.
 
 Equal documents are one document, equal queries one query with all their answers (the hub has a row per pair, where an
 equal text under another id counts as wrong). What stands in the test split, query or document, is taken out of the
 train split. Pairs with an empty side are left out. All of it is counted. A leaf: text only.
-Test: tests/bench/test_original_files.py.
+Tests: tests/bench/test_original_files.py, tests/bench/test_validation_tasks.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from m2bert.bench.original_files import Pair, read_pairs
+from m2bert.data.pairs import read_pairs as read_training_pairs
 from m2bert.errors import M2BertError
 from m2bert.files import whole_file
 
@@ -77,6 +78,59 @@ def build_task_files(
                     write({"dataset": task, "qid": query_id, "query": text, "answer_pids": answers})
     sizes = {name: (len(split.queries), len(split.documents)) for name, split in splits.items()}
     return BuildReport(task, sizes, dict(dropped))
+
+
+def build_validation_tasks(
+    sources: Sequence[str | Path],
+    output: Path | str,
+    *,
+    datasets: Sequence[str] = (),
+    most: int = 250,
+    most_characters: int = 2_000_000,
+) -> dict[str, tuple[int, int]]:
+    """Write <output>/<dataset>/train/ from pair files ({"query", "positive", "dataset"}): tasks to choose settings on.
+
+    datasets: which; all without any. Of each at most `most` queries and documents, and documents of `most_characters`
+    together, in the order of the queries' hashes; every answer of a query that is taken is taken too. Equal texts are
+    one. The same files give the same bytes. Returns {dataset: (queries, documents)}. Raises M2BertError for files and
+    data sets that are not there, and if nothing can be written.
+    """
+    answers: dict[str, dict[str, dict[str, None]]] = {}
+    texts: dict[str, str] = {}
+    data = read_training_pairs(sources, (), who="tasks")
+    for asked, document in data.pairs:
+        row = data.documents[document]
+        texts[_name(row.text)] = row.text
+        answers.setdefault(row.source, {}).setdefault(data.queries[asked].text, {})[_name(row.text)] = None
+    unknown = sorted(set(datasets) - answers.keys())
+    if unknown:
+        raise M2BertError(f"tasks: data sets must be of {', '.join(sorted(answers))}, got {', '.join(unknown)}")
+    sizes: dict[str, tuple[int, int]] = {}
+    for dataset in sorted(datasets or answers):
+        taken: dict[str, list[str]] = {}
+        documents: dict[str, None] = {}
+        characters = 0
+        for query in sorted(answers[dataset], key=lambda text: (_name(text), text)):
+            fresh = [key for key in answers[dataset][query] if key not in documents]
+            size = sum(len(texts[key]) for key in fresh)
+            fits = len(documents) + len(fresh) <= most and characters + size <= most_characters
+            if len(taken) < most and fits:
+                taken[query] = list(answers[dataset][query])
+                documents |= dict.fromkeys(fresh)
+                characters += size
+        folder = Path(output) / dataset / "train"
+        with _jsonl(folder / "documents.jsonl.gz") as write:
+            for key in documents:
+                write({"dataset": dataset, "pid": key, "passage": texts[key]})
+        with _jsonl(folder / "queries.jsonl.gz") as write:
+            for query, keys in taken.items():
+                write({"dataset": dataset, "qid": _name(query), "query": query, "answer_pids": keys})
+        sizes[dataset] = len(taken), len(documents)
+    return sizes
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _kept(pairs: Iterable[Pair]) -> Iterator[Pair]:

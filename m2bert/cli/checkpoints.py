@@ -1,6 +1,6 @@
-"""Commands on trained models: `m2bert extend`, `m2bert validate`.
+"""Commands on trained models: `m2bert extend`, `m2bert project`, `m2bert validate`.
 
-Tests: tests/model/test_extend.py, tests/train/test_validation.py.
+Tests: tests/model/test_extend.py, tests/train/test_fit_projection.py, tests/train/test_validation.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from m2bert.cli.progress import announced
+from m2bert.cli.progress import announced, counted
 
 Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, shipped model, or owner/name on the hub.")]
 
@@ -32,6 +32,32 @@ def extend_command(
 
     _quietly()
     print(json.dumps(extend_checkpoint(checkpoint, to, output, method)))
+
+
+def project_command(
+    checkpoint: Checkpoint,
+    output: Annotated[str, typer.Option("--output", help="Folder of the new model.")],
+    pairs: Annotated[
+        list[str] | None, typer.Option("--pairs", help="Files of query and positive; may be repeated.")
+    ] = None,
+    loco: Annotated[
+        list[str] | None, typer.Option("--loco", help="Folders of tasks, of which train splits are read.")
+    ] = None,
+    dim: Annotated[int, typer.Option(help="Length of an embedding.")] = 768,
+    exponent: Annotated[float, typer.Option(help="How far directions are evened out: 0 not at all, 0.5 fully.")] = 0.3,
+    texts: Annotated[int, typer.Option(min=2, help="Documents, and queries, that are read at most.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of which texts are read.")] = 17,
+) -> None:
+    """Fit the projection of a model's embeddings to texts, without training: fewer numbers that tell more."""
+    from m2bert.train.projection import fit_projection
+
+    _quietly()
+    with counted("reading", "tokens") as progress:
+        result = fit_projection(
+            checkpoint, output, pairs=pairs or [], loco=loco or [], dim=dim, exponent=exponent, texts=texts, seed=seed,
+            on_progress=progress,
+        )  # fmt: skip
+    print(json.dumps(result))
 
 
 def validate_command(
@@ -57,4 +83,5 @@ def validate_command(
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("extend")(extend_command)
+    app.command("project")(project_command)
     app.command("validate")(validate_command)

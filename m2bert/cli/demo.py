@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2bert.cli.models import Running
-from m2bert.cli.options import BatchTokens, Device, Hybrid, Json, JsonCommand, Model, Quiet, Threads
+from m2bert.cli.options import BatchTokens, Device, Json, JsonCommand, Model, Quiet, Rank, Threads
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
 from m2bert.cli.results import encodable, format_results, results_as_json
@@ -24,7 +24,8 @@ from m2bert.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from m2bert.encoders.embedder import Embedder
-    from m2bert.search.index import SearchIndex, SearchResult
+    from m2bert.search.index import SearchIndex
+    from m2bert.search.results import SearchResult
 
 QUESTIONS = (
     "How do I wait for several network requests at the same time without using threads?",
@@ -63,7 +64,7 @@ def demo(
         Path | None, typer.Option("--store", help="Folder of the store; by default in your cache folder.")
     ] = None,
     model: Model = None,
-    hybrid: Hybrid = False,
+    rank: Rank = "all",
     device: Device = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
@@ -75,15 +76,15 @@ def demo(
     asked = None if file is None else read_questions(file)
     index = open_demo_index(store, model, Running(device, batch_tokens, threads))
     if asked is not None:
-        measured = measure(index, asked, hybrid=hybrid)
+        measured = measure(index, asked, rank=rank)
         shown = index if show_all else None
-        deliver(measured, lambda: print(format_measured(measured, shown, hybrid=hybrid)), json_to, who="demo")
+        deliver(measured, lambda: print(format_measured(measured, shown, rank=rank)), json_to, who="demo")
         return
-    found = [(text, index.search(text, SHOWN, hybrid=hybrid)) for text in questions or QUESTIONS]
+    found = [(text, index.search(text, SHOWN, rank=rank)) for text in questions or QUESTIONS]
     answers = [results_as_json(text, results) for text, results in found]
     deliver({"answers": answers}, lambda: print_answers(found), json_to, who="demo")
     if not questions and json_to is None and sys.stdin.isatty() and sys.stdout.isatty():
-        converse(index, hybrid=hybrid)
+        converse(index, rank=rank)
 
 
 def read_questions(file: Path) -> list[Question]:
@@ -144,7 +145,7 @@ def print_answers(found: Sequence[tuple[str, Sequence[SearchResult]]]) -> None:
         print(f"\n{encodable(question)}\n{format_results(results)}", flush=True)
 
 
-def converse(index: SearchIndex, *, hybrid: bool = False) -> None:
+def converse(index: SearchIndex, *, rank: str = "all") -> None:
     """Answer questions typed by the user until an empty line."""
     while True:
         try:
@@ -153,10 +154,10 @@ def converse(index: SearchIndex, *, hybrid: bool = False) -> None:
             return
         if not question.strip():
             return
-        print_answers([(question, index.search(question, SHOWN, hybrid=hybrid))])
+        print_answers([(question, index.search(question, SHOWN, rank=rank))])
 
 
-def measure(index: SearchIndex, asked: Sequence[Question], *, hybrid: bool = False) -> dict[str, Any]:
+def measure(index: SearchIndex, asked: Sequence[Question], *, rank: str = "all") -> dict[str, Any]:
     """The rank of the right module for each question, and how many are within the first five.
 
     Figures for the first ten questions and for all. A rank is None where no right module exists here.
@@ -165,10 +166,10 @@ def measure(index: SearchIndex, asked: Sequence[Question], *, hybrid: bool = Fal
     ranks: list[int | None] = []
     questions: list[dict[str, Any]] = []
     for item in asked:
-        found = [result.id for result in index.search(item.question, size, passages=0, hybrid=hybrid)]
-        rank = min((found.index(name) + 1 for name in item.modules if name in found), default=None)
-        ranks.append(rank)
-        questions.append(asdict(item) | {"rank": rank, "first": found[:SHOWN]})
+        found = [result.id for result in index.search(item.question, size, passages=0, rank=rank)]
+        place = min((found.index(name) + 1 for name in item.modules if name in found), default=None)
+        ranks.append(place)
+        questions.append(asdict(item) | {"rank": place, "first": found[:SHOWN]})
     figures = {}
     for name, part in ((f"first_{FIRST}", ranks[:FIRST]), ("all", ranks)):
         hits = sum(rank is not None and rank <= SHOWN for rank in part)
@@ -176,14 +177,14 @@ def measure(index: SearchIndex, asked: Sequence[Question], *, hybrid: bool = Fal
     return {"num_modules": size, **figures, "questions": questions}
 
 
-def format_measured(measured: dict[str, Any], answering: SearchIndex | None, *, hybrid: bool = False) -> str:
+def format_measured(measured: dict[str, Any], answering: SearchIndex | None, *, rank: str = "all") -> str:
     """The measurement as text; with an index, each question's answers too."""
     lines = ["rank  question -> right module"]
     for row in measured["questions"]:
-        rank = "   -" if row["rank"] is None else f"{row['rank']:4d}"
-        lines.append(f"{rank}  {row['question']} -> {' or '.join(row['modules'])}")
+        place = "   -" if row["rank"] is None else f"{row['rank']:4d}"
+        lines.append(f"{place}  {row['question']} -> {' or '.join(row['modules'])}")
         if answering is not None:
-            lines += [format_results(answering.search(row["question"], SHOWN, hybrid=hybrid)), ""]
+            lines += [format_results(answering.search(row["question"], SHOWN, rank=rank)), ""]
     for name in (f"first_{FIRST}", "all"):
         part = measured[name]
         label = name.replace("_", " ").replace("all", f"all {part['questions']}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2bert.cli import studies
+from m2bert.cli import mixture, studies
 from m2bert.cli.models import Running, open_systems
 from m2bert.cli.options import (
     BatchTokens,
@@ -23,6 +23,7 @@ from m2bert.cli.options import (
     NoCache,
     Overflow,
     Quiet,
+    Ranks,
     RunJson,
     RunJsonCommand,
     Split,
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command group `evaluate`, with the studies of m2bert/cli/studies.py."""
+    """Add the command group `evaluate`, with those of m2bert/cli/studies.py and mixture.py."""
     group = typer.Typer(no_args_is_help=True, help="Score retrieval on benchmark tasks.")
     group.callback()(_group)
     group.command("loco", cls=RunJsonCommand)(loco)
     studies.register(group)
+    mixture.register(group)
     app.add_typer(group, name="evaluate")
 
 
@@ -59,7 +61,10 @@ def loco(
     overflow: Overflow = "window",
     metrics: Metrics = "nDCG@10,R@10",
     bm25: Bm25 = True,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Score each model fused with BM25.")] = False,
+    rank: Ranks = "all",
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Score what ranks by vectors alone also fused with BM25.")
+    ] = False,
     fusion: Annotated[
         str, typer.Option(help="How --hybrid fuses: by scores, ranks (reciprocal rank fusion), or both, with a comma.")
     ] = "scores",
@@ -93,9 +98,10 @@ def loco(
     _check_ways(ways)
     lexical: list[System] = [BM25System()] if bm25 else []
     folder = None if no_cache else cache or cache_folder("embeddings")
-    encoders = open_systems(model, overflow, split_list(chunks), folder, Running(device, batch_tokens, threads))
+    running = Running(device, batch_tokens, threads)
+    encoders = open_systems(model, overflow, split_list(chunks), folder, running, split_list(rank))
     systems: list[System] = [*encoders, *lexical]
-    fusions = [_with_bm25(system, by) for system in encoders for by in ways] if hybrid else []
+    fusions = [_with_bm25(system, by) for system in encoders if not _has_words(system) for by in ways if hybrid]
     known = [system.name for system in systems] + [fusion.name for fusion in fusions]
     baseline = _baseline(baseline, known)
     check_names([system.name for system in systems], fusions, baseline)
@@ -113,6 +119,12 @@ def _check_ways(ways: list[str]) -> None:
     unknown = [way for way in ways if way not in FUSIONS]
     if unknown or not ways:
         raise M2BertError(f"evaluate: --fusion must be of {', '.join(FUSIONS)}, got {', '.join(unknown) or 'none'}")
+
+
+def _has_words(system: System) -> bool:
+    from m2bert.bench.mixtures import MixedSystem
+
+    return isinstance(system, MixedSystem) and system.mixture.words > 0
 
 
 def _with_bm25(system: System, by: str) -> Fusion:

@@ -45,7 +45,7 @@ def explain(
     json_to: RunJson = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show what every part of a document contributes to its score; the parts add up to the score."""
+    """Show what whole, passages and words of a document add to its score, and where in it they lie."""
     from m2bert.bench import plots
 
     if rows < 1:
@@ -91,22 +91,37 @@ def _read(path: Path) -> str:
 
 
 def format_explanation(found: Explanation, rows: int = 40) -> str:
-    """A bar per stretch of the document, from its beginning to its end; negative contributions in light bars."""
-    parts = found.merged(rows)
+    """What each part adds, the words that did it, and a bar per stretch of the document, from its beginning to its end.
+
+    The bars are shares of the cosine of the whole, negative ones light; the number behind them is the highest cosine of
+    two neighbouring passages that begin there.
+    """
+    stretches = found.merged(rows)
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     read = f"{found.num_tokens:,} tokens in {len(found.contributions):,} passages"
     if found.num_windows > 1:
         read += f", {found.num_windows} windows"
     if found.num_truncated:
         read += f", {found.num_truncated:,} tokens not read"
-    largest = max(abs(part.value) for part in parts) or 1.0
-    lines = [f"query     {found.query}", f"document  {found.document}: {read}", f"score     {found.score:.4f}", ""]
-    for part in parts:
-        place = f"{part.start / found.length:4.0%}"
-        quote = snippet(part.text, width - BAR_WIDTH - 18)
-        lines.append(f"{place}  {_bar(part, largest)}  {part.value:+.4f}  {quote}")
-    total = sum(part.value for part in parts)
-    lines += ["", f"sum       {total:.4f} of {len(parts)} rows"]
+    parts = " + ".join(f"{part} {value:.4f}" for part, value in found.parts.items())
+    lines = [
+        f"query     {found.query}",
+        f"document  {found.document}: {read}",
+        f"score     {found.score:.4f} = {parts}",
+    ]
+    if found.words:
+        words = sorted(found.words.items(), key=lambda item: -item[1])
+        lines.append("words     " + ", ".join(f"{word} {value:.4f}" for word, value in words))
+    largest = max(abs(stretch.value) for stretch in stretches) or 1.0
+    lines += ["", f"          {'share of the whole'.ljust(BAR_WIDTH + 7)}  passages"]
+    for stretch in stretches:
+        place = f"{stretch.start / found.length:4.0%}"
+        quote = snippet(stretch.text, width - BAR_WIDTH - 26)
+        best = max((pair.value for pair in found.pairs if stretch.start <= pair.start < stretch.end), default=None)
+        shown = "      " if best is None else f"{best:6.3f}"
+        lines.append(f"{place}  {_bar(stretch, largest)}  {stretch.value:+.4f}  {shown}  {quote}")
+    total = sum(stretch.value for stretch in stretches)
+    lines += ["", f"sum       {total:.4f} of {len(stretches)} rows, the cosine of the whole"]
     return "\n".join(encodable(line) for line in lines)
 
 

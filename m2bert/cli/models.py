@@ -13,6 +13,9 @@ from m2bert.cli.progress import announced
 from m2bert.errors import M2BertError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from m2bert.bench.mixtures import MixedSystem
     from m2bert.bench.systems import EncoderSystem
     from m2bert.encoders.embedder import Embedder
     from m2bert.encoders.protocol import Encoder
@@ -25,6 +28,7 @@ class Running:
     device: str | None = None
     batch_tokens: int | None = None
     threads: int | None = None
+    truncate_dim: int | None = None
 
     def embedder(self, model: str | None, overflow: str = "window") -> Embedder:
         """The Embedder of a model's name or folder; None: of the default model."""
@@ -32,7 +36,7 @@ class Running:
             self._prepare()
             from m2bert.encoders.embedder import DEFAULT_MODEL, Embedder
 
-            options = {"device": self.device, "batch_tokens": self.batch_tokens}
+            options = {"device": self.device, "batch_tokens": self.batch_tokens, "truncate_dim": self.truncate_dim}
             return Embedder(model or DEFAULT_MODEL, overflow=overflow, **_given(options))
 
     def encoder(self, model: str, overflow: str = "window") -> Encoder:
@@ -70,26 +74,40 @@ def default_models(models: list[str] | None) -> list[str]:
 
 
 def open_systems(
-    models: list[str] | None, overflow: str, chunks: list[str], cache: Path | None, running: Running
-) -> list[EncoderSystem]:
-    """A system per model; for models that can divide texts, one per way to read long documents.
+    models: list[str] | None,
+    overflow: str,
+    chunks: list[str],
+    cache: Path | None,
+    running: Running,
+    ranks: Sequence[str] = ("whole",),
+) -> list[EncoderSystem | MixedSystem]:
+    """A system per model and way to rank: models that can divide texts by `chunks`, others by `ranks`.
 
-    chunks: of none, mean and max. cache: the folder of the embedding cache, or None. Raises M2BertError for other
-    ways, and as the encoders do.
+    chunks: of none, mean and max. ranks: parts, joined by + (m2bert.ranking.parts). cache: the folder of the embedding
+    cache, or None. Raises M2BertError for other ways, and as the encoders do.
     """
+    from m2bert.bench.mixtures import MixedSystem, PartScores
     from m2bert.bench.systems import CHUNKS, EncoderSystem
     from m2bert.encoders.cache import CachedEncoder
+    from m2bert.ranking.parts import Mixture
 
     unknown = [way for way in chunks if way not in ("none", *CHUNKS)]
     if unknown or not chunks:
         raise M2BertError(
             f"evaluate: --chunks must be of none, {', '.join(CHUNKS)}, got {', '.join(unknown) or 'none'}"
         )
-    systems = []
+    if not ranks:
+        raise M2BertError("evaluate: --rank must name a way to rank, got none")
+    for rank in ranks:
+        Mixture().only(rank)
+    systems: list[EncoderSystem | MixedSystem] = []
     for model in default_models(models):
         encoder = running.encoder(model, overflow)
-        ways = chunks if hasattr(encoder, "split") else ["none"]
         if cache is not None:
             encoder = CachedEncoder(encoder, cache, f"overflow={getattr(encoder, 'overflow', 'truncate')}")
-        systems += [EncoderSystem(encoder, None if way == "none" else way) for way in ways]
+        if hasattr(encoder, "split"):
+            systems += [EncoderSystem(encoder, None if way == "none" else way) for way in chunks]
+        else:
+            scores = PartScores(encoder)
+            systems += [MixedSystem(scores, rank) for rank in ranks]
     return systems

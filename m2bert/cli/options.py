@@ -65,8 +65,19 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 
 # What is read.
 Store = Annotated[Path, typer.Option("--store", help="Folder of the store; made if it is not there.")]
-Hybrid = Annotated[
-    bool, typer.Option("--hybrid", help="Rank by the model and by BM25 together (fusion of their scores).")
+Rank = Annotated[
+    str,
+    typer.Option("--rank", help="What documents are ranked by: all, or some of whole, passages, words, joined by +."),
+]
+Ranks = Annotated[
+    str,
+    typer.Option(
+        "--rank",
+        help="How M2-BERT models rank: all, or some of whole, passages, words, terms joined by +; several with commas.",
+    ),
+]
+TruncateDim = Annotated[
+    int | None, typer.Option("--truncate-dim", min=1, help="Keep only so many of an embedding's first numbers.")
 ]
 Data = Annotated[Path, typer.Option("--data", help="Folder of tasks in LoCoV1's columns.")]
 Tasks = Annotated[str, typer.Option("--tasks", help="Task names joined by commas, or all.")]

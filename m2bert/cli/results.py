@@ -12,7 +12,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2bert.search.index import IndexReport, SearchResult
+    from m2bert.search.index import IndexReport
+    from m2bert.search.results import SearchResult
 
 BAR_CELLS = 10
 UNICODE_BAR, ASCII_BAR = ("·", "█"), ("-", "#")
@@ -22,8 +23,8 @@ MAX_WIDTH = 110
 
 def results_as_json(query: str, results: Sequence[SearchResult]) -> dict[str, Any]:
     """The machine-readable form of a search: keys query and results."""
-    keys = ("rank", "id", "source", "score", "num_tokens")
-    shares = ("start", "end", "contribution", "text")
+    keys = ("rank", "id", "source", "score", "parts", "num_tokens")
+    shares = ("start", "end", "score", "contribution", "text")
     return {
         "query": query,
         "results": [
@@ -40,19 +41,20 @@ def report_as_json(report: IndexReport) -> dict[str, Any]:
 
 
 def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str:
-    """Ranked documents with their scores; under each, the passages that contribute most, and where they lie.
+    """Ranked documents with their scores and what each part adds; under each, its best passages, and where they lie.
 
-    A passage's percentage is its part of the document's score; the bar is the document from start to end.
+    The number before a passage is its cosine with the query; the bar is the document from start to end.
     """
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     lines = []
     for result in results:
         size = f"({result.num_tokens:,} token{'' if result.num_tokens == 1 else 's'})"
-        lines.append(f"{result.rank:3d}.  {result.score:.3f}  {result.id}  {size}")
+        parts = " + ".join(f"{part} {value:.2f}" for part, value in result.parts.items())
+        added = f"  = {parts}" if len(result.parts) > 1 else ""
+        lines.append(f"{result.rank:3d}.  {result.score:.3f}  {result.id}  {size}{added}")
         for hit in result.passages[:passages]:
-            share = f"{hit.contribution / result.score:4.0%}" if result.score > 0 else "    "
             bar = position_bar(hit.start, hit.end, hit.document_length)
-            lines.append(f"      {bar} {share}  {snippet(hit.text, width - 26)}")
+            lines.append(f"      {bar} {hit.score:5.2f}  {snippet(hit.text, width - 27)}")
     return "\n".join(encodable(line) for line in lines)
 
 

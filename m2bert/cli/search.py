@@ -5,6 +5,7 @@ Test: tests/cli/test_cli_search.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +15,15 @@ from m2bert.cli.models import Running
 from m2bert.cli.options import (
     BatchTokens,
     Device,
-    Hybrid,
     Json,
     JsonCommand,
     Overflow,
     Quiet,
+    Rank,
     Store,
     StoreModel,
     Threads,
+    TruncateDim,
 )
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
@@ -45,6 +47,7 @@ def index(
     device: Device = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
+    truncate_dim: TruncateDim = None,
     json_to: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +57,7 @@ def index(
     check_files(json_to, None, "index")
     with announced(f"reading {source}"):
         corpus = read_corpus(source, exclude=[store])
-    search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads))
+    search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads, truncate_dim))
     with warnings_noticed(), counted("embedding", "tokens") as progress:
         report = search_index.update(corpus, progress=progress)
 
@@ -71,7 +74,7 @@ def search(
     store: Annotated[Path, typer.Argument(help="Folder of the store.")],
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", help="How many documents to show.")] = 10,
-    hybrid: Hybrid = False,
+    rank: Rank = "all",
     model: StoreModel = None,
     device: Device = None,
     batch_tokens: BatchTokens = None,
@@ -83,20 +86,22 @@ def search(
     check_files(json_to, None, "search")
     search_index = open_to_read(store, model, Running(device, batch_tokens, threads))
     with announced(f"searching {store}"):
-        results = search_index.search(query, k, hybrid=hybrid)
+        results = search_index.search(query, k, rank=rank)
     deliver(results_as_json(query, results), lambda: print(format_results(results, passages=2)), json_to, who="search")
 
 
 def open_index(store: Path, model: str | None, overflow: str, running: Running) -> SearchIndex:
     """The index at `store`, there or to be made, with the embedder of `model`, or of the model that the store says.
 
-    The store is looked at before a model is loaded: that fails faster.
+    The store is looked at before a model is loaded: that fails faster. Its vectors say how long new ones are.
     """
     with announced(f"opening {store}"):
         from m2bert.search.index import SearchIndex
 
-        known = SearchIndex(store).model
-    embedder = running.embedder(model or known, overflow)
+        known = SearchIndex(store)
+    if known.dim is not None and running.truncate_dim is None:
+        running = replace(running, truncate_dim=known.dim)
+    embedder = running.embedder(model or known.model, overflow)
     with announced("checking the model"):
         return SearchIndex(store, embedder)
 

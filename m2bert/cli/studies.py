@@ -23,6 +23,7 @@ from m2bert.cli.options import (
     Overflow,
     Plot,
     Quiet,
+    Ranks,
     RunJson,
     RunJsonCommand,
     Threads,
@@ -61,6 +62,7 @@ def needle(
     bm25: Bm25 = True,
     overflow: Overflow = "window",
     chunks: Chunks = "none",
+    rank: Ranks = "all,whole,passages",
     device: Device = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
@@ -84,7 +86,8 @@ def needle(
     haystack(found, max(lengths), 0)
     folder = None if no_cache else cache or cache_folder("embeddings")
     lexical: list[System] = [BM25System()] if bm25 else []
-    encoders = open_systems(model, overflow, split_list(chunks), folder, Running(device, batch_tokens, threads))
+    running = Running(device, batch_tokens, threads)
+    encoders = open_systems(model, overflow, split_list(chunks), folder, running, split_list(rank))
     with staged() as on_progress:
         report = run_needle(
             found, [*encoders, *lexical], passages=lengths, positions=positions, metrics=measures, seed=seed,

@@ -1,6 +1,6 @@
-"""The commands `m2bert tasks lengths` and `m2bert tasks build`: what retrieval tasks hold, and making them.
+"""The commands `m2bert tasks lengths`, `build` and `from-pairs`: what retrieval tasks hold, and making them.
 
-Tests: tests/cli/test_cli_studies.py, tests/bench/test_original_files.py.
+Tests: tests/cli/test_cli_studies.py, tests/bench/test_original_files.py, tests/bench/test_validation_tasks.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(_group)
     group.command("lengths", cls=RunJsonCommand)(lengths)
     group.command("build")(build)
+    group.command("from-pairs")(from_pairs)
     app.add_typer(group, name="tasks")
 
 
@@ -79,6 +80,24 @@ def build(
         print_tables(tables_of(run))
     for reason, count in report.dropped.items():
         print(f"left out {count} {reason}")
+
+
+def from_pairs(
+    pairs: Annotated[list[str], typer.Argument(help="Files or folders of query, positive and dataset.")],
+    output: Annotated[Path, typer.Option(help="Folder of tasks.")],
+    datasets: Annotated[str, typer.Option(help="Data sets, joined by commas. Default: all.")] = "",
+    most: Annotated[int, typer.Option(min=1, help="Queries, and documents, of a task at most.")] = 250,
+    most_characters: Annotated[int, typer.Option(min=1, help="Characters of a task's documents at most.")] = 2_000_000,
+) -> None:
+    """Make tasks of pair files, to choose settings on that no test split has a part in; each is a train split."""
+    from m2bert.bench.task_building import build_validation_tasks
+
+    with announced("reading pairs"):
+        sizes = build_validation_tasks(
+            pairs, output, datasets=split_list(datasets), most=most, most_characters=most_characters
+        )
+    for name, (queries, documents) in sizes.items():
+        print(f"{name}: {queries} queries, {documents} documents")
 
 
 def token_counter(model: str | None) -> tuple[str, Callable[[Sequence[str]], list[int]]]:

@@ -1,7 +1,7 @@
 """Batches for retrieval training: labelled pairs and pairs cut from plain text, each batch from one data set.
 
 Every batch is a function of (seed, index) alone, so that a resumed run sees what an uninterrupted one would.
-Tests: tests/train/test_data.py, tests/model/test_lexical_features.py.
+Tests: tests/train/test_data.py, tests/model/test_term_weights.py.
 """
 
 from __future__ import annotations

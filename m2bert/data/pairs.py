@@ -33,8 +33,8 @@ class PairData:
     pairs: np.ndarray
 
 
-class _Collector:
-    """Gathers texts, each document once per data set."""
+class TextPairs:
+    """Queries and documents as text, each document once per data set; pairs: query number, document number."""
 
     def __init__(self) -> None:
         self.queries: list[Document] = []
@@ -84,7 +84,7 @@ def _strings(row: dict[str, Any], names: Sequence[str], path: Path, who: str) ->
         yield row[name]
 
 
-def _read_task(folder: Path, into: _Collector, who: str) -> None:
+def _read_task(folder: Path, into: TextPairs, who: str) -> None:
     documents, queries = _task_file(folder, "documents"), _task_file(folder, "queries")
     assert documents is not None and queries is not None
     texts: dict[str, str] = {}
@@ -99,12 +99,41 @@ def _read_task(folder: Path, into: _Collector, who: str) -> None:
             into.add(str(row.get("dataset") or folder.parent.name), query, pid, texts[pid])
 
 
-def _read_pair_file(path: Path, into: _Collector, who: str) -> None:
+def _read_pair_file(path: Path, into: TextPairs, who: str) -> None:
     if not has_rows(path):
         raise M2BertError(f"{who}: pairs must be .jsonl, .jsonl.gz or .parquet files, got {str(path)!r}; convert it")
     for _, row in read_rows(path, who=who):
         query, positive = _strings(row, PAIR_FIELDS, path, who)
         into.add(str(row.get("dataset") or path.name.split(".")[0]), query, positive, positive)
+
+
+def read_pairs(
+    pair_sources: Sequence[str | Path], task_sources: Sequence[str | Path], *, who: str = "finetune"
+) -> TextPairs:
+    """The texts of pair files ({"query", "positive", "dataset"}) and of tasks' train splits.
+
+    Raises M2BertError for test splits, unreadable files, and when there is no pair at all.
+    """
+    return _collect(*_files(pair_sources, task_sources, who), who)
+
+
+def _files(
+    pair_sources: Sequence[str | Path], task_sources: Sequence[str | Path], who: str
+) -> tuple[list[Path], list[Path]]:
+    """The files of pairs, and the folders of train splits."""
+    pair_files = expand_sources(pair_sources, who=who) if pair_sources else []
+    return pair_files, [folder for source in task_sources for folder in task_folders(source, who=who)]
+
+
+def _collect(pair_files: Sequence[Path], folders: Sequence[Path], who: str) -> TextPairs:
+    collected = TextPairs()
+    for file in pair_files:
+        _read_pair_file(file, collected, who)
+    for folder in folders:
+        _read_task(folder, collected, who)
+    if not collected.pairs:
+        raise M2BertError(f"{who}: the sources must hold pairs, got none; pass files with query and positive")
+    return collected
 
 
 def load_pairs(
@@ -120,24 +149,17 @@ def load_pairs(
 
     Raises M2BertError for test splits, unreadable files, and when there is no pair at all.
     """
-    pair_files = expand_sources(pair_sources, who=who) if pair_sources else []
-    folders = [folder for source in task_sources for folder in task_folders(source, who=who)]
+    pair_files, folders = _files(pair_sources, task_sources, who)
     task_files = [file for folder in folders for stem in ("documents", "queries") if (file := _task_file(folder, stem))]
     key = cache_key([*pair_files, *task_files], tokenizer).replace("tokens-", "pairs-")
     stored = Path(cache) / key if cache is not None else None
     if stored is not None and stored.is_dir():
         return PairData(read_store(stored / "queries"), read_store(stored / "documents"), np.load(stored / "pairs.npy"))
-    collector = _Collector()
-    for file in pair_files:
-        _read_pair_file(file, collector, who)
-    for folder in folders:
-        _read_task(folder, collector, who)
-    if not collector.pairs:
-        raise M2BertError(f"{who}: the sources must hold pairs, got none; pass files with query and positive")
+    collected = _collect(pair_files, folders, who)
     data = PairData(
-        tokenize_documents(collector.queries, tokenizer, on_progress, keep_empty=True),
-        tokenize_documents(collector.documents, tokenizer, on_progress, keep_empty=True),
-        np.asarray(collector.pairs, dtype=np.int64),
+        tokenize_documents(collected.queries, tokenizer, on_progress, keep_empty=True),
+        tokenize_documents(collected.documents, tokenizer, on_progress, keep_empty=True),
+        np.asarray(collected.pairs, dtype=np.int64),
     )
     if stored is not None:
         with whole_folder(stored, who=who) as aside:

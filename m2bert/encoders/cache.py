@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import m2bert
-from m2bert.encoders.protocol import EncodedDocument, Encoder, Progress
+from m2bert.encoders.protocol import EncodedDocument, Encoder, Passage, Progress
 from m2bert.encoders.windows import groups_of_characters
 from m2bert.errors import M2BertError
+from m2bert.ranking.passages import QuantisedPassages
 
 # What a killed run loses: a minute of work on one slow core.
 TEXTS_WRITTEN_AT_ONCE, CHARACTERS_WRITTEN_AT_ONCE = 256, 1_000_000
 SECONDS_TO_WAIT_FOR_ANOTHER_WRITER = 60.0
-_TABLE = (
+_TABLES = (
     "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, num_tokens INTEGER NOT NULL, "
-    "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)"
+    "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS passages (key BLOB PRIMARY KEY, spans BLOB NOT NULL, codes BLOB NOT NULL, "
+    "scales BLOB NOT NULL)",
 )
 
 
@@ -52,10 +56,11 @@ class CachedEncoder:
                 f"cache: cannot make {self.path.parent} ({error.strerror}); choose another --cache"
             ) from error
 
-    def split(self, text: str) -> list[str]:
-        """The encoder's own division of a text into pieces that it reads whole."""
-        pieces: list[str] = self.encoder.split(text)  # type: ignore[attr-defined]
-        return pieces
+    def __getattr__(self, name: str) -> Any:
+        """What the encoder has beyond the protocol: encode_sparse, mixture, split."""
+        if name == "encoder":  # not set yet
+            raise AttributeError(name)
+        return getattr(self.encoder, name)
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Embeddings of queries (len(texts), dim) float32."""
@@ -71,18 +76,17 @@ class CachedEncoder:
     ) -> Sequence[EncodedDocument]:
         """Embeddings of documents with their token counts, in the order of `texts`.
 
-        Passages are not kept: where they are wanted, the encoder makes all anew.
+        The vectors of passages are kept, and given, as stores keep them: rounded to a byte a number
+        (m2bert.ranking.passages).
         """
-        if passages:
-            return self.encoder.encode_documents(texts, progress=progress)
 
         def encode(missing: list[str], report: Progress) -> list[EncodedDocument]:
             return [
-                EncodedDocument(np.asarray(x.vector, np.float32), [], x.num_tokens, x.num_windows, x.num_truncated)
-                for x in self.encoder.encode_documents(missing, passages=False, progress=report)
+                replace(x, vector=np.asarray(x.vector, np.float32), passages=_rounded(x.passages))
+                for x in self.encoder.encode_documents(missing, passages=passages, progress=report)
             ]
 
-        return self._look_up("document", texts, encode, progress)
+        return self._look_up("passages" if passages else "document", texts, encode, progress)
 
     def _look_up(
         self,
@@ -95,7 +99,8 @@ class CachedEncoder:
         done, found = 0, []
         try:
             with closing(sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT_FOR_ANOTHER_WRITER)) as store:
-                store.execute(_TABLE)
+                for table in _TABLES:
+                    store.execute(table)
                 for first, last in groups_of_characters(texts, CHARACTERS_WRITTEN_AT_ONCE, TEXTS_WRITTEN_AT_ONCE):
                     part = texts[first:last]
                     size = sum(map(len, part))
@@ -130,6 +135,7 @@ class CachedEncoder:
             if all(np.isfinite(document.vector).all() for document in made):
                 with store:
                     store.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?, ?, ?)", _rows(new))
+                    store.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", _passage_rows(new))
             known |= new
         return [known[key] for key in keys]
 
@@ -144,14 +150,38 @@ def _part(progress: Progress | None, start: int, size: int, total: int) -> Progr
     return report
 
 
+def _rounded(passages: Sequence[Passage]) -> list[Passage]:
+    if not passages:
+        return []
+    vectors = QuantisedPassages.of(np.stack([passage.vector for passage in passages])).vectors
+    return [Passage(old.start, old.end, vector) for old, vector in zip(passages, vectors, strict=True)]
+
+
 def _read(store: sqlite3.Connection, key: bytes) -> EncodedDocument | None:
     row = store.execute(
         "SELECT vector, num_tokens, num_windows, num_truncated FROM embeddings WHERE key = ?", (key,)
     ).fetchone()
-    return None if row is None else EncodedDocument(np.frombuffer(row[0], dtype="<f4"), [], *row[1:])
+    if row is None:
+        return None
+    vector = np.frombuffer(row[0], dtype="<f4")
+    passages: list[Passage] = []
+    kept = store.execute("SELECT spans, codes, scales FROM passages WHERE key = ?", (key,)).fetchone()
+    if kept is not None:
+        spans, scales = np.frombuffer(kept[0], dtype="<i8").reshape(-1, 2), np.frombuffer(kept[2], dtype="<f4")
+        vectors = np.frombuffer(kept[1], dtype=np.int8).reshape(len(scales), -1) * scales[:, None]
+        passages = [Passage(start, end, own) for (start, end), own in zip(spans.tolist(), vectors, strict=True)]
+    return EncodedDocument(vector, passages, *row[1:])
 
 
-def _rows(documents: dict[bytes, EncodedDocument]) -> Iterator[tuple[Any, ...]]:
+def _rows(documents: Mapping[bytes, EncodedDocument]) -> Iterator[tuple[Any, ...]]:
     for key, each in documents.items():
         vector = np.ascontiguousarray(each.vector, dtype="<f4").tobytes()
         yield key, vector, int(each.num_tokens), int(each.num_windows), int(each.num_truncated)
+
+
+def _passage_rows(documents: Mapping[bytes, EncodedDocument]) -> Iterator[tuple[bytes, bytes, bytes, bytes]]:
+    for key, each in documents.items():
+        if each.passages:
+            rounded = QuantisedPassages.of(np.stack([passage.vector for passage in each.passages]))
+            spans = np.asarray([(passage.start, passage.end) for passage in each.passages], dtype="<i8")
+            yield key, spans.tobytes(), rounded.codes.tobytes(), rounded.scales.astype("<f4").tobytes()

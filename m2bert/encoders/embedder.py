@@ -4,13 +4,14 @@
 
 With mean pooling the embedding of a document is the normalised mean of its token states, so its score against a query
 is a sum over its tokens: the sum over a passage's tokens is exactly what that passage contributes. The same holds for
-weighted pooling and lexical features, where repetitions are counted over the whole document, all its windows
-together.
-Tests: tests/encoders/test_embedder.py, tests/encoders/test_shared_models.py, tests/model/test_lexical_features.py.
+weighted pooling, where repetitions are counted over the whole document, all its windows together. Sparse vectors are
+made of token ids alone; the model is not run.
+Tests: tests/encoders/test_embedder.py, tests/encoders/test_shared_models.py, tests/model/test_term_weights.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +25,15 @@ from numpy.typing import NDArray
 
 from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.passages import cut_passages
-from m2bert.encoders.protocol import EncodedDocument, Passage, Progress
+from m2bert.encoders.protocol import EncodedDocument, Passage, Progress, SparseVector
 from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, inputs_of
 from m2bert.errors import M2BertError, TextError
-from m2bert.model.checkpoints import fingerprint, load_network
+from m2bert.model.checkpoints import fingerprint, load_network, model_folder
 from m2bert.model.filters import FilterBank
 from m2bert.model.network import M2BertNetwork, for_evaluation
 from m2bert.model.pooling import repetition_weights
 from m2bert.model.tokenization import PlainTokenizer
+from m2bert.ranking.parts import Mixture
 
 DEFAULT_MODEL = "m2-bert-mini"
 OVERFLOWS = ("error", "truncate", "window")
@@ -55,6 +57,7 @@ class Embedder:
         batch_tokens: int = 8192,
         threads: int | None = None,
         device: str | None = None,
+        truncate_dim: int | None = None,
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
 
@@ -63,22 +66,29 @@ class Embedder:
         refuses. `batch_tokens`: tokens, padding included, that go through the model at once. `threads`:
         torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where the model is
         moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels for it, and
-        leaves a model that was given where it is. Raises M2BertError on bad arguments, unreadable models and devices
+        leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers are kept,
+        brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and devices
         that are not there.
         """
         if overflow not in OVERFLOWS:
             raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
-        for name, value in (("batch_tokens", batch_tokens), ("threads", threads)):
+        for name, value in (("batch_tokens", batch_tokens), ("threads", threads), ("truncate_dim", truncate_dim)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise M2BertError(f"Embedder: {name} must be a whole number of at least 1, got {value!r}")
         self.overflow = overflow
         self.batch_tokens = batch_tokens
         self.threads = threads
         place = chosen_device(device, "Embedder")
-        self._model, self._tokenizer, self.name, self.location = _opened(model)
+        self._model, self._tokenizer, self.name, self.location, self.mixture = _opened(model)
         if device is not None or not isinstance(model, tuple):
             self._model.to(place)
-        self.dim = int(self._model.config.embedding_size)
+        self.full_dim = int(self._model.config.embedding_size)
+        if truncate_dim is not None and truncate_dim > self.full_dim:
+            raise M2BertError(
+                f"Embedder: truncate_dim must be at most {self.full_dim}, the length of an embedding of {self.name!r}, "
+                f"got {truncate_dim}"
+            )
+        self.dim = truncate_dim or self.full_dim
         self.max_tokens = min(int(self._model.config.max_position_embeddings), self._tokenizer.model_max_length)
         self._check_model()
 
@@ -96,14 +106,18 @@ class Embedder:
             if getattr(self._tokenizer, f"{token}_id") is None:
                 raise M2BertError(f"Embedder: the tokenizer of {self.name!r} must have a {token}; set it")
         config = self._model.config
-        learned = config.pooling in ("cls_dense", "weighted") or config.embedding_size > config.hidden_size
+        fields = (config.bilinear_features, config.projection_dim, config.term_weights)
+        learned = config.pooling in ("cls_dense", "weighted") or any(fields)
         if learned and not self._model.add_pooling:
             raise M2BertError(f"Embedder: {self.name!r} must have the layers of its pooling; make it with them")
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits naming weights, configuration and tokenizer together; computed at every call."""
-        return fingerprint(self._model, self._tokenizer)
+        """16 hex digits naming weights, configuration, tokenizer and truncate_dim together; computed at every call."""
+        whole = fingerprint(self._model, self._tokenizer)
+        if self.dim == self.full_dim:
+            return whole
+        return hashlib.sha256(f"{whole} {self.dim}".encode()).hexdigest()[:16]
 
     @property
     def device(self) -> str:
@@ -140,6 +154,45 @@ class Embedder:
         finished = self._embed(texts, progress, with_passages=passages)
         found = {plan.number: embedding for plan, embedding in finished}
         return [found[number] for number in range(len(texts))]
+
+    def encode_sparse(self, texts: Sequence[str]) -> list[SparseVector]:
+        """The words of each text as learned weights over the model's own vocabulary, of unit norm.
+
+        Piece i, n times in the text, has a weight in proportion to w_i log2(1 + n) (m2bert.model.pooling.TermWeights);
+        special tokens and pieces that weigh 0 are left out. The model is not run, and no text is cut. `piece` says in
+        letters what an index means. Raises M2BertError for a model without term weights, and naming the text that has
+        none.
+        """
+        _check_texts(texts)
+        layer = self._model.term_weights
+        if layer is None:
+            raise M2BertError(
+                f"Embedder: {self.name!r} has no term weights, so its texts have no sparse vectors; "
+                "use another model, or fine-tune it with term_weights"
+            )
+        weights = layer.weight.detach().cpu().double().numpy()
+        core, found = self._tokenizer.backend_tokenizer, []
+        for start, stop in groups_of_characters(texts, CHARACTERS_TOKENISED_AT_ONCE):
+            for number, encoding in enumerate(
+                core.encode_batch_fast(list(texts[start:stop]), add_special_tokens=False)
+            ):
+                indices, counts = np.unique(np.asarray(encoding.ids, dtype=np.int32), return_counts=True)
+                values = weights[indices] * np.log2(1.0 + counts)
+                kept = values != 0
+                if not kept.any():
+                    text = texts[start + number]
+                    raise TextError("Embedder", start + number, f"holds no word of weight, got {text[:40]!r}")
+                norm = np.linalg.norm(values)
+                found.append(SparseVector(indices[kept], (values[kept] / norm).astype(np.float32)))
+        return found
+
+    def piece(self, index: int) -> str:
+        """The piece of the vocabulary at an index of a sparse vector; ## marks one that goes on a word."""
+        known = 0 <= index < len(self._tokenizer)
+        piece: str | None = self._tokenizer.backend_tokenizer.id_to_token(int(index)) if known else None
+        if piece is None:
+            raise M2BertError(f"Embedder: an index must be 0 or more and below {len(self._tokenizer)}, got {index}")
+        return piece
 
     def _embed(
         self, texts: Sequence[str], progress: Progress | None, *, with_passages: bool
@@ -243,39 +296,38 @@ class Embedder:
 
     def _finish(self, plan: Plan, *, with_passages: bool) -> EncodedDocument:
         assert plan.sums is not None
-        total = plan.sums.sum(axis=0, dtype=np.float64)
-        scales = self._model.scales(torch.from_numpy(total)).numpy()
-        norm = float(np.linalg.norm(total * scales))
+        sums, plan.sums = plan.sums[:, : self.dim], None
+        total = sums.sum(axis=0, dtype=np.float64)
+        norm = float(np.linalg.norm(total))
         if not np.isfinite(norm) or norm == 0.0:
             raise M2BertError(
                 f"Embedder: the embedding of text {plan.number} must be finite and not zero, "
                 f"got norm {norm}; the weights of {self.name!r} are damaged"
             )
-        scales /= norm
         passages = []
         if with_passages:
-            shares = plan.sums * scales.astype(np.float32)
+            shares = sums / np.float32(norm)
             passages = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
-        plan.sums = None
-        vector = (total * scales).astype(np.float32)
+        vector = (total / norm).astype(np.float32)
         return EncodedDocument(vector, passages, len(plan.ids), len(plan.windows), plan.num_truncated)
 
 
-def _opened(model: Any) -> tuple[M2BertNetwork, PlainTokenizer, str, str]:
-    """The network and tokenizer of what an Embedder was given, its name and the place that opens it again."""
+def _opened(model: Any) -> tuple[M2BertNetwork, PlainTokenizer, str, str, Mixture]:
+    """The network and tokenizer of what an Embedder was given, its name, the place that opens it again, its mixture."""
     if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], M2BertNetwork):
         name = Path(getattr(model[0].config, "_name_or_path", "") or "unnamed").name
-        return model[0], PlainTokenizer.of(model[1]), name, name
+        return model[0], PlainTokenizer.of(model[1]), name, name, Mixture()
     if not isinstance(model, str | os.PathLike):
         raise M2BertError(
             f"Embedder: model must be a name, a folder or a pair (M2BertModel, tokenizer), "
             f"got {type(model).__name__}; give one of these"
         )
     network, tokenizer = load_network(model)
+    mixture = Mixture.read(model_folder(model, "Embedder"))
     folder = Path(model)
     if folder.is_dir():
-        return network, tokenizer, folder.resolve().name, str(folder.resolve())
-    return network, tokenizer, str(model), str(model)
+        return network, tokenizer, folder.resolve().name, str(folder.resolve()), mixture
+    return network, tokenizer, str(model), str(model), mixture
 
 
 def _check_texts(texts: Sequence[str]) -> None:

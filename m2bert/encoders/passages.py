@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-PASSAGE_TOKENS = 96
+PASSAGE_TOKENS = 192
 
 # How good a place between two tokens is to cut at.
 ANYWHERE, BETWEEN_WORDS, SENTENCE_END, LINE_END, BLANK_LINE = range(5)

@@ -31,6 +31,19 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class SparseVector:
+    """A vector that is 0 but at `indices (n,)` int32, ascending, where it has `values (n,)` float32."""
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    def dot(self, other: SparseVector) -> float:
+        """The inner product of two."""
+        _, mine, its = np.intersect1d(self.indices, other.indices, assume_unique=True, return_indices=True)
+        return float(self.values[mine].astype(np.float64) @ other.values[its].astype(np.float64))
+
+
+@dataclass(frozen=True)
 class EncodedDocument:
     """The embedding of one text; `m2bert.DocumentEmbedding` is its public name.
 

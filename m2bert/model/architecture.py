@@ -59,8 +59,8 @@ class Architecture:
     mixer_layer_norm: bool = False
     pooling: str = "mean"
     bilinear_features: int = 0
-    lexical_features: int = 0
-    lexical_share: float = 0.75
+    projection_dim: int = 0
+    term_weights: bool = False
     pad_to_max_length: bool = False
     kernels: str = "m2ops"
     tie_word_embeddings: bool = True
@@ -75,9 +75,14 @@ class Architecture:
         return cls(**{name: value for name, value in fields.items() if name in known})
 
     @property
+    def pooled_size(self) -> int:
+        """Length of what is pooled: hidden_size and the bilinear features."""
+        return self.hidden_size + self.bilinear_features
+
+    @property
     def embedding_size(self) -> int:
-        """Length of an embedding: hidden_size, the bilinear and the lexical features."""
-        return self.hidden_size + self.bilinear_features + self.lexical_features
+        """Length of an embedding: projection_dim, or without a projection what is pooled."""
+        return self.projection_dim or self.pooled_size
 
     @property
     def sums_states(self) -> bool:
@@ -87,13 +92,10 @@ class Architecture:
     @property
     def counts_repetitions(self) -> bool:
         """Whether it matters for an embedding how often a token occurs in its text."""
-        return self.pooling == "weighted" or self.lexical_features > 0
+        return self.pooling == "weighted"
 
     def check(self) -> None:
         """Raise M2BertError when a field is out of range or two fields do not fit together."""
-        share = self.lexical_share
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share < 1.0:
-            raise M2BertError(f"M2BertConfig: lexical_share must lie between 0 and 1, got {share!r}")
         self._check_ranges()
         self._check_choices()
         self._check_features()
@@ -138,13 +140,13 @@ class Architecture:
                 )
 
     def _check_features(self) -> None:
-        for name in ("bilinear_features", "lexical_features"):
+        for name in ("bilinear_features", "projection_dim"):
             extra = getattr(self, name)
             if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
                 raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 0, got {extra!r}")
             if extra > 0 and not self.sums_states:
                 raise M2BertError(
-                    f"M2BertConfig: {name} need pooling mean or weighted, got {self.pooling!r}; set them to 0"
+                    f"M2BertConfig: {name} needs pooling mean or weighted, got {self.pooling!r}; set it to 0"
                 )
 
 
@@ -153,8 +155,8 @@ FIRST_FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings",
     "type_vocab_size", "hidden_dropout_prob", "layer_norm_eps", "initializer_range", "identity_init", "pad_token_id",
     "bidirectional", "residual_long_conv", "short_conv_width", "filter_order", "filter_emb_dim", "filter_w",
-    "filter_window", "use_glu", "mlp_nblocks", "mixer_layer_norm", "pooling", "bilinear_features", "lexical_features",
-    "lexical_share", "pad_to_max_length", "tie_word_embeddings",
+    "filter_window", "use_glu", "mlp_nblocks", "mixer_layer_norm", "pooling", "bilinear_features", "pad_to_max_length",
+    "tie_word_embeddings",
 )  # fmt: skip
 # How numbers are computed is no property of the model.
 UNNAMED_FIELDS = ("kernels",)

@@ -109,6 +109,7 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
     from m2bert.model.modeling import M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
 
     folder = model_folder(path_or_name, who)
+    _read_fields(folder)
     classes = {kind.__name__: kind for kind in (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)}
     try:
         (name,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
@@ -122,7 +123,11 @@ def load_whole(path_or_name: str | os.PathLike[str], who: str) -> tuple[Any, Pre
 
 
 def with_pooling(
-    model: M2BertModel, pooling: str = "", bilinear_features: int = 0, lexical_features: int = 0
+    model: M2BertModel,
+    pooling: str = "",
+    bilinear_features: int = 0,
+    projection_dim: int = 0,
+    term_weights: bool = False,
 ) -> M2BertModel:
     """`model` itself, which from now on pools by `pooling` and has such features; "" and 0 leave them as they are.
 
@@ -131,7 +136,12 @@ def with_pooling(
     from m2bert.model.configuration import M2BertConfig
 
     config = model.config
-    given = {"pooling": pooling, "bilinear_features": bilinear_features, "lexical_features": lexical_features}
+    given = {
+        "pooling": pooling,
+        "bilinear_features": bilinear_features,
+        "projection_dim": projection_dim,
+        "term_weights": term_weights,
+    }
     changed = {name: value for name, value in given.items() if value and value != getattr(config, name)}
     if not changed:
         return model
@@ -139,15 +149,16 @@ def with_pooling(
     for name, value in changed.items():
         setattr(config, name, value)
     of_setting = {
-        "pooler": "pooling",
-        "token_weights": "pooling",
-        "bilinear_features": "bilinear_features",
-        "lexical_features": "lexical_features",
+        "pooler": ("pooling",),
+        "token_weights": ("pooling",),
+        "bilinear_features": ("bilinear_features",),
+        "projection": ("projection_dim", "bilinear_features"),
+        "term_weights": ("term_weights",),
     }
     before = {layer: getattr(model, layer) for layer in of_setting}
     model.make_pooling_layers()
-    for name, setting in of_setting.items():
-        if setting not in changed:
+    for name, settings in of_setting.items():
+        if changed.keys().isdisjoint(settings):
             setattr(model, name, before[name])
         elif (layer := getattr(model, name)) is not None:
             layer.to(next(model.parameters()).device).train(model.training).apply(model._init_weights)
@@ -247,6 +258,11 @@ def _read_fields(folder: Path) -> dict[str, Any]:
     name = fields.get("dtype") or fields.get("torch_dtype")
     if name is not None and not (isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)):
         raise M2BertError(f"load_model: dtype in {path} must be a type of tensors such as 'float32', got {name!r}")
+    if fields.get("lexical_features"):
+        raise M2BertError(
+            f"load_model: {path} is of a model with hashed lexical features, which this version does not have; "
+            "use the version that made it, or fine-tune anew with term_weights"
+        )
     Architecture.from_fields(fields)
     return fields
 

@@ -36,9 +36,8 @@ class M2BertConfig(Architecture, PreTrainedConfig):
             "weighted": a mean in which each state has a learned weight, and tokens that repeat count less.
         bilinear_features: products of two projections of a state that are put behind it before a mean is taken, which
             makes vectors that much longer; 0 for none.
-        lexical_features: numbers behind these that tell which pieces of the vocabulary a text holds, each piece with a
-            learned weight and hashed into one of them; 0 for none.
-        lexical_share: share of the lexical features in a cosine of two vectors, the rest being that of the states.
+        projection_dim: length of an embedding, where a matrix without bias makes it of what was pooled; 0 without one.
+        term_weights: whether there is a weight for each piece of the vocabulary, for sparse vectors of a text's words.
         pad_to_max_length: as the released models were trained: inputs are padded to `max_position_embeddings`
             and the padding flows through the sequence mixer.
         kernels: "m2ops" for the kernels, "reference" for their plain-torch meaning.

@@ -1,7 +1,7 @@
 """Layers of M2-BERT: embeddings, sequence mixer, MLP, block, encoder, and the small heads.
 
 Tests: tests/model/test_modeling.py, tests/model/test_parity.py, tests/model/test_weighted_pooling.py,
-tests/model/test_bilinear_features.py, tests/model/test_lexical_features.py.
+tests/model/test_bilinear_features.py, tests/model/test_term_weights.py.
 
 A block replaces the hidden states by its sequence mixer's output (no residual around it) and adds its MLP:
 

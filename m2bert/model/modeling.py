@@ -1,7 +1,7 @@
 """M2-BERT as transformers models: M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification.
 
 Tests: tests/model/test_modeling.py, tests/model/test_parity.py, tests/model/test_weighted_pooling.py,
-tests/model/test_bilinear_features.py, tests/model/test_lexical_features.py.
+tests/model/test_bilinear_features.py, tests/model/test_term_weights.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from m2bert.model.layers import (
     ShortConv,
 )
 from m2bert.model.network import M2BertNetwork
-from m2bert.model.pooling import BilinearFeatures, LexicalFeatures, TokenWeights
+from m2bert.model.pooling import BilinearFeatures, TermWeights, TokenWeights
 
 IGNORED_LABEL = -100
 # Shares of the published scale that filters and the MLP start with under `identity_init`.
@@ -86,7 +86,7 @@ class M2BertPreTrainedModel(PreTrainedModel):
             std = (self.config.hidden_size / self.config.bilinear_features) ** 0.25 * self.config.hidden_size**-0.5
             init.normal_(module.left, mean=0.0, std=std)
             init.normal_(module.right, mean=0.0, std=std)
-        elif isinstance(module, LexicalFeatures):
+        elif isinstance(module, TermWeights):
             init.ones_(module.weight)
         elif isinstance(module, TokenWeights):
             init.zeros_(module.weight)
@@ -152,8 +152,8 @@ class M2BertModel(M2BertNetwork, M2BertPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
-        if self.lexical_features is not None:
-            self.lexical_features.resize(value.num_embeddings)
+        if self.term_weights is not None:
+            self.term_weights.resize(value.num_embeddings)
 
     @merge_with_config_defaults
     @capture_outputs

@@ -21,11 +21,10 @@ from m2bert.model.filters import FilterBank
 from m2bert.model.layers import Embeddings, Encoder, positions_of_tokens
 from m2bert.model.pooling import (
     BilinearFeatures,
-    LexicalFeatures,
     Pooler,
+    Projection,
+    TermWeights,
     TokenWeights,
-    joined,
-    joined_scales,
     mean_pool,
     repetition_factors,
     sums_of_runs,
@@ -58,11 +57,13 @@ class M2BertNetwork(nn.Module):
         pooling = self.config.pooling if self.add_pooling else ""
         self.pooler = Pooler(self.config) if pooling == "cls_dense" else None
         self.token_weights = TokenWeights(self.config) if pooling == "weighted" else None
-        bilinear, lexical = (
-            self.add_pooling and number > 0 for number in (self.config.bilinear_features, self.config.lexical_features)
+        bilinear, projected, terms = (
+            self.add_pooling and bool(field)
+            for field in (self.config.bilinear_features, self.config.projection_dim, self.config.term_weights)
         )
         self.bilinear_features = BilinearFeatures(self.config) if bilinear else None
-        self.lexical_features = LexicalFeatures(self.config) if lexical else None
+        self.projection = Projection(self.config) if projected else None
+        self.term_weights = TermWeights(self.config) if terms else None
 
     def cached_filters(self) -> AbstractContextManager[None]:
         """Context in which, without gradients, filters are made once per transform length and reused.
@@ -137,8 +138,8 @@ class M2BertNetwork(nn.Module):
         `input_ids (batch, seqlen)`, `mask` bool alike: windows of texts. counts (stretches,) int64: the first stretch
         is the first counts[0] real tokens, row by row, and so on. factors (real tokens,) float64: what each counts for
         being repeated (repetition_weights over its whole text), needed where `config.counts_repetitions`. Poolings
-        that are no mean have no stretches: a vector per window. The sum over all stretches of a text times `scales` of
-        it is a vector of the direction that `forward` gives a whole text.
+        that are no mean have no stretches: a vector per window. The sum over all stretches of a text is a vector of the
+        direction that `forward` gives a whole text.
         """
         hidden, _ = self.states(input_ids, mask, bank=bank)
         if not self.config.sums_states:
@@ -147,18 +148,7 @@ class M2BertNetwork(nn.Module):
         weights = torch.ones(len(chosen), device=chosen.device, dtype=torch.float32)
         if self.token_weights is not None:
             weights = (self.token_weights(chosen) * factors).float()
-        sums = sums_of_runs(self.features(chosen).float(), weights, counts)
-        if self.lexical_features is None:
-            return sums
-        assert factors is not None
-        rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        return torch.cat([sums, self.lexical_features.sums(input_ids[mask], factors, rows, len(counts))], dim=1)
-
-    def scales(self, total: Tensor) -> Tensor:
-        """What the sum `total (embedding_size,)` over a text is multiplied by, number by number, but for its norm."""
-        if self.lexical_features is None:
-            return torch.ones_like(total)
-        return joined_scales(total, self.config.lexical_features, self.config.lexical_share)
+        return self.projected(sums_of_runs(self.features(chosen).float(), weights, counts))
 
     def _check_inputs(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None
@@ -166,10 +156,9 @@ class M2BertNetwork(nn.Module):
         """Sequence length of the inputs; raises M2BertError where they cannot be encoded."""
         if (input_ids is None) == (inputs_embeds is None):
             raise M2BertError("M2BertModel: exactly one of input_ids and inputs_embeds must be given")
-        if input_ids is None and not (self.token_weights is None and self.lexical_features is None):
+        if input_ids is None and self.token_weights is not None:
             raise M2BertError(
-                "M2BertModel: weighted pooling and lexical features must know which tokens there are, got "
-                "inputs_embeds; give input_ids"
+                "M2BertModel: weighted pooling must know which tokens there are, got inputs_embeds; give input_ids"
             )
         given = input_ids if inputs_embeds is None else inputs_embeds
         axes = 2 if inputs_embeds is None else 3
@@ -230,14 +219,13 @@ class M2BertNetwork(nn.Module):
         """What embeddings are means of: `hidden (..., dim)` with its bilinear features behind it, if there are any."""
         return hidden if self.bilinear_features is None else self.bilinear_features(hidden)
 
+    def projected(self, pooled: Tensor) -> Tensor:
+        """`pooled (..., pooled_size)` as an embedding (..., embedding_size), by the projection if there is one."""
+        return pooled if self.projection is None else self.projection(pooled)
+
     def pool(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
         """Vectors (batch, embedding_size) of whole texts from their states, by `config.pooling`; not normalised."""
-        pooled = self._pool_states(hidden, input_ids, mask)
-        if self.lexical_features is None:
-            return pooled
-        assert input_ids is not None
-        lexical = self.lexical_features(input_ids, mask)
-        return joined(pooled, lexical, self.config.lexical_share).to(hidden.dtype)
+        return self.projected(self._pool_states(hidden, input_ids, mask))
 
     def _pool_states(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.config.pooling == "mean":

@@ -1,10 +1,10 @@
-"""How token states and tokens become one vector: every formula of an embedding, for a batch and for parts of a text.
+"""How token states and tokens become vectors: every formula of an embedding, for a batch and for parts of a text.
 
-A batch of whole texts is pooled by mean_pool, weighted_pool, LexicalFeatures and joined. A text that is read in windows
-is a sum over its tokens: repetition_weights say what each counts, sums_of_runs and LexicalFeatures.sums add up any
-stretches of them, and joined_scales make of their total what joined makes of a whole text.
-Tests: tests/model/test_weighted_pooling.py, tests/model/test_bilinear_features.py,
-tests/model/test_lexical_features.py.
+A batch of whole texts is pooled by mean_pool or weighted_pool and projected; its words are told by TermWeights. A text
+that is read in windows is a sum over its tokens: repetition_weights say what each counts, and sums_of_runs adds up any
+stretches of them.
+Tests: tests/model/test_weighted_pooling.py, tests/model/test_bilinear_features.py, tests/model/test_projection.py,
+tests/model/test_term_weights.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2bert.model.architecture import Architecture
-
-# A part of a vector below this norm counts as nothing.
-SMALLEST_NORM = 1e-12
 
 
 class Pooler(nn.Module):
@@ -59,23 +56,31 @@ class BilinearFeatures(nn.Module):
         return torch.cat([hidden, F.linear(hidden, self.left) * F.linear(hidden, self.right)], dim=-1)
 
 
-class LexicalFeatures(nn.Module):
-    """Which pieces of the vocabulary a text holds: a vector of all pieces, hashed to `lexical_features` numbers.
+class Projection(nn.Linear):
+    """The pooled vector times a matrix, without bias, so that what stretches of a text add to it is projected alike.
 
-    Piece i, n times in a text, counts weight[i] log2(1 + n) with a sign of its own in the number i mod size: two texts
-    overlap by the sum over the pieces they share, as in tf-idf, and by chance where others meet, which the signs
-    centre on 0. Ids that go by frequency, as a WordPiece trainer gives them, spread over the numbers better than
-    random ones would. Source: feature hashing (arXiv 0902.2206), here of learned weights.
+    Where its rows are ordered by what they tell, the first of them are an embedding too. m2bert.train.projection fits
+    one without gradients; training moves it with the rest.
+    """
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__(config.pooled_size, config.projection_dim, bias=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map `pooled (..., pooled_size)` to (..., projection_dim), in its own dtype: sums are float32."""
+        return F.linear(pooled, self.weight.to(pooled.dtype))
+
+
+class TermWeights(nn.Module):
+    """A sparse vector of a text's words: piece i of the vocabulary, n times in the text, has weight[i] log2(1 + n).
+
+    Two texts overlap by the sum over the pieces they share, as in tf-idf with learned weights: no collection is needed
+    to know what a word is worth. Sublinear term frequency: Manning, Raghavan and Schuetze 2008, section 6.4.1.
     """
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()
-        self.size = config.lexical_features
         self.weight = nn.Parameter(torch.empty(config.vocab_size))
-
-    def signed_weights(self) -> Tensor:
-        """Weights (vocab_size,) times the sign of each piece, which depends on its id alone; float32."""
-        return self.weight.float() * piece_signs(len(self.weight), self.weight.device)
 
     def resize(self, vocab_size: int) -> None:
         """Go on with so many pieces: those beyond are dropped, new ones weigh 1 as all do at first."""
@@ -85,24 +90,12 @@ class LexicalFeatures(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Map `input_ids (batch, seqlen)` int64 to (batch, lexical_features) float32; nothing counts where
+        """Map `input_ids (batch, seqlen)` int64 to (batch, vocab_size) float32; nothing counts where
         `attention_mask` is 0."""
         mask = None if attention_mask is None else attention_mask.bool()
         with torch.autocast(input_ids.device.type, enabled=False):
             counts = piece_counts(input_ids, mask, len(self.weight))
-            values = torch.log2(1 + counts) * self.signed_weights()
-            rows = F.pad(values, (0, -len(self.weight) % self.size))
-            return rows.unflatten(1, (-1, self.size)).sum(dim=1)
-
-    def sums(self, input_ids: Tensor, factors: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-        """What single tokens add, summed by row (num_rows, lexical_features) float32.
-
-        Token i of `input_ids (n,)` int64 belongs to rows[i] and counts `factors (n,)` float64, which
-        repetition_weights make. Over all tokens of a text the sum is what `forward` gives for it.
-        """
-        values = self.signed_weights()[input_ids].double() * factors
-        sums = values.new_zeros(num_rows * self.size)
-        return sums.index_add_(0, rows * self.size + input_ids % self.size, values).float().view(num_rows, self.size)
+            return torch.log2(1 + counts) * self.weight.float()
 
 
 def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -118,12 +111,6 @@ def piece_counts(input_ids: Tensor, mask: Tensor | None, vocab_size: int) -> Ten
     """How often each id occurs in each row (batch, vocab_size) float32, those where `mask` is False left out."""
     real = torch.ones_like(input_ids, dtype=torch.float32) if mask is None else mask.float()
     return real.new_zeros(input_ids.shape[0], vocab_size).scatter_add_(1, input_ids, real)
-
-
-def piece_signs(vocab_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """1 or -1 for every id below `vocab_size`, float32: bit 31 of id times 2654435761 (Knuth's multiplicative hash)."""
-    bits = (torch.arange(vocab_size, device=device) * 2654435761 >> 31) & 1
-    return 2.0 * bits.float() - 1.0
 
 
 def repetition_weights(counts: Tensor) -> Tensor:
@@ -148,29 +135,6 @@ def weighted_pool(hidden: Tensor, weights: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         total = (weights[:, None, :] @ hidden.float()).squeeze(1)
         return total / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def joined(dense: Tensor, lexical: Tensor, lexical_share: float) -> Tensor:
-    """Vectors (..., d + l) of unit norm of `dense (..., d)` and `lexical (..., l)`, float32.
-
-    The cosine of two of them is 1 - lexical_share times the cosine of the first parts plus lexical_share times that of
-    the second.
-    """
-    parts = [F.normalize(part.float(), dim=-1, eps=SMALLEST_NORM) for part in (dense, lexical)]
-    return torch.cat([parts[0] * (1 - lexical_share) ** 0.5, parts[1] * lexical_share**0.5], dim=-1)
-
-
-def joined_scales(total: Tensor, lexical_features: int, lexical_share: float) -> Tensor:
-    """What makes of `total (dim,)`, sums with `lexical_features` behind them, what `joined` makes of its two parts.
-
-    Scales (dim,) in the dtype of `total`, one number for each part: what a stretch of the text adds to the sum is
-    scaled by the same, so that the scores of all stretches add up.
-    """
-    scales = torch.ones_like(total)
-    split = len(total) - lexical_features
-    for part, share in ((slice(0, split), 1 - lexical_share), (slice(split, None), lexical_share)):
-        scales[part] = share**0.5 / torch.linalg.vector_norm(total[part]).clamp(min=SMALLEST_NORM)
-    return scales
 
 
 def sums_of_runs(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

@@ -104,11 +104,11 @@ def _derive_config(source: Path, tensors: dict[str, Tensor], overrides: dict[str
     unknown = sorted(overrides.keys() - {field.name for field in dataclass_fields(M2BertConfig)})
     if unknown:
         raise M2BertError(f"{WHO}: {few(unknown)} is no field of M2BertConfig; remove it")
-    for name in ("bilinear_features", "lexical_features"):
+    for name in ("bilinear_features", "projection_dim", "term_weights"):
         if overrides.get(name):
             raise M2BertError(
-                f"{WHO}: {name} must be 0, the reference has none, got {overrides[name]!r}; save the model as it is "
-                f"and start them with finetune --set {name}=..."
+                f"{WHO}: {name} must be left out, the reference has none, got {overrides[name]!r}; save the model as "
+                f"it is and start them with finetune --set {name}=..."
             )
     if overrides.get("pooling") == "weighted":
         raise M2BertError(

@@ -8,7 +8,7 @@ _PUBLIC = {
     "Corpus": "m2bert.search.documents",
     "Document": "m2bert.search.documents",
     "SearchIndex": "m2bert.search.index",
-    "SearchResult": "m2bert.search.index",
+    "SearchResult": "m2bert.search.results",
     "explain_stored": "m2bert.search.explain",
     "explain_text": "m2bert.search.explain",
     "read_corpus": "m2bert.search.documents",

@@ -17,47 +17,15 @@ from numpy.typing import NDArray
 
 from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
+from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
+from m2bert.ranking.words import words_of
 from m2bert.search.bulk import Progress, embed_into, text_hash
 from m2bert.search.documents import Corpus, Document, Skipped
-from m2bert.search.stores import Key, Record, StoredState, StoreInfo, StoreStats, VectorStore
+from m2bert.search.results import SearchResult, hits_of
+from m2bert.search.stores import Key, Query, Record, StoredState, StoreInfo, StoreStats, VectorStore
 
 if TYPE_CHECKING:
     from m2bert.search.stores.lance import LanceStore
-
-
-@dataclass(frozen=True)
-class SearchHit:
-    """A passage and what it contributes to its document's score.
-
-    start, end: characters of the document, which has `document_length` of them. The contributions of all
-    passages of a document add up to its score.
-    """
-
-    start: int
-    end: int
-    contribution: float
-    text: str
-    document_length: int
-
-    @property
-    def position(self) -> float:
-        """The middle of the passage as a fraction of the document, 0 to 1."""
-        return (self.start + self.end) / 2 / self.document_length
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A ranked document: score is the cosine of query and document; the passages contribute most to it.
-
-    A hybrid search ranks by words as well, so its scores need not fall with the rank.
-    """
-
-    rank: int
-    id: str
-    source: str
-    score: float
-    num_tokens: int
-    passages: list[SearchHit]
 
 
 @dataclass
@@ -103,6 +71,11 @@ class SearchIndex:
         return None if self._store is None else self._store.info.model
 
     @property
+    def dim(self) -> int | None:
+        """Length of the store's vectors; None while there is no store."""
+        return None if self._store is None else self._store.info.dim
+
+    @property
     def embedder(self) -> Encoder:
         """The encoder of documents and queries; loaded at the first use when none was given."""
         if self._embedder is None:
@@ -111,7 +84,8 @@ class SearchIndex:
             if self._store is None:
                 self._embedder = Embedder()
             else:
-                embedder = Embedder(self._store.info.model)
+                info = self._store.info
+                embedder = Embedder(info.model, truncate_dim=info.dim)
                 self._check_model(self._store.info, embedder)
                 self._embedder = embedder
         return self._embedder
@@ -160,13 +134,28 @@ class SearchIndex:
         with open_staging(store.path, store.info):
             return store.delete([(source, identity) for identity in ids])
 
-    def search(self, query: str, k: int = 10, *, passages: int = 3, hybrid: bool = False) -> list[SearchResult]:
-        """The k best documents for `query`, each with its `passages` most contributing passages, those first.
+    @property
+    def mixture(self) -> Mixture:
+        """The weights of whole, passages and words: those of the embedder if it has some, or the default ones.
 
-        `hybrid` orders them by the fusion of the scores with those of BM25 over the texts (m2bert.ranking.fusion);
-        scores and passages are the embedding's all the same.
+        Raises M2BertError where it weighs terms.
+        """
+        mixture = mixture_of(self.embedder)
+        if mixture.terms > 0:
+            raise M2BertError(
+                f"rank: the mixture of {self.embedder.name!r} must not weigh terms, which are not kept in stores, "
+                f"got {mixture.terms}; set them to 0"
+            )
+        return mixture
 
-        Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1 and passages < 0.
+    def search(self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL) -> list[SearchResult]:
+        """The k best documents for `query`, each with at most `passages` of its best passages, the best first.
+
+        rank: by "all" parts, or by some of "whole", "passages" and "words", joined by +; by "words" alone no model is
+        loaded, and only documents that have some of the words are found.
+
+        Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1, passages < 0, and
+        another rank.
         """
         if not isinstance(query, str) or not query.strip():
             raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
@@ -176,6 +165,12 @@ class SearchIndex:
             raise M2BertError(
                 f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none"
             )
+        only_words = Mixture().only(rank).used == [WORDS]
+        if TERMS in rank.split("+"):
+            raise M2BertError(
+                f"search: rank must do without terms, which are not kept in stores, got {rank!r}; "
+                f"`m2bert evaluate` can rank by them"
+            )
         store = self._opened()
         num_documents = store.count()
         if num_documents == 0:
@@ -183,15 +178,23 @@ class SearchIndex:
                 f"search: the store {str(self.path)!r} holds no documents; add some with "
                 f"`m2bert index FOLDER --store {self.path}`"
             )
+        vector = None if only_words else self._query_vector(query)
+        mixture = Mixture().only(rank) if only_words else self.mixture.only(rank)
+        found = store.search(Query(vector, words_of(query)), min(k, num_documents), mixture)
+        return [
+            SearchResult(
+                place, one.record.id, one.record.source, one.score, one.parts, one.record.num_tokens,
+                [] if vector is None else hits_of(one.record, vector, passages),
+            )
+            for place, one in enumerate(found, start=1)
+        ]  # fmt: skip
+
+    def _query_vector(self, query: str) -> NDArray[np.float32]:
         try:
-            vector = self.embedder.encode([query])[0]
+            vector: NDArray[np.float32] = self.embedder.encode([query])[0]
         except TextError as error:
             raise M2BertError(f"search: the query {query!r:.60} {error.reason}") from error
-        found = store.search(vector, min(k, num_documents), words=query if hybrid else None)
-        return [
-            SearchResult(rank, record.id, record.source, score, record.num_tokens, _hits(record, vector, passages))
-            for rank, (score, record) in enumerate(found, start=1)
-        ]
+        return vector
 
     def document(self, identity: str, source: str | None = None) -> Record:
         """One stored document by its id; `source` chooses when several sources have it. Raises M2BertError."""
@@ -204,6 +207,10 @@ class SearchIndex:
             sources = ", ".join(record.source for record in found)
             raise M2BertError(f"index: {identity!r} is in several sources, {sources}; say which")
         return found[0]
+
+    def word_scores(self, query: str, record: Record) -> dict[str, float]:
+        """What each word of `query`, by its stem, adds to the part of the words of a stored document."""
+        return self._opened().word_scores(record.key, words_of(query))
 
     def stats(self, *, documents: bool = False) -> StoreStats:
         """What the store holds; `documents` asks for the state of each."""
@@ -343,14 +350,3 @@ def _count_tokens(
         report.num_windowed += state.num_windows > 1
         report.num_truncated_documents += state.num_truncated > 0
         report.num_truncated_tokens += state.num_truncated
-
-
-def _hits(record: Record, query: NDArray[np.float32], most: int) -> list[SearchHit]:
-    contributions = record.passage_vectors @ query
-    best = np.argsort(-contributions, kind="stable")[:most]
-    hits = []
-    for number in best:
-        start, end = (int(character) for character in record.spans[number])
-        contribution = float(contributions[number])
-        hits.append(SearchHit(start, end, contribution, record.text[start:end], len(record.text)))
-    return hits

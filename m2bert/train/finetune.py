@@ -1,6 +1,6 @@
 """Fine-tuning for retrieval with pairs, tasks' train splits and pairs cut from plain text: `m2bert finetune`.
 
-Tests: tests/train/test_finetune.py, tests/model/test_lexical_features.py.
+Tests: tests/train/test_finetune.py, tests/model/test_term_weights.py.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from m2bert.train.budget import OnProgress, Progress, is_main_process, process_g
 from m2bert.train.losses import LOSSES
 from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, model_scorer
 from m2bert.train.retrieval import (
-    LexicalFeaturesAlone,
     RetrievalLoss,
+    TermWeightsAlone,
     TrainedPart,
     WholeModel,
     encode,
@@ -95,14 +95,14 @@ def mined_negatives(
     return mining
 
 
-def start_lexical_features(model: Any, sources: Sequence[LabelledSource], ids: SpecialIds) -> None:
+def start_term_weights(model: Any, sources: Sequence[LabelledSource], ids: SpecialIds) -> None:
     """Weigh each piece by its inverse document frequency, special tokens by 0; without documents all stay alike."""
     if not sources:
         return
-    weights = inverse_document_frequencies(sources, len(model.lexical_features.weight))
+    weights = inverse_document_frequencies(sources, len(model.term_weights.weight))
     weights[sorted(ids.unmaskable)] = 0.0
     with torch.no_grad():
-        model.lexical_features.weight.copy_(torch.from_numpy(weights))
+        model.term_weights.weight.copy_(torch.from_numpy(weights))
 
 
 def loss_of(config: FinetuneConfig) -> RetrievalLoss:
@@ -124,13 +124,13 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     ids = special_ids(tokenizer)
     model, _ = load_model(config.init)
     torch.manual_seed(config.seed)  # fresh layers are drawn
-    new_lexical = config.lexical_features not in (0, model.config.lexical_features)
-    with_pooling(model, config.pooling, config.bilinear_features, config.lexical_features)
-    part: TrainedPart = LexicalFeaturesAlone(model) if config.only_lexical else WholeModel(model)
+    new_terms = config.term_weights and model.term_weights is None
+    with_pooling(model, config.pooling, config.bilinear_features, config.projection_dim, config.term_weights)
+    part: TrainedPart = TermWeightsAlone(model) if config.only_term_weights else WholeModel(model)
     part.check_tokens(max(config.lengths), config.max_query_tokens)
     labelled, cloze = load_sources(config, tokenizer, on_progress)
-    if new_lexical:
-        start_lexical_features(model, labelled, ids)
+    if new_terms:
+        start_term_weights(model, labelled, ids)
     batches = ContrastBatches(labelled, cloze, ids, config, weights=config.weights, seed=config.seed)
     for source, chance in zip(batches.sources, batches.chances, strict=True):
         logger.info("%-28s %5.1f %% of the batches", source.name, 100 * chance)

@@ -46,7 +46,7 @@ def masked_lm_on(encoder: Any, seed: int) -> M2BertForMaskedLM:
     """
     from m2bert.model.modeling import M2BertForMaskedLM
 
-    plain = {"pooling": "mean", "bilinear_features": 0, "lexical_features": 0}
+    plain = {"pooling": "mean", "bilinear_features": 0, "projection_dim": 0, "term_weights": False}
     torch.manual_seed(seed)
     model = M2BertForMaskedLM(type(encoder.config)(**{**encoder.config.to_diff_dict(), **plain}))
     weights = encoder.base_model.state_dict()

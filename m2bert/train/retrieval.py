@@ -53,28 +53,28 @@ class WholeModel:
         return pooled
 
 
-class LexicalFeaturesAlone:
-    """The weights of the lexical features are trained by their own cosines; the encoder is never run.
+class TermWeightsAlone:
+    """The term weights are trained by the cosines of sparse vectors; the encoder is never run.
 
     They are one number per piece of the vocabulary, so that texts of any length cost next to nothing.
-    Raises M2BertError for a model without lexical features.
+    Raises M2BertError for a model without term weights.
     """
 
     def __init__(self, model: Any) -> None:
-        if model.lexical_features is None:
+        if model.term_weights is None:
             raise M2BertError(
-                "finetune: only_lexical needs a model with lexical features, got none; "
-                "pass --set lexical_features=4096 or another start"
+                "finetune: only_term_weights needs a model with term weights, got none; "
+                "pass --set term_weights=true or another start"
             )
-        self.module = model.lexical_features
+        self.module = model.term_weights
 
     def check_tokens(self, longest: int, longest_query: int) -> None:
         """Any number will do: no positions are involved."""
 
     def vectors(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """See TrainedPart."""
-        features: Tensor = module(input_ids=input_ids, attention_mask=attention_mask)
-        return features
+        terms: Tensor = module(input_ids=input_ids, attention_mask=attention_mask)
+        return terms
 
 
 def encode(

@@ -276,11 +276,12 @@ class FinetuneConfig(PairSettings, TrainConfig):
     bf16_weights: bool = setting(True, "Store the result in bfloat16, half the size.")
     pooling: str = setting("", "Pooling to go on with (mean, cls, cls_dense, weighted); by default that of --init.")
     bilinear_features: int = setting(0, "Bilinear features to go on with; 0 for those of --init.")
-    lexical_features: int = setting(
-        0, "Lexical features to go on with; 0 for those of --init. Fresh ones start as inverse document frequencies."
+    projection_dim: int = setting(0, "Length of embeddings to go on with; 0 for that of --init.")
+    term_weights: bool = setting(
+        False, "Go on with term weights, also if --init has none; fresh ones start as inverse document frequencies."
     )
-    only_lexical: bool = setting(
-        False, "Train the weights of the lexical features alone, by their own cosines; the encoder is not run."
+    only_term_weights: bool = setting(
+        False, "Train the term weights alone, by the cosines of sparse vectors; the encoder is not run."
     )
 
     def check(self, who: str = "finetune") -> None:
@@ -292,8 +293,10 @@ class FinetuneConfig(PairSettings, TrainConfig):
             raise M2BertError(f"{who}: mined negatives need negatives above 0 and pairs or tasks, got none; pass them")
         if self.loss == "opl" and self.scale != RANKING_SCALE:
             raise M2BertError(f"{who}: scale must be left alone with loss opl, which has none, got {self.scale}")
-        if self.only_lexical and self.gradient_checkpointing:
-            raise M2BertError(f"{who}: only_lexical runs no blocks to checkpoint; set gradient_checkpointing to false")
+        if self.only_term_weights and self.gradient_checkpointing:
+            raise M2BertError(
+                f"{who}: only_term_weights runs no blocks to checkpoint; set gradient_checkpointing to false"
+            )
         if self.batch_size + self.negatives < 2:
             raise M2BertError(f"{who}: a batch needs 2 documents, got batch_size 1 without negatives; add negatives")
         if not self.lengths or min(self.lengths) < 16:

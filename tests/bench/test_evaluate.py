@@ -239,7 +239,7 @@ def test_report_holds_what_is_needed_to_repeat_it(tmp_path):
     encoder, bm25 = saved["tasks"][1]["systems"]
     assert encoder["fingerprint"] == BagOfWords.fingerprint
     assert encoder["lengths"]["num_truncated"] == 0
-    assert "k1=0.9" in bm25["fingerprint"]
+    assert "k1=1.2, b=0.75" in bm25["fingerprint"]
     assert bm25["per_query"]["q1"] == {"RR@1": 0.0}
     assert {"m2bert", "python", "numpy", "bm25s", "pytrec-eval-terrier"} <= set(saved["versions"])
     assert "document id descending" in saved["settings"]["tie_rule"]

@@ -68,7 +68,9 @@ def runs() -> dict[str, dict[str, Any]]:
         ),
         "explain.json": {
             "kind": "explanation", "query": "what?", "document": "d.txt", "model": "m", "fingerprint": "f",
-            "score": 0.75, "length": 9, "num_tokens": 4, "contributions": parts,
+            "score": 0.725, "parts": {"whole": 0.525, "passages": 0.2}, "cosine": 0.75, "length": 9, "num_tokens": 4,
+            "contributions": parts, "pairs": [{"start": 0, "end": 9, "value": 0.66, "text": "<i>onetwo"}], "words": {},
+            "version": 2,
             "versions": {"m2bert": "1"}, "created": "now",
             "machine": {"system": "s", "processor": "p", "cpu_count": 2},
         },
@@ -126,6 +128,7 @@ def test_the_page_stands_alone_and_shows_the_numbers_of_the_runs(runs: Any, tmp_
     assert page.count("<figure><svg") == page.count("</svg><figcaption>".replace("</svg>", "</svg>\n")) == 7
     for name, run in runs.items():
         assert f"Run: {name}" in page and run["created"] in page
+    assert "adds to the cosine of its whole, 0.750" in page and "Its score is 0.725." in page
     markdown = (tmp_path / "r.md").read_text()
     pictures = re.findall(r"\]\((r_figures/[\w.]+\.png)\)", markdown)
     assert len(pictures) == len(set(pictures)) == 7

@@ -27,6 +27,13 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(M2BertError, match=message):
             load_run(tmp_path / "run.json")
+    for old in ({}, {"version": 1}):
+        (tmp_path / "run.json").write_text(json.dumps({"kind": "explanation", **old}))
+        with pytest.raises(M2BertError, match=r"run\.json is an explanation of an older version"):
+            load_run(tmp_path / "run.json")
+    now = {"kind": "explanation", "version": 2}
+    (tmp_path / "run.json").write_text(json.dumps(now))
+    assert load_run(tmp_path / "run.json") == now
     with pytest.raises(M2BertError, match=r"cannot read .*none\.json"):
         load_run(tmp_path / "none.json")
 

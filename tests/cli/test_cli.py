@@ -18,9 +18,9 @@ HEAVY = (
     "datasets", "m2ops",
 )  # fmt: skip
 COMMANDS = (
-    "index", "search", "explain", "demo", "check-leaks", "report", "tasks", "tasks lengths", "tasks build", "evaluate",
-    "evaluate loco", "evaluate needle", "evaluate encode-time", "evaluate clusters", "train-tokenizer", "pretrain",
-    "distill", "finetune", "extend", "validate",
+    "index", "search", "explain", "demo", "check-leaks", "report", "tasks", "tasks lengths", "tasks build",
+    "tasks from-pairs", "evaluate", "evaluate loco", "evaluate needle", "evaluate encode-time", "evaluate clusters",
+    "evaluate mixture", "train-tokenizer", "pretrain", "distill", "finetune", "extend", "project", "validate",
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command(tmp_path: Path) -> None:
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    commands = "index search demo evaluate pretrain finetune train-tokenizer extend validate check-leaks"
+    commands = "index search demo evaluate pretrain finetune train-tokenizer extend project validate check-leaks"
     for command in commands.split():
         assert command in result.stdout
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import typer
 from bag_of_words import BagOfWords
@@ -145,33 +146,61 @@ def test_a_model_folder_is_loaded_and_named(data, tmp_path):
     folder = tiny_model_folder(tmp_path / "tiny-m2")
     result = CliRunner().invoke(app, ["evaluate", "loco", "--data", str(data), "--model", str(folder)])
     assert result.exception is None
-    assert re.search(r"^tiny-m2: [0-9a-f]{16}$", result.stdout, re.MULTILINE)
+    weights = "whole 0.7, passages 0.3, words 0.7"
+    assert re.search(rf"^tiny-m2: [0-9a-f]{{16}}, {weights}$", result.stdout, re.MULTILINE)
 
 
 def test_several_systems_in_one_run(run, data, tmp_path):
     """BM25 is perfect on q1 and q2; the constant encoder of `zoo` is not, so the test has a difference to show."""
-    args = ("--model", "one", "--model", "two", "--hybrid", "--overflow", "truncate", "--metrics", "RR@1,R@10,RR@10")
+    args = ("--model", "one", "--model", "two", "--rank", "whole", "--overflow", "truncate")
+    args += ("--hybrid", "--metrics", "RR@1,R@10,RR@10")
     result = run("--data", data, *args, "--baseline", "bm25", "--json", tmp_path / "report.json")
     assert result.exception is None
     assert [model for model, _ in result.loaded] == ["one", "two"]
     saved = json.loads((tmp_path / "report.json").read_text())
-    names = ["one", "two", "BM25", "one + BM25", "two + BM25"]
+    names = ["one, whole", "two, whole", "BM25", "one, whole + BM25", "two, whole + BM25"]
     assert [system["name"] for system in saved["tasks"][0]["systems"]] == names
     assert row(result, "mean") == ["mean", *["0.833"] * 5]
     overall = saved["comparison"]["overall"]
     assert saved["comparison"]["baseline"] == "BM25" and overall["BM25"]["RR@1"]["p"] is None
-    assert overall["one + BM25"]["RR@1"]["p"] == 1.0
+    assert overall["one, whole + BM25"]["RR@1"]["p"] == 1.0
     summary = result.stdout[result.stdout.index("mean over tasks") :]
     assert "95 % interval" in summary and "minus" in summary and "<2k" in summary and "5 queries" in summary
-    assert "one: read 2 of 4 documents in part, lost 12 tokens" in result.stdout
-    assert "fusion of scores, first 1000 of one and BM25" in result.stdout
+    assert "one, whole: read 2 of 4 documents in part, lost 12 tokens" in result.stdout
+    assert "fusion of scores, first 1000 of one, whole and BM25" in result.stdout
 
 
 def test_hybrids_by_scores_and_by_ranks(run, data):
-    result = run("--data", data, "--hybrid", "--fusion", "ranks,scores", "--metrics", "RR@1")
+    args = ("--rank", "whole", "--hybrid", "--fusion", "ranks,scores", "--metrics", "RR@1")
+    result = run("--data", data, *args)
     assert result.exception is None
     assert "fusion of scores, first 1000 of" in result.stdout
     assert "reciprocal rank fusion, k=60, first 1000 of" in result.stdout and "BM25, by rank" in result.stdout
+
+
+def test_each_rank_is_a_system_of_its_own_and_words_are_fused_once(run, data, tmp_path):
+    """The encoder sees no difference between the texts, so that what the words add decides; zoo's q3 has none."""
+
+    class Blind(BagOfWords):
+        def vector(self, text):
+            return np.ones(4, dtype=np.float32) / 2
+
+    run.encoder = Blind()
+    file = tmp_path / "report.json"
+    ranks = ("--rank", "all, whole,words,whole+passages,passages+words")
+    result = run("--data", data, "--tasks", "animals", *ranks, "--hybrid", "--metrics", "RR@1", "--json", file)
+    assert result.exception is None and len(result.loaded) == 1
+    systems = {each["name"]: each for each in json.loads(file.read_text())["tasks"][0]["systems"]}
+    # Equal scores: the document b comes first, which answers q2 alone.
+    assert {name: each["metrics"]["RR@1"] for name, each in systems.items()} == {
+        "bag-of-words": 1.0, "bag-of-words, whole": 0.5, "bag-of-words, words": 1.0,
+        "bag-of-words, whole+passages": 0.5, "bag-of-words, passages+words": 1.0, "BM25": 1.0,
+        "bag-of-words, whole + BM25": 1.0, "bag-of-words, whole+passages + BM25": 1.0,
+    }  # fmt: skip
+    weights = {name: each["fingerprint"].partition(", ")[2] for name, each in systems.items()}
+    assert weights["bag-of-words"] == "whole 0.7, passages 0.3, words 0.7"
+    assert weights["bag-of-words, words"] == "words 1"
+    assert weights["bag-of-words, passages+words"] == "passages 0.3, words 0.7"
 
 
 def test_embeddings_are_kept_where_they_are_wanted(run, data, cache, tmp_path):
@@ -195,6 +224,8 @@ def test_chunks_give_a_system_each(run, data):
     assert result.exception is None
     assert "bag-of-words, best chunk" in result.stdout
     assert "bag-of-words: read 1 of 2 documents in part, lost 8 tokens" in result.stdout
+    ignored = run("--data", data, "--tasks", "animals", "--rank", "whole,words", "--metrics", "RR@1")
+    assert ignored.exception is None and "whole" not in ignored.stdout, "only models that cut texts have chunks"
     result = run("--data", data, "--chunks", "min")
     assert "--chunks must be of none, mean, max, got min" in str(result.exception)
 
@@ -206,7 +237,7 @@ def test_a_model_may_be_given_a_name(data, tmp_path):
     args = ["evaluate", "loco", "--data", str(data), "--model", f"mine={folder}", "--no-bm25", "--tasks", "animals"]
     result = CliRunner().invoke(app, args)
     assert result.exception is None
-    assert re.search(r"^mine: [0-9a-f]{16}$", result.stdout, re.MULTILINE) and "minus" not in result.stdout
+    assert re.search(r"^mine: [0-9a-f]{16}, whole 0.7, ", result.stdout, re.MULTILINE) and "minus" not in result.stdout
 
 
 def test_without_bm25(run, data):
@@ -227,6 +258,9 @@ def test_without_bm25(run, data):
         (["--json", "."], "--json must name a file, got the folder"),
         (["--hybrid", "--no-bm25"], "--hybrid fuses with BM25"),
         (["--hybrid", "--fusion", "votes"], "--fusion must be of scores, ranks, got votes"),
+        (["--rank", "whole,best"], r"rank: must be all, .* joined by \+, got 'best'"),
+        (["--rank", "whole+whole"], r"rank: must be all, .* joined by \+, got 'whole\+whole'"),
+        (["--rank", ","], "--rank must name a way to rank, got none"),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_loaded(run, data, args, message):
@@ -241,6 +275,7 @@ def test_names_are_checked_before_anything_is_encoded(run, data):
     for args, message in [
         (["--baseline", "boats"], "baseline must be one of bag-of-words, BM25, got 'boats'"),
         (["--model", "one", "--model", "one"], "systems of different names, got one, one, BM25"),
+        (["--rank", "words,words"], "systems of different names, got bag-of-words, words, bag-of-words, words, BM25"),
     ]:
         result = run("--data", data, *args)
         assert isinstance(result.exception, M2BertError) and message in str(result.exception)

@@ -7,11 +7,13 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bag_of_words import BagOfWords
 from tiny import story, tiny_embedder, tiny_model_folder
@@ -19,12 +21,13 @@ from tiny import story, tiny_embedder, tiny_model_folder
 import m2bert.cli
 from m2bert.cli import demo, results
 from m2bert.demo import stdlib_help
+from m2bert.encoders.embedder import Embedder
 from m2bert.search.documents import Document, Skipped
 from m2bert.search.index import SearchIndex
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PASSAGE_KEYS = {"start", "end", "contribution", "text"}
-RESULT_KEYS = {"rank", "id", "source", "score", "num_tokens", "passages"}
+PASSAGE_KEYS = {"start", "end", "score", "contribution", "text"}
+RESULT_KEYS = {"rank", "id", "source", "score", "parts", "num_tokens", "passages"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     (place / "sub").mkdir(parents=True)
     for number in range(4):
         (place / f"text {number}.txt").write_text(story(20 + 10 * number, seed=number))
-    (place / "sub" / "long.txt").write_text(story(400, seed=9))
+    (place / "sub" / "long.txt").write_text(story(600, seed=9))
     (place / "photo.png").write_bytes(b"\x89PNG\0")
     return place
 
@@ -107,6 +110,8 @@ def test_search_prints_json_with_stable_keys(run: Any, folder: Path, model: str,
     for result, other in zip(found["results"], expected, strict=True):
         assert set(result) == RESULT_KEYS and result["source"] == str(folder)
         assert (result["id"], result["score"]) == (other.id, pytest.approx(other.score, abs=1e-6))
+        assert set(result["parts"]) == {"whole", "passages", "words"} and result["parts"]["words"] > 0
+        assert result["score"] == pytest.approx(sum(result["parts"].values()), abs=1e-6)
         text = (folder / result["id"]).read_text()
         for passage in result["passages"]:
             assert set(passage) == PASSAGE_KEYS
@@ -155,6 +160,7 @@ def refusals(folder: Path, model: str, tmp_path: Path) -> dict[str, tuple[tuple[
         "missing store": (("search", other, "river"), "there is no store at"),
         "search in no store": (("search", folder, "river"), "is not a store of m2bert"),
         "empty query": (("search", store, " "), "the query must be some words"),
+        "unknown rank": (("search", store, "river", "--rank", "best"), "joined by +, got 'best'"),
         "no results": (("search", store, "river", "-k", "0"), "k must be a whole number of at least 1"),
         "missing questions": (("demo", "--questions", tmp_path / "no"), "demo: cannot read"),
         "broken questions": (("demo", "--questions", text), ":1: row must be"),
@@ -165,8 +171,8 @@ def refusals(folder: Path, model: str, tmp_path: Path) -> dict[str, tuple[tuple[
 @pytest.mark.parametrize(
     "case",
     """missing source|one text file|empty folder|broken gzip|not a store|file as store|unknown overflow|too long
-    |unknown model|missing store|search in no store|empty query|no results|missing questions|broken questions
-    |no questions""".replace("\n", "").split("|"),
+    |unknown model|missing store|unknown rank|search in no store|empty query|no results|missing questions
+    |broken questions|no questions""".replace("\n", "").split("|"),
 )
 def test_bad_input_is_one_line_and_exit_code_2(run: Any, folder: Path, model: str, tmp_path: Path, case: str) -> None:
     SearchIndex(tmp_path / "store", tiny_embedder()).add({"a": "river"})
@@ -250,22 +256,90 @@ def test_demo_measures_questions(run: Any, library: Any, model: str, tmp_path: P
     assert code == 0 and "first 10: 10 of 10 within the first 5" in out
     assert "all 12: 11 of 12 within the first 5" in out and "  1.  " not in out
     assert "  1.  " in run(*options, "--all")[1]
-    # The only text with the word is first among its words, which no place among three vectors can outweigh.
-    hybrid = json.loads(run(*options, "--hybrid", "--json")[1])
-    assert [row["rank"] for row in hybrid["questions"][:11]] == [1] * 11
-    assert (
-        json.loads(run("demo", "--model", model, "--store", tmp_path / "store", "--hybrid", "--json", "archives")[1])[
-            "answers"
-        ][0]["results"][0]["id"]
-        == "zipfile"
-    )
+    # Only one text has the word.
+    by_words = json.loads(run(*options, "--rank", "words", "--json")[1])
+    assert [row["rank"] for row in by_words["questions"][:11]] == [1] * 11
+    assert by_words["questions"][0]["first"] == ["zipfile"], "nothing else has a word of the question"
+    shown = run(*options, "--all", "--rank", "words")[1]
+    assert shown.count("  1.  ") == 11 and "  2.  " not in shown and "first 10: 10 of 10 within" in shown
+    asked = ("demo", "--model", model, "--store", tmp_path / "store", "--rank", "words", "--json", "archives")
+    (result,) = json.loads(run(*asked)[1])["answers"][0]["results"]
+    assert result["id"] == "zipfile"
 
 
-def test_hybrid_search_finds_the_rare_word(run: Any, folder: Path, model: str, tmp_path: Path) -> None:
-    (folder / "sub" / "rare.txt").write_text(story(30, seed=3) + " xylophone")
+def test_search_by_some_of_the_parts(run: Any, folder: Path, model: str, tmp_path: Path) -> None:
+    """The parts do not depend on which are asked for: each is what it was in the score of all, if not alone."""
+    (folder / "sub" / "rare.txt").write_text(story(300, seed=3) + " xylophone")
     run("index", folder, "--store", tmp_path / "store", "--model", model)
-    words = json.loads(run("search", tmp_path / "store", "xylophone", "--hybrid", "--json")[1])["results"]
-    assert words[0]["id"] == "sub/rare.txt" and len(words) == 6
+
+    def found(rank: str, query: str = "copper xylophone") -> dict[str, Any]:
+        code, out, _ = run("search", tmp_path / "store", query, "--rank", rank, "--json")
+        assert code == 0
+        return {result["id"]: result for result in json.loads(out)["results"]}
+
+    whole, every = found("whole"), found("all")
+    assert list(found("words", "xylophone")) == ["sub/rare.txt"]
+    assert len(every) == len(whole) == 6 and list(every) != list(whole)
+    assert next(iter(every)) == "sub/rare.txt"
+    embedder = tiny_embedder()
+    query = embedder.encode(["copper xylophone"])[0]
+    for name, result in whole.items():
+        cosine = float(query @ embedder.encode([(folder / name).read_text()])[0])
+        assert result["score"] == pytest.approx(cosine, abs=1e-5) and result["parts"] == {"whole": result["score"]}
+        assert every[name]["parts"]["whole"] == pytest.approx(0.7 * cosine, abs=1e-5)
+    for name, result in found("whole+words").items():
+        parts = every[name]["parts"]
+        assert result["parts"] == {part: pytest.approx(parts[part], abs=1e-6) for part in ("whole", "words")}
+        assert result["score"] == pytest.approx(parts["whole"] + parts["words"], abs=1e-6)
+    alone = found("passages")
+    for name, result in alone.items():
+        assert 0.3 * result["score"] == pytest.approx(every[name]["parts"]["passages"], abs=1e-6)
+        assert result["score"] == pytest.approx(result["passages"][0]["score"], abs=1e-6)
+    assert alone["sub/rare.txt"]["score"] != pytest.approx(whole["sub/rare.txt"]["score"], abs=1e-3)
+
+
+def test_search_by_words_loads_no_model(run: Any, tmp_path: Path) -> None:
+    """The model's folder is gone, so that any other search is refused."""
+    folder = tiny_model_folder(tmp_path / "gone")
+    SearchIndex(tmp_path / "store", Embedder(folder)).add({"a": "river stone", "b": "paper engine"})
+    shutil.rmtree(folder)
+    code, out, _ = run("search", tmp_path / "store", "engines", "--rank", "words")
+    assert code == 0 and out.startswith("  1.  ") and "  b  (" in out and "  2.  " not in out
+    assert run("search", tmp_path / "store", "engines")[0] == 2
+
+
+def test_parts_are_shown_behind_the_score(run: Any, folder: Path, model: str, tmp_path: Path) -> None:
+    run("index", folder, "--store", tmp_path / "store", "--model", model)
+    search = ("search", tmp_path / "store", "copper harbor")
+    (first, *_), shown = json.loads(run(*search, "--json")[1])["results"], run(*search)[1].splitlines()
+    parts = " + ".join(f"{part} {first['parts'][part]:.2f}" for part in ("whole", "passages", "words"))
+    assert shown[0].startswith(f"  1.  {first['score']:.3f}  {first['id']}  (") and shown[0].endswith(f"  = {parts}")
+    assert f"] {first['passages'][0]['score']:5.2f}  " in shown[1]
+    assert "=" not in run(*search, "--rank", "whole")[1].splitlines()[0]
+
+
+def test_a_store_keeps_the_first_numbers_alone(run: Any, folder: Path, model: str, tmp_path: Path) -> None:
+    """The oracle: cosines of the first five numbers of what the model makes."""
+    store = tmp_path / "store"
+    run("index", folder, "--store", store, "--model", model, "--truncate-dim", 5)
+    assert SearchIndex(store).dim == 5
+    code, out, _ = run("search", store, "copper harbor", "--rank", "whole", "--json")
+    embedder = tiny_embedder()
+    first = embedder.encode(["copper harbor"])[0, :5]
+    for result in json.loads(out)["results"]:
+        other = embedder.encode([(folder / result["id"]).read_text()])[0, :5]
+        cosine = float(first @ other / np.linalg.norm(first) / np.linalg.norm(other))
+        assert result["score"] == pytest.approx(cosine, abs=1e-5)
+    (folder / "new.txt").write_text("a new stone")
+    for index in (("index", folder, "--store", store), ("index", folder, "--store", store, "--model", model)):
+        code, out, _ = run(*index)
+        assert code == 0 and re.search(r"\b[56] unchanged", out), "the store says how many numbers are kept"
+    code, _, err = run("index", folder, "--store", store, "--model", model, "--truncate-dim", 4)
+    assert code == 2 and "use that model, or index into a new folder" in err
+    code, _, err = run("index", folder, "--store", tmp_path / "other", "--model", model, "--truncate-dim", 17)
+    assert code == 2 and "truncate_dim must be at most 16" in err
+    assert run("index", folder, "--store", tmp_path / "other", "--model", model, "--truncate-dim", 0)[0] == 2
+    assert not (tmp_path / "other").exists()
 
 
 def test_questions_may_hold_any_line_separator_of_unicode(tmp_path: Path) -> None:

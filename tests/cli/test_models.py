@@ -60,8 +60,8 @@ def test_commands_of_one_model_pass_them_on(made: Any, monkeypatch: Any, tmp_pat
     options = {"device": "cuda:1", "batch_tokens": 512}
     assert made == [
         ("m2-bert-mini", {"overflow": "truncate", **options}, 2),
-        ("unnamed", {"overflow": "window", **options}, 2),
-        ("unnamed", {"overflow": "window", **options}, 2),
+        ("unnamed", {"overflow": "window", "truncate_dim": 16, **options}, 2),
+        ("unnamed", {"overflow": "window", "truncate_dim": 16, **options}, 2),
         ("m2-bert-mini", {"overflow": "window", **options}, 2),
     ]  # fmt: skip
 
@@ -76,20 +76,22 @@ def test_demo_passes_them_on(made: Any, monkeypatch: Any, tmp_path: Path) -> Non
     assert made == [("m2-bert-mini", {"overflow": "window", "device": "cuda:1", "batch_tokens": 512}, 2)]
 
 
-@pytest.mark.parametrize("study", ["loco", "needle", "encode-time", "clusters"])
+@pytest.mark.parametrize("study", ["loco", "needle", "encode-time", "clusters", "mixture"])
 def test_evaluations_pass_them_on(made: Any, monkeypatch: Any, tmp_path: Path, study: str) -> None:
     rows = [{"query": f"topic{n}", "positive": f"topic{n} filler", "dataset": "ab"[n % 2]} for n in range(20)]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("\n".join(map(json.dumps, rows)))
-    folder = tmp_path / "data/animals/test"
-    folder.mkdir(parents=True)
-    (folder / "documents.jsonl").write_text(json.dumps({"pid": "d", "passage": "river stone"}))
-    (folder / "queries.jsonl").write_text(json.dumps({"qid": "q", "query": "river", "answer_pids": ["d"]}))
+    for task in ("animals/test", "a/train", "b/train", "c/train"):
+        folder = tmp_path / "data" / task
+        folder.mkdir(parents=True)
+        (folder / "documents.jsonl").write_text(json.dumps({"pid": "d", "passage": "river stone"}))
+        (folder / "queries.jsonl").write_text(json.dumps({"qid": "q", "query": "river", "answer_pids": ["d"]}))
     arguments = {
         "loco": ("--data", tmp_path / "data", "--no-cache"),
         "needle": ("--needles", pairs, "--queries", 5, "--passages", 2, "--no-cache"),
         "encode-time": ("--lengths", 20, "--repeats", 1),
         "clusters": (pairs, "--no-cache"),
+        "mixture": ("--data", tmp_path / "data", "--no-cache"),
     }
     run(monkeypatch, "evaluate", study, *arguments[study], "--model", "x", *GIVEN)
     call, encoder = made

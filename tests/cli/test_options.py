@@ -24,19 +24,22 @@ CACHED = "--overflow --cache --no-cache"
 # Command -> options that its help must list, each typed once in m2bert/cli/options.py.
 HELP = {
     "": "--version --quiet -q --install-completion --show-completion --help",
-    "index": f"--store --overflow --model {RUNNING} --json --quiet -q",
-    "search": f"-k --hybrid --model {RUNNING} --json --quiet -q",
+    "index": f"--store --overflow --truncate-dim --model {RUNNING} --json --quiet -q",
+    "search": f"-k --rank --model {RUNNING} --json --quiet -q",
     "explain": f"--store --source --rows --png --model {RUNNING} --json --quiet -q",
-    "demo": f"--questions --all --store --hybrid --model {RUNNING} --json --quiet -q",
+    "demo": f"--questions --all --store --rank --model {RUNNING} --json --quiet -q",
     "check-leaks": "--tests --least --json --quiet -q",
     "report": "--output --markdown --title --quiet -q",
     "tasks lengths": "--data --tasks --split --tokenizer --plot --json --quiet -q",
     "tasks build": "--output --tokenizer --quiet -q",
-    "evaluate loco": f"--data --tasks --split --metrics --bm25 --hybrid --fusion --baseline --chunks {CACHED} "
+    "tasks from-pairs": "--output --datasets --most --most-characters",
+    "evaluate loco": f"--data --tasks --split --metrics --bm25 --rank --hybrid --fusion --baseline --chunks "
+    f"{CACHED} {EVALUATION}",
+    "evaluate needle": f"--needles --distractors --passages --metrics --bm25 --rank --chunks --plot {CACHED} "
     f"{EVALUATION}",
-    "evaluate needle": f"--needles --distractors --passages --metrics --bm25 --chunks --plot {CACHED} {EVALUATION}",
     "evaluate encode-time": f"--lengths --repeats --plot {EVALUATION}",
     "evaluate clusters": f"--per-kind --seed --plot {CACHED} {EVALUATION}",
+    "evaluate mixture": f"--data --tasks --split --save --cache --no-cache {EVALUATION}",
 }
 
 
@@ -72,7 +75,7 @@ def test_help_lists_the_options_of_every_command(run: Any, command: str) -> None
 
 
 def test_no_command_is_left_out_of_the_test_of_helps() -> None:
-    trains = {"train-tokenizer", "pretrain", "distill", "finetune", "extend", "validate"}
+    trains = {"train-tokenizer", "pretrain", "distill", "finetune", "extend", "project", "validate"}
     found: set[str] = set()
     for name, command in typer.main.get_command(m2bert.cli.build_app()).commands.items():  # type: ignore[attr-defined]
         found |= {f"{name} {each}" for each in command.commands} if hasattr(command, "commands") else {name}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from m2bert.bench.tasks import RetrievalTask
 from m2bert.encoders.cache import CachedEncoder
 from m2bert.errors import M2BertError
 from m2bert.files import cache_folder
+from m2bert.ranking.parts import Mixture, mixture_of
 
 TEXTS = [f"word{i} common text number{i % 7}" for i in range(40)]
 # A program that evaluates one task with a cache, and is killed after LIFE encoded texts.
@@ -85,15 +90,82 @@ def test_what_comes_back_is_what_went_in(tmp_path):
     assert again.seen == ["new", "twice"]
 
 
-def test_passages_are_not_kept_but_made_anew_where_they_are_wanted(tmp_path):
-    counting = Counting(limit=3)
-    cached = CachedEncoder(counting, tmp_path)
+LONG = [" ".join(f"word{i * j % 11} text{j}" for j in range(3 + 5 * i)) for i in range(9)]
+
+
+def rounded(vectors):
+    """Each row in whole steps of its largest number over 127, number by number."""
+    steps = [float(np.float32(max(abs(float(x)) for x in row) / 127)) for row in vectors]
+    return [[round(float(x) / step) * step for x in row] for row, step in zip(vectors, steps, strict=True)]
+
+
+def test_passages_come_back_in_a_byte_a_number_and_are_made_once(tmp_path):
+    plain, counting = BagOfWords(passage_words=4, dim=64), Counting(passage_words=4, dim=64)
+    made, seen = plain.encode_documents(LONG), []
     for _ in range(2):
-        (document,) = cached.encode_documents(["one two three four"])
-        assert [(passage.start, passage.end) for passage in document.passages] == [(0, 18)]
-    assert len(counting.seen) == 2
-    (document,) = cached.encode_documents(["one two three four"], passages=False)
+        cached = CachedEncoder(counting, tmp_path)
+        seen.append(cached.encode_documents(LONG))
+        assert counting.seen == LONG
+    assert max(len(document.passages) for document in made) > 9
+    for first, second, document in zip(*seen, made, strict=True):
+        expected = rounded([passage.vector for passage in document.passages])
+        for found in (first, second):
+            assert np.array_equal(found.vector, document.vector) and found.num_tokens == document.num_tokens > 0
+            spans = [(passage.start, passage.end) for passage in document.passages]
+            assert [(passage.start, passage.end) for passage in found.passages] == spans
+            np.testing.assert_allclose([passage.vector for passage in found.passages], expected, rtol=1e-6)
+            assert {passage.vector.dtype for passage in found.passages} == {np.dtype(np.float32)}
+        # To the last bit, so that a run that goes on after a kill gives the same numbers.
+        for one, other in zip(first.passages, second.passages, strict=True):
+            assert np.array_equal(one.vector, other.vector)
+    # Without passages a document is another one; its counts are the same.
+    (document,) = CachedEncoder(Counting(limit=3), tmp_path).encode_documents(["one two three four"], passages=False)
     assert document.passages == [] and document.num_truncated == 1
+
+
+def test_documents_without_passages_are_kept_as_well(tmp_path):
+    class Bare(Counting):
+        def passages(self, text, vector):
+            return []
+
+    counting = Bare()
+    for _ in range(2):
+        (document,) = CachedEncoder(counting, tmp_path).encode_documents(["one two"])
+        assert document.passages == [] and np.array_equal(document.vector, BagOfWords().vector("one two"))
+    assert counting.seen == ["one two"]
+
+
+def test_a_file_from_before_there_were_passages_is_gone_on_with(tmp_path):
+    """A table of embeddings alone, and one vector in it that no encoder would make, so that it shows."""
+    cached = CachedEncoder(counting := Counting(dim=8, passage_words=1), tmp_path)
+    kept = np.arange(8, dtype="<f4")
+    with closing(sqlite3.connect(cached.path)) as store, store:
+        store.execute(
+            "CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, num_tokens INTEGER NOT NULL, "
+            "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)"
+        )
+        key = hashlib.sha256(b"document\0one two").digest()
+        store.execute("INSERT INTO embeddings VALUES (?, ?, 7, 2, 1)", (key, kept.tobytes()))
+    (old,) = cached.encode_documents(["one two"], passages=False)
+    assert np.array_equal(old.vector, kept) and (old.num_tokens, old.num_windows, old.num_truncated) == (7, 2, 1)
+    assert counting.seen == []
+    for _ in range(2):
+        (new,) = cached.encode_documents(["one two"])
+        assert [(passage.start, passage.end) for passage in new.passages] == [(0, 4), (4, 7)]
+        np.testing.assert_allclose(sum(passage.vector for passage in new.passages), new.vector, atol=1e-6)
+    assert counting.seen == ["one two"]
+
+
+def test_what_an_encoder_has_beyond_the_protocol_is_passed_on(tmp_path):
+    encoder = BagOfWords()
+    encoder.mixture, encoder.split = Mixture(0.1, 0.2, 0.3), str.split
+    cached = CachedEncoder(encoder, tmp_path)
+    assert mixture_of(cached) == Mixture(0.1, 0.2, 0.3) and cached.split("a b") == ["a", "b"]
+    assert mixture_of(CachedEncoder(BagOfWords(), tmp_path)) == Mixture()
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = cached.nothing
+    assert not hasattr(cached, "encode_sparse")
+    assert copy.copy(cached).name == "bag-of-words"
 
 
 def test_another_model_or_another_setting_has_a_cache_of_its_own(tmp_path):

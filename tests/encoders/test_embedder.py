@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -126,7 +128,8 @@ def test_passages_cover_the_text_in_similar_pieces() -> None:
         assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
         assert all(start < end for start, end in spans)
         sizes = [len(tiny_tokenizer().tokenize(text[start:end])) for start, end in spans]
-        assert len(spans) == 1 or (min(sizes) >= 40 and max(sizes) <= 160)
+        assert len(spans) == max(1, round(sum(sizes) / 192))
+        assert len(spans) == 1 or (min(sizes) >= 80 and max(sizes) <= 320)
 
 
 def test_passages_of_a_truncated_text_cover_what_was_read() -> None:
@@ -302,3 +305,59 @@ def test_documents_without_passages_have_the_same_vectors_and_counts() -> None:
         np.testing.assert_allclose(bare.vector, document.vector, atol=1e-6)
         for name in ("num_tokens", "num_windows", "num_truncated"):
             assert getattr(bare, name) == getattr(document, name)
+
+
+def term_embedder() -> tuple[Embedder, np.ndarray]:
+    """The tiny model with weights that are told apart; those of "stone" and of full stops are 0."""
+    model = tiny_model(term_weights=True)
+    weights = np.linspace(0.5, 2.5, int(model.config.vocab_size))
+    weights[[tiny_tokenizer().convert_tokens_to_ids(piece) for piece in ("stone", ".")]] = 0.0
+    with torch.no_grad():
+        model.term_weights.weight.copy_(torch.from_numpy(weights))
+    return Embedder((model, tiny_tokenizer())), weights
+
+
+def test_sparse_vectors_are_weighted_counts_of_pieces() -> None:
+    sparse, weights = term_embedder()
+    texts = ["river River, stone. cab", *TEXTS]
+    pieces = tiny_tokenizer().get_vocab()
+    vectors = sparse.encode_sparse(texts)
+    rows = []
+    for text, vector in zip(texts, vectors, strict=True):
+        counts = collections.Counter(tiny_tokenizer().tokenize(text))
+        values = {pieces[piece]: weights[pieces[piece]] * math.log2(1 + count) for piece, count in counts.items()}
+        values = {index: value for index, value in sorted(values.items()) if value}
+        norm = math.sqrt(sum(value * value for value in values.values()))
+        assert vector.indices.tolist() == list(values)
+        np.testing.assert_allclose(vector.values, [value / norm for value in values.values()], rtol=1e-6)
+        assert vector.indices.dtype == np.int32 and vector.values.dtype == np.float32
+        assert float(np.linalg.norm(vector.values.astype(np.float64))) == pytest.approx(1.0, abs=1e-6)
+        rows.append({index: value / norm for index, value in values.items()})
+    assert [sparse.piece(index) for index in vectors[0].indices] == ["river", "c", ",", "##a", "##b"]
+    # The product of two is the sum over the pieces that they share.
+    for one, vector in zip(rows, vectors, strict=True):
+        shared = sum(value * rows[2].get(index, 0.0) for index, value in one.items())
+        assert vector.dot(vectors[2]) == pytest.approx(shared, abs=1e-6)
+    assert len(TEXTS[-1]) > 64 and sparse.encode_sparse([]) == []
+
+
+def test_sparse_vectors_that_cannot_be_are_refused() -> None:
+    with pytest.raises(M2BertError, match="has no term weights, so its texts have no sparse vectors; use"):
+        embedder().encode_sparse(["river"])
+    sparse, _ = term_embedder()
+    with pytest.raises(M2BertError, match=r"text 1 holds no word of weight, got 'stone\. stone'"):
+        sparse.encode_sparse(["river", "stone. stone"])
+    with pytest.raises(M2BertError, match="text 1 is empty"):
+        sparse.encode_sparse(["river", " "])
+    with pytest.raises(M2BertError, match=f"an index must be 0 or more and below {len(tiny_tokenizer())}, got 10000"):
+        sparse.piece(10_000)
+
+
+def test_a_model_folder_may_have_a_mixture_of_its_own(tmp_path: Any) -> None:
+    folder = tiny_model_folder(tmp_path / "small")
+    assert Embedder(folder).mixture.words == 0.7
+    (folder / "ranking.json").write_text('{"whole": 1, "passages": 0, "words": 0.25}')
+    assert Embedder(folder).mixture.used == ["whole", "words"] and Embedder(folder).mixture.words == 0.25
+    (folder / "ranking.json").write_text('{"wholes": 1}')
+    with pytest.raises(M2BertError, match=r"ranking\.json must hold weights such as"):
+        Embedder(folder)

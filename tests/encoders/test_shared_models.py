@@ -101,7 +101,7 @@ def test_encoding_needs_no_transformers() -> None:
 import sys
 from m2bert import Embedder
 (document,) = Embedder().encode_documents(["a heron by the lake"])
-assert len(document.vector) == 5056 and document.passages
+assert len(document.vector) == 768 and document.passages
 for package in ("transformers", "torch._dynamo", "sympy"):
     assert package not in sys.modules, package
 """
@@ -111,7 +111,8 @@ for package in ("transformers", "torch._dynamo", "sympy"):
 
 
 def test_models_without_the_layers_of_their_pooling_are_refused() -> None:
-    for fields in ({"lexical_features": 8}, {"pooling": "weighted"}, {"pooling": "cls_dense"}):
+    learned = ({"bilinear_features": 8}, {"projection_dim": 8}, {"term_weights": True})
+    for fields in (*learned, {"pooling": "weighted"}, {"pooling": "cls_dense"}):
         bare = type(tiny_model())(tiny_model(**fields).config, add_pooling_layer=False)
         with pytest.raises(M2BertError, match="must have the layers of its pooling"):
             Embedder((bare, tiny_tokenizer()))

@@ -125,7 +125,7 @@ def test_files_keep_them_and_a_model_can_be_given_them(tmp_path: Path) -> None:
     assert narrow.config.embedding_size == DIM + FEATURES and not narrow.bilinear_features.training
     kept = narrow.bilinear_features
     assert with_pooling(narrow, "mean").bilinear_features is kept
-    with pytest.raises(M2BertError, match="bilinear_features need pooling mean or weighted, got 'cls'; set them to 0"):
+    with pytest.raises(M2BertError, match="bilinear_features needs pooling mean or weighted, got 'cls'; set it to 0"):
         with_pooling(narrow, "cls")
     with pytest.raises(M2BertError, match="bilinear_features must be a whole number of at least 0, got -1"):
         with_pooling(narrow, bilinear_features=-1)

@@ -174,7 +174,7 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
     with pytest.raises(M2BertError, match="extend: a model must be a folder"):
         extend_checkpoint("nowhere", 64, str(tmp_path / "out"))
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "config.json").write_text('{"architectures": ["Other"]}')
+    (tmp_path / "odd" / "config.json").write_text('{"architectures": ["Other"], "model_type": "m2_bert"}')
     with pytest.raises(M2BertError, match="must name one of M2BertModel"):
         extend_checkpoint(str(tmp_path / "odd"), 64, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

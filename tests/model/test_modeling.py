@@ -347,13 +347,16 @@ def test_classifier_hands_out_hidden_states() -> None:
 
 
 @torch.no_grad()
-def test_lexical_features_follow_a_new_vocabulary() -> None:
-    model = M2BertModel(tiny_config(kernels="reference", lexical_features=24)).eval()
+def test_term_weights_follow_a_new_vocabulary() -> None:
+    model = M2BertModel(tiny_config(kernels="reference", term_weights=True)).eval()
+    model.term_weights.weight.copy_(torch.arange(97) / 8)
     ids = tiny_inputs()
     before = model(ids).pooler_output
     model.resize_token_embeddings(104, mean_resizing=False)
     torch.testing.assert_close(model(ids).pooler_output, before, rtol=0, atol=1e-6)
-    assert model.lexical_features.weight[97:].eq(1).all() and len(model.lexical_features.weight) == 104
-    assert model(torch.full_like(ids, 103)).pooler_output.isfinite().all()
+    expected = torch.cat([torch.arange(97) / 8, torch.ones(7)])
+    assert torch.equal(model.term_weights.weight, expected) and model.term_weights.weight.requires_grad
+    counted = model.term_weights(torch.full_like(ids, 103))
+    assert counted.shape == (2, 104) and counted[0, 103].item() == pytest.approx(math.log2(41))
     model.resize_token_embeddings(90)
-    assert len(model.lexical_features.weight) == 90
+    assert torch.equal(model.term_weights.weight, expected[:90])

@@ -9,11 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import lancedb
+import pyarrow as pa
 import pytest
 from bag_of_words import BagOfWords
 from tiny import story, tiny_embedder
@@ -151,18 +151,25 @@ def test_what_cannot_be_written_is_said_and_changes_nothing(tmp_path: Path, monk
 
 
 def test_damaged_passages_are_said_in_a_sentence(tmp_path: Path) -> None:
-    index = SearchIndex(tmp_path / "store", BagOfWords())
-    index.add({"a": "herons in the reeds"})
-    vectors = index.document("a").passage_vectors
-    blob = zlib.compress(np.asarray(vectors, "<f4").tobytes(), level=1)
-    (file,) = (tmp_path / "store" / "documents.lance" / "data").glob("*.lance")
-    data = bytearray(file.read_bytes())
-    data[data.index(blob) + len(blob) // 2] ^= 0xFF
-    file.write_bytes(data)
-    damaged = SearchIndex(tmp_path / "store", BagOfWords())
-    for ask in (lambda: damaged.search("heron"), lambda: damaged.document("a")):
-        with pytest.raises(M2BertError, match=r"passages of document 'a' are damaged \(.+\); restore a copy"):
-            ask()
+    """Bytes that are too few or too many for any number of passages of 8 numbers, or those of a single one."""
+    encoder = BagOfWords(dim=8, passage_words=2)
+    SearchIndex(tmp_path / "store", encoder).add({"a": "herons in the reeds by the lake", "b": "river stone paper"})
+    table = lancedb.connect(str(tmp_path / "store")).open_table("documents")
+    row = table.search().where("id = 'a'").to_arrow().select(table.schema.names).to_pylist()[0]
+    whole = row["passage_vectors"]
+    assert len(whole) == 4 * 8 + 4 * 4 + 3 * 4  # codes, scales and lengths of pairs
+
+    def write(blob: bytes) -> SearchIndex:
+        changed = pa.Table.from_pylist([{**row, "passage_vectors": blob}], schema=table.schema)
+        table.merge_insert(["source", "id"]).when_matched_update_all().execute(changed)
+        return SearchIndex(tmp_path / "store", encoder)
+
+    for blob in (whole[:-1], whole + b"x", whole[:12]):
+        damaged = write(blob)
+        for ask in (lambda: damaged.search("heron"), lambda: damaged.document("a")):  # noqa: B023
+            with pytest.raises(M2BertError, match=r"passages of document 'a' are damaged \(.+\); restore a copy"):
+                ask()
+    assert len(write(whole).search("herons")) == 2
 
 
 HOLDER = """

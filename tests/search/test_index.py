@@ -23,8 +23,6 @@ import m2bert.search.bulk
 from m2bert.errors import M2BertError
 from m2bert.search.documents import Corpus, Document, Skipped
 from m2bert.search.index import SearchIndex
-from m2bert.search.stores import StoreInfo
-from m2bert.search.stores.columns import table_schema, to_batch, to_record, to_table_rows
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -69,84 +67,6 @@ def tree(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_search_scores_are_exact_inner_products(tmp_path: Path, embedder: Any) -> None:
-    texts = stories(25)
-    index = SearchIndex(tmp_path / "store", embedder)
-    index.add(texts)
-    query = story(8, seed=99)
-    expected = embedder.encode(list(texts.values())) @ embedder.encode([query])[0]
-    order = np.argsort(-expected)
-    results = index.search(query, k=25)
-    assert [result.id for result in results] == [list(texts)[number] for number in order]
-    assert [result.rank for result in results] == list(range(1, 26))
-    np.testing.assert_allclose([result.score for result in results], expected[order], atol=1e-5)
-    assert len(index.search(query, k=7)) == 7
-
-
-def test_search_hits_are_the_passages_that_contribute_most(tmp_path: Path, embedder: Any) -> None:
-    text = story(900, seed=3)
-    index = SearchIndex(tmp_path / "store", embedder)
-    index.add({"long": text, "short": story(10, seed=4)})
-    query = "copper harbor"
-    result = next(result for result in index.search(query) if result.id == "long")
-    vector = embedder.encode([query])[0]
-    passages = embedder.encode_documents([text])[0].passages
-    shares = sorted((float(vector @ passage.vector) for passage in passages), reverse=True)
-    assert len(result.passages) == 3 and len(passages) > 5
-    np.testing.assert_allclose([hit.contribution for hit in result.passages], shares[:3], atol=1e-5)
-    everything = index.search(query, passages=10**6)[result.rank - 1].passages
-    assert sum(hit.contribution for hit in everything) == pytest.approx(result.score, abs=1e-5)
-    for hit in everything:
-        assert hit.text == text[hit.start : hit.end]
-        assert hit.position == pytest.approx((hit.start + hit.end) / 2 / len(text))
-
-
-def test_hybrid_search_fuses_the_scores_of_vectors_and_words(tmp_path: Path, embedder: Any) -> None:
-    """Equal lengths and different counts of the only rare word: by BM25's formula of the counts, worked out here."""
-    counts = {"a": 2, "b": 0, "c": 4, "d": 1, "e": 3, "f": 5}
-    texts = {name: "ladder " * count + "river " * (9 - count) + "stone" for name, count in counts.items()}
-    index = SearchIndex(tmp_path, embedder)
-    index.add(texts)
-    query = "the ladder"
-    scores = dict(zip(texts, embedder.encode(list(texts.values())) @ embedder.encode([query])[0], strict=True))
-    words = {name: count / (count + 1.2) for name, count in counts.items() if count}
-    fused = {
-        name: sum(
-            (own[name] - min(own.values())) / np.ptp(list(own.values())) for own in (scores, words) if name in own
-        )
-        for name in texts
-    }
-    found = index.search(query, 6, hybrid=True)
-    assert [result.id for result in found] == sorted(texts, key=lambda name: (-fused[name], name))
-    assert [result.id for result in found] != [result.id for result in index.search(query, 6)]
-    assert [result.rank for result in found] == [1, 2, 3, 4, 5, 6]
-    for result in found:
-        assert result.score == pytest.approx(float(scores[result.id]), abs=1e-6)
-        assert sum(hit.contribution for hit in result.passages) <= result.score + 1e-6
-    # Words of new, changed and removed documents are the current ones.
-    index.add({"b": "ladder " * 9 + "stone", "f": "river " * 9 + "stone"})
-    index.delete(["c"])
-    assert ids_of(index.search(query, 6, hybrid=True))[0] == "b"
-    assert {result.id for result in index.search(query, 6, hybrid=True)} == set(texts) - {"c"}
-    assert [result.id for result in index.search("the of", 2, hybrid=True)] == ids_of(index.search("the of", 2))
-
-
-def ids_of(results: list[Any]) -> list[str]:
-    return [result.id for result in results]
-
-
-def test_hybrid_search_of_a_store_without_words_is_refused(tmp_path: Path, embedder: Any) -> None:
-    index = SearchIndex(tmp_path, embedder)
-    index.add(stories(3))
-    table = lancedb.connect(str(tmp_path)).open_table("documents")
-    table.drop_index("text_idx")
-    with pytest.raises(M2BertError, match="has no index of words"):
-        index.search("river", hybrid=True)
-    assert index.search("river")
-    index.add(stories(1, first=3))  # makes it
-    assert len(index.search("river", hybrid=True)) == 4
-
-
 def test_update_embeds_only_what_changed(tmp_path: Path, embedder: Any) -> None:
     counting = Counting(embedder)
     index = SearchIndex(tmp_path / "store", counting)
@@ -164,7 +84,7 @@ def test_update_embeds_only_what_changed(tmp_path: Path, embedder: Any) -> None:
     assert (report.added, report.updated, report.unchanged, report.removed) == (1, 1, 4, 1)
     assert sorted(counting.texts) == sorted([changed["story-2"], changed["new"]])
     assert ids(index) == set(changed)
-    results = index.search(changed["story-2"], k=1)
+    results = index.search(changed["story-2"], k=1, rank="whole")
     assert results[0].id == "story-2" and results[0].score == pytest.approx(1.0, abs=1e-5)
 
 
@@ -272,7 +192,8 @@ print("done", flush=True)
 
 def start_child(store: Path, first: int, last: int, source: str = "stories") -> subprocess.Popen[str]:
     code = CHILD.format(tests=str(SUPPORT), store=str(store), first=first, last=last, source=source)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SUPPORT.parent)}
+    sources = str(Path(m2bert.search.bulk.__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": sources}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
 
 
@@ -344,50 +265,6 @@ def test_half_made_store_is_taken_over(tmp_path: Path, embedder: Any) -> None:
     assert ids(index) == {"a"}
 
 
-def test_vectors_of_passages_are_stored_compressed_and_exact(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    vectors = np.zeros((50, 4096), dtype=np.float32)
-    vectors[:, :64] = generator.standard_normal((50, 64))
-    vectors[np.arange(50), generator.integers(64, 4096, 50)] = 0.5
-    passages = [SimpleNamespace(start=2 * n, end=2 * n + 1, vector=vector) for n, vector in enumerate(vectors)]
-    made = SimpleNamespace(vector=vectors.sum(axis=0), passages=passages, num_tokens=50, num_windows=2, num_truncated=3)
-    bare = SimpleNamespace(vector=vectors[0], passages=[], num_tokens=1, num_windows=1, num_truncated=0)
-    info = StoreInfo("model", "0" * 16, 4096)
-    batch = to_batch({"0": made, "1": bare}, info, {})
-    documents = [Document("b", "other", "there"), Document("a", "words", "here")]
-    other, row = to_table_rows(batch, [1, 0], documents, info).to_pylist()
-    assert 50 * 64 * 3 < len(row["passage_vectors"]) < vectors.nbytes / 20
-    record = to_record(row, info.dim)
-    assert (record.key, record.text, record.text_hash) == (("here", "a"), "words", "0")
-    assert (record.num_tokens, record.num_windows, record.num_truncated) == (50, 2, 3)
-    np.testing.assert_array_equal(record.passage_vectors, vectors)
-    np.testing.assert_array_equal(record.vector, vectors.sum(axis=0))
-    np.testing.assert_array_equal(record.spans, np.arange(100).reshape(50, 2))
-    assert to_record(other, info.dim).passage_vectors.shape == (0, 4096)
-
-
-def test_store_of_another_format_is_refused(tmp_path: Path, embedder: Any) -> None:
-    schema = table_schema(StoreInfo("model", "0" * 16, embedder.dim))
-    schema = schema.with_metadata({**schema.metadata, b"m2bert.format": b"7"})
-    lancedb.connect(str(tmp_path / "store")).create_table("documents", schema=schema)
-    with pytest.raises(M2BertError, match=r"is of store format 7.*reads and writes format 2"):
-        SearchIndex(tmp_path / "store", embedder)
-
-
-def test_damaged_store_is_refused(tmp_path: Path, embedder: Any) -> None:
-    SearchIndex(tmp_path / "store", embedder).add({"a": "river"})
-    for manifest in (tmp_path / "store" / "documents.lance" / "_versions").glob("*.manifest"):
-        manifest.write_bytes(b"rubbish")
-    with pytest.raises(M2BertError, match="cannot be read"):
-        SearchIndex(tmp_path / "store", embedder).search("river")
-
-
-def test_store_of_another_model_is_refused(tmp_path: Path, embedder: Any) -> None:
-    SearchIndex(tmp_path / "store", embedder).add({"a": "river"})
-    with pytest.raises(M2BertError, match="was made with the model"):
-        SearchIndex(tmp_path / "store", tiny_embedder(seed=1))
-
-
 def test_store_refuses_vectors_of_another_dimension(tmp_path: Path, embedder: Any) -> None:
     SearchIndex(tmp_path / "store", embedder).add({"a": "river"})
 
@@ -456,10 +333,17 @@ def test_empty_corpus_removes_nothing(tmp_path: Path, embedder: Any) -> None:
     assert ids(index) == {"a"}
 
 
-def test_model_without_mean_pooling_has_no_passages(tmp_path: Path) -> None:
-    index = SearchIndex(tmp_path / "store", tiny_embedder(pooling="cls"))
-    index.add({"a": story(200), "b": "river"})
-    assert [result.passages for result in index.search("river")] == [[], []]
+def test_a_document_of_a_model_without_mean_pooling_is_its_own_passage(tmp_path: Path) -> None:
+    embedder = tiny_embedder(pooling="cls")
+    texts = {"a": story(200), "b": "river"}
+    index = SearchIndex(tmp_path / "store", embedder)
+    index.add(texts)
+    cosines = dict(zip(texts, embedder.encode(list(texts.values())) @ embedder.encode(["river"])[0], strict=True))
+    for result in index.search("river", rank="passages"):
+        (hit,) = result.passages
+        assert (hit.start, hit.end, hit.text) == (0, len(texts[result.id]), texts[result.id])
+        assert [result.score, hit.score, hit.contribution] == pytest.approx([float(cosines[result.id])] * 3, abs=1e-6)
+    assert len(index.document("a").spans) == 0
 
 
 def test_store_writes_nothing_to_the_terminal(tmp_path: Path, capfd: Any, embedder: Any) -> None:

@@ -228,6 +228,8 @@ def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
         ({"batch_size": 1}, "a batch needs 2 documents"),
         ({"crop": "tail"}, "crop must be one of head, random, mixed"),
         ({"pooling": "max"}, "pooling must be one of mean, cls, cls_dense, weighted, got 'max'"),
+        ({"pooling": "cls", "projection_dim": 8}, "projection_dim needs pooling mean or weighted, got 'cls'; set it"),
+        ({"only_term_weights": True}, "only_term_weights needs a model with term weights, got none"),
         ({"keep_share": 2.0}, "keep_share must be at least 0 and at most 1, got 2.0; lower it"),
         ({"pairs": [], "loco": [], "cloze": []}, "needs pairs, tasks or plain text"),
     ],

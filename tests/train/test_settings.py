@@ -105,9 +105,10 @@ def test_every_flag_reaches_its_field(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.yaml").write_text("seed: 1\nmax_steps: 2\nthreads: 3\nlengths: 32:1\nresume: false\n")
     flags = ["--settings", str(tmp_path / "run.yaml"), "--set", "seed=4", "--set", "max_steps=5", "--max-steps", "6"]
-    config = run("finetune", monkeypatch, *flags, "--set", "learning_rate=1e-5", "--set", "only_lexical=true")
+    config = run("finetune", monkeypatch, *flags, "--set", "learning_rate=1e-5", "--set", "only_term_weights=true")
     assert (config.threads, config.seed, config.max_steps) == (3, 4, 6)
-    assert (config.lengths, config.resume, config.learning_rate, config.only_lexical) == ({32: 1.0}, False, 1e-5, True)
+    assert (config.lengths, config.resume, config.learning_rate) == ({32: 1.0}, False, 1e-5)
+    assert (config.only_term_weights, config.term_weights, config.projection_dim) == (True, False, 0)
     assert config.batch_tokens == FinetuneConfig().batch_tokens == 32768 != PretrainConfig().batch_tokens
     with pytest.raises(M2BertError, match="--set must read NAME=VALUE, got 'seed'"):
         gather_settings("finetune", "", ["seed"], {})

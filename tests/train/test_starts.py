@@ -106,12 +106,13 @@ def test_the_hub_is_asked_for_names_that_no_folder_has(tmp_path: Path, monkeypat
 
 
 def test_pretraining_gives_a_model_without_the_head_a_fresh_one(tmp_path: Path, caplog: Any) -> None:
-    start = tiny_model(pooling="weighted", bilinear_features=8, lexical_features=16)
+    start = tiny_model(pooling="weighted", bilinear_features=8, projection_dim=6, term_weights=True)
     save_model(start, tiny_tokenizer(), tmp_path / "start", dtype=torch.float32)
     config = PretrainConfig(init=str(tmp_path / "start"), lengths={64: 1.0})
     first, second, other = (build_masked_lm(config, 60) for config.seed in (17, 17, 18))
     told = [record.getMessage() for record in caplog.records if "no masked-LM head" in record.getMessage()]
-    assert len(told) == 3 and "its bilinear_features, lexical_features, token_weights are for pooling" in told[0]
+    left_out = "its bilinear_features, projection, term_weights, token_weights are for pooling"
+    assert len(told) == 3 and left_out in told[0]
     for name, x in first.m2bert.state_dict().items():
         torch.testing.assert_close(x, start.state_dict()[name], rtol=0, atol=0)
     assert torch.equal(first.head.dense.weight, second.head.dense.weight)
@@ -120,7 +121,7 @@ def test_pretraining_gives_a_model_without_the_head_a_fresh_one(tmp_path: Path, 
     # What it becomes opens as a model, and may be given those layers again.
     save_model(first, tiny_tokenizer(), tmp_path / "made", dtype=torch.float32)
     model, _ = load_model(tmp_path / "made")
-    assert (model.config.pooling, model.config.embedding_size) == ("mean", 16)
+    assert (model.config.pooling, model.config.embedding_size) == ("mean", 16) and model.term_weights is None
     caplog.clear()
     build_masked_lm(PretrainConfig(init=str(tmp_path / "made"), lengths={64: 1.0}), 60)
     assert not caplog.records

@@ -1,7 +1,8 @@
-"""What a run trains: all of a model, or the weights of its lexical features alone, without running the encoder."""
+"""What a run trains: all of a model, or its term weights alone, without running the encoder."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -11,18 +12,27 @@ from tiny import tiny_model, tiny_tokenizer
 
 from m2bert.errors import M2BertError
 from m2bert.train.losses import LOSSES, multiple_negatives_ranking
-from m2bert.train.retrieval import LexicalFeaturesAlone, WholeModel, retrieval_loss
+from m2bert.train.retrieval import TermWeightsAlone, WholeModel, retrieval_loss
 
-SIZE = 24
 QUERIES = ["river stone light", "paper engine market", "garden winter signal"]
 DOCUMENTS = ["stone river light light copper", "market engine, paper!", "garden signal summer", "window thread ladder"]
 
 
-def lexical_model() -> Any:
-    model = tiny_model(lexical_features=SIZE)
+def term_model() -> Any:
+    model = tiny_model(term_weights=True)
     with torch.no_grad():
-        model.lexical_features.weight.uniform_(0.5, 2.0)
+        model.term_weights.weight.uniform_(0.5, 2.0)
     return model
+
+
+def frequencies(texts: list[str]) -> torch.Tensor:
+    """log2(1 + n) of each piece's n occurrences in each text (texts, pieces), special tokens included."""
+    rows = torch.zeros(len(texts), len(tiny_tokenizer()), dtype=torch.float64)
+    for row, text in zip(rows, texts, strict=True):
+        ids = tiny_tokenizer()(text)["input_ids"]
+        for piece in ids:
+            row[piece] = math.log2(1 + ids.count(piece))
+    return rows
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -33,41 +43,42 @@ def batch() -> dict[str, torch.Tensor]:
     return made
 
 
-def test_lexical_features_alone_learn_as_they_would_behind_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oracle runs the whole model and takes the loss of the last numbers of its vectors."""
-    model, inputs = lexical_model(), batch()
-    loss = partial(multiple_negatives_ranking, scale=2.0)
-    sides = [
-        model(input_ids=inputs[f"{side}_input_ids"], attention_mask=inputs[f"{side}_attention_mask"]).pooler_output
-        for side in ("query", "document")
-    ]
-    expected = loss(sides[0][:, -SIZE:], sides[1][:, -SIZE:], None)
-    (wanted,) = torch.autograd.grad(expected, [model.lexical_features.weight])
+def test_term_weights_alone_learn_from_counts_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle counts pieces in plain Python and takes the cross-entropy of cosines in float64."""
+    model, inputs = term_model(), batch()
+    weight = model.term_weights.weight.detach().double().requires_grad_()
+    queries, documents = (
+        torch.nn.functional.normalize(frequencies(texts) * weight, dim=1) for texts in (QUERIES, DOCUMENTS)
+    )
+    expected = torch.nn.functional.cross_entropy(2.0 * queries @ documents.T, torch.arange(len(QUERIES)))
+    (wanted,) = torch.autograd.grad(expected, [weight])
 
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the encoder was run")
 
     monkeypatch.setattr(type(model.encoder), "forward", never)
-    part = LexicalFeaturesAlone(model)
+    loss, part = partial(multiple_negatives_ranking, scale=2.0), TermWeightsAlone(model)
     found = retrieval_loss(loss, part, 40)(part.module, inputs)
-    (gradient,) = torch.autograd.grad(found, [model.lexical_features.weight])
+    (gradient,) = torch.autograd.grad(found, [model.term_weights.weight])
     assert found.item() == pytest.approx(expected.item(), abs=1e-6) and wanted.norm() > 1e-3
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
-    assert [parameter.shape for parameter in part.module.parameters()] == [model.lexical_features.weight.shape]
+    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-4, atol=1e-6)
+    assert [parameter.shape for parameter in part.module.parameters()] == [(len(tiny_tokenizer()),)]
     part.check_tokens(10**6, 10**6)
     with pytest.raises(AssertionError, match="the encoder was run"):
         retrieval_loss(loss, WholeModel(model), 40)(model, inputs)
 
 
-def test_a_whole_model_trains_all_and_reads_its_positions_only() -> None:
-    model, inputs = lexical_model(), batch()
+def test_a_whole_model_trains_what_dense_vectors_depend_on_and_reads_its_positions_only() -> None:
+    model, inputs = term_model(), batch()
     part = WholeModel(model)
     retrieval_loss(LOSSES["mnrl"], part, 40)(part.module, inputs).backward()
-    assert all(p.grad is not None for name, p in part.module.named_parameters() if "lexical" in name or "mlp" in name)
+    without = [name for name, parameter in part.module.named_parameters() if parameter.grad is None]
+    assert without == ["term_weights.weight"]
+    assert all(p.grad.abs().max() > 0 for name, p in part.module.named_parameters() if "mlp" in name)
     part.check_tokens(64, 64)
     with pytest.raises(M2BertError, match="within the model's 64 positions, got 65 for documents and 9 for queries"):
         part.check_tokens(65, 9)
     with pytest.raises(M2BertError, match="within the model's 64 positions, got 9 for documents and 65 for queries"):
         part.check_tokens(9, 65)
-    with pytest.raises(M2BertError, match="only_lexical needs a model with lexical features, got none"):
-        LexicalFeaturesAlone(tiny_model())
+    with pytest.raises(M2BertError, match="only_term_weights needs a model with term weights, got none"):
+        TermWeightsAlone(tiny_model())

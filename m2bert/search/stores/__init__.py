@@ -1,4 +1,5 @@
-"""What a place for embedded documents must do: six verbs, add, delete, get, search, states and count.
+"""What a place for embedded documents must do: seven verbs, add, delete, get, search, word_scores, states
+and count.
 
 `lance.py` is the store on disk. A second one needs only these verbs.
 Test: tests/search/test_index.py.
@@ -6,12 +7,16 @@ Test: tests/search/test_index.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from m2bert.ranking.parts import Mixture
+from m2bert.ranking.passages import QuantisedPassages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +38,8 @@ class StoreInfo:
 class Record:
     """One embedded document.
 
-    vector (dim,) float32 of unit norm. spans (passages, 2) int64: start and end characters of each passage;
-    passage_vectors (passages, dim) float32: their contributions, which add up to `vector`.
+    vector (dim,) float32 of unit norm. spans (passages, 2) int64: start and end characters of each passage. passages:
+    what each adds to the vector, rounded; None where there are fewer than two, whose vector is the document's.
     """
 
     source: str
@@ -46,11 +51,31 @@ class Record:
     num_truncated: int
     vector: NDArray[np.float32]
     spans: NDArray[np.int64]
-    passage_vectors: NDArray[np.float32]
+    passages: QuantisedPassages | None
 
     @property
     def key(self) -> Key:
         return (self.source, self.id)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for. vector (dim,) float32 of unit norm, None where only words count; words: stems."""
+
+    vector: NDArray[np.float32] | None
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A document with what each part that counts adds to its score (m2bert.ranking.parts)."""
+
+    parts: Mapping[str, float]
+    record: Record
+
+    @property
+    def score(self) -> float:
+        return math.fsum(self.parts.values())
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,7 @@ class StoreStats:
 
 
 class VectorStore(Protocol):
-    """The six verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
+    """The seven verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
 
     @property
     def info(self) -> StoreInfo: ...
@@ -92,13 +117,15 @@ class VectorStore(Protocol):
     def get(self, identity: str) -> list[Record]:
         """The documents of that id, one per source that has it, in the order of the sources."""
 
-    def search(self, vector: NDArray[np.float32], k: int, *, words: str | None = None) -> list[tuple[float, Record]]:
-        """The k documents of highest inner product with `vector (dim,)`, exact, best first, ties by key.
+    def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
+        """The k documents of the highest scores by `mixture`, best first, ties by key.
 
-        With `words`, the query as text, that ranking and BM25's of the texts are fused by their scores, and the
-        order is that of the fusion; the scores are inner products all the same.
-        Raises M2BertError when the store cannot search words.
+        Scores are exact for what is found; candidates are the first by the whole and by the words. Under words alone
+        documents that have none of them are not found.
         """
+
+    def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
+        """What each of a query's words that one document has adds to its part of the words."""
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
         """The states of the documents of `keys` that are there, of all of a `source`, or without either of all."""

@@ -1,30 +1,33 @@
 """Embedded documents as Arrow columns: the layout of a store's table and of its staged files.
 
-A staged row is the embedding of a text, finished and compressed as the table keeps it; source, id and the text itself,
-which whoever adds it holds in memory, join it on its way into the table.
-Test: tests/search/test_index.py, tests/search/test_additions.py.
+A staged row is the embedding of a text, finished and rounded as the table keeps it; source, id, the text itself, which
+whoever adds it holds in memory, and its words join it on its way into the table.
+Test: tests/search/test_store_formats.py, tests/search/test_additions.py.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from m2bert.errors import M2BertError
+from m2bert.ranking.passages import QuantisedPassages, best_pairs
+from m2bert.ranking.words import words_of
 from m2bert.search.documents import Document
 from m2bert.search.stores import Record, StoreInfo
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import EncodedDocument
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PREFIX = "m2bert."
-JOINED = ("source", "id", "text")
-PASSAGE = pa.struct([pa.field("start", pa.int64(), False), pa.field("end", pa.int64(), False)])
+JOINED = ("source", "id", "text", "words")
+SCORED = ["vector", "passage_vectors"]
+PASSAGE = pa.struct([pa.field("start", pa.int32(), False), pa.field("end", pa.int32(), False)])
 
 
 def table_schema(info: StoreInfo) -> pa.Schema:
@@ -34,13 +37,14 @@ def table_schema(info: StoreInfo) -> pa.Schema:
         pa.field("id", pa.string(), False),
         pa.field("text_hash", pa.string(), False),
         pa.field("text", pa.large_string(), False),
+        # The stems of the text, as m2bert.ranking.words has them, with spaces between: what the index of words is of.
+        pa.field("words", pa.large_string(), False),
         pa.field("num_tokens", pa.int64(), False),
         pa.field("num_windows", pa.int64(), False),
         pa.field("num_truncated", pa.int64(), False),
         pa.field("vector", pa.list_(pa.float32(), info.dim), False),
         pa.field("passages", pa.list_(PASSAGE), False),
-        # All vectors of a document's passages as one blob, (passages, dim) little-endian float32, compressed: of its
-        # lexical features a passage has only those of its own words.
+        # Of two passages or more, rounded, as one blob (m2bert.ranking.passages.QuantisedPassages.to_bytes).
         pa.field("passage_vectors", pa.large_binary(), False),
     ]
     values = {"format": str(FORMAT_VERSION), "model": info.model, "fingerprint": info.fingerprint}
@@ -57,7 +61,8 @@ def read_info(schema: pa.Schema, where: str) -> StoreInfo:
     if version != str(FORMAT_VERSION):
         raise M2BertError(
             f"store: {where!r} is of store format {version}, this version of m2bert reads and writes format "
-            f"{FORMAT_VERSION}; use the version that wrote it, or index into a new folder"
+            f"{FORMAT_VERSION}; make it anew with `m2bert index SOURCE --store NEW_FOLDER`, or use the version that "
+            f"wrote it"
         )
     return StoreInfo(found[PREFIX + "model"], found[PREFIX + "fingerprint"], int(found[PREFIX + "dim"]))
 
@@ -75,13 +80,13 @@ def to_batch(made: Mapping[str, EncodedDocument], info: StoreInfo, names: Mappin
     """
     blobs = []
     for known, one in made.items():
-        vectors = np.asarray([passage.vector for passage in one.passages], dtype="<f4")
+        vectors = np.asarray([passage.vector for passage in one.passages], dtype=np.float32)
         if one.vector.shape != (info.dim,) or (len(vectors) and vectors.shape[1:] != (info.dim,)):
             raise M2BertError(
                 f"store: document {names[known]!r} must have vectors of dimension {info.dim}, "
                 f"got {one.vector.shape} and passages {vectors.shape}; embed it with the store's model"
             )
-        blobs.append(zlib.compress(vectors.tobytes(), level=1))
+        blobs.append(QuantisedPassages.of(vectors).to_bytes() if len(vectors) > 1 else b"")
     spans = [[{"start": passage.start, "end": passage.end} for passage in one.passages] for one in made.values()]
     vectors = np.asarray([one.vector for one in made.values()], dtype="<f4")
     columns = {
@@ -103,21 +108,27 @@ def to_table_rows(
     taken = batch.take(pa.array(rows, pa.int64()))
     columns = {name: taken.column(name) for name in taken.schema.names}
     schema = table_schema(info)
-    for name in JOINED:
+    for name in ("source", "id", "text"):
         columns[name] = pa.array([getattr(document, name) for document in documents], schema.field(name).type)
+    stems = [" ".join(words_of(document.text)) for document in documents]
+    columns["words"] = pa.array(stems, schema.field("words").type)
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
-def to_record(row: dict[str, Any], dim: int) -> Record:
-    """A record from a row of the table. Raises M2BertError when the vectors of its passages are damaged."""
-    spans = [(passage["start"], passage["end"]) for passage in row["passages"]]
+def to_passages(blob: bytes, name: str, dim: int) -> QuantisedPassages | None:
+    """The passages of a document, which `name` names; None of fewer than two. Raises M2BertError where damaged."""
     try:
-        passage_vectors = np.frombuffer(zlib.decompress(row["passage_vectors"]), dtype="<f4").reshape(-1, dim)
-    except (zlib.error, ValueError) as error:
+        return QuantisedPassages.from_bytes(blob, dim) if blob else None
+    except M2BertError as error:
         raise M2BertError(
-            f"store: the passages of document {row['id']!r} are damaged ({error}); "
-            f"restore a copy of the store, or index into a new folder"
+            f"store: the passages of document {name!r} are damaged ({error}); restore a copy of the store, or index "
+            f"into a new folder"
         ) from error
+
+
+def to_record(row: dict[str, Any], dim: int) -> Record:
+    """A record from a row of the table. Raises M2BertError when its passages are damaged."""
+    spans = [(passage["start"], passage["end"]) for passage in row["passages"]]
     return Record(
         source=row["source"],
         id=row["id"],
@@ -128,5 +139,27 @@ def to_record(row: dict[str, Any], dim: int) -> Record:
         num_truncated=row["num_truncated"],
         vector=np.asarray(row["vector"], dtype=np.float32),
         spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
-        passage_vectors=passage_vectors,
+        passages=to_passages(row["passage_vectors"], row["id"], dim),
     )
+
+
+def dense_scores(
+    rows: pa.Table, query: NDArray[np.float32], dim: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosines (rows,) of the whole, and of the best pair of passages, of rows with the columns SCORED and `id`.
+
+    query (dim,) float32 of unit norm. Raises M2BertError where passages are damaged.
+    """
+    vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
+    whole = vectors.astype(np.float64) @ query.astype(np.float64)
+    best = whole.copy()
+    names, blobs = rows["id"].to_pylist(), rows["passage_vectors"].to_pylist()
+    found = {row: to_passages(blob, names[row], dim) for row, blob in enumerate(blobs) if blob}
+    parts = [passages for passages in found.values() if passages is not None]
+    if parts:
+        codes, scales, norms = (
+            np.concatenate([getattr(each, name) for each in parts]) for name in ("codes", "scales", "pair_norms")
+        )
+        products = (codes.astype(np.float32) @ query) * scales
+        best[list(found)] = best_pairs(products[:, None], norms, [len(each.scales) for each in parts])[:, 0]
+    return whole, best

@@ -1,39 +1,49 @@
 """The store on disk: a folder with one LanceDB table, one row per document.
 
 One table, because one commit of it is atomic: whoever reads sees the state before it or after it, also when the
-writer is killed. Search is exact (a scan over all vectors): the scores shown are the scores. Words are found by the
-database's own BM25 (k1 = 1.2, b = 0.75, English stems, no stop words), whose index is made anew after an addition: rows
-that are not in it would be found too, but scored by the counts of the others.
-Test: tests/search/test_index.py, tests/search/test_additions.py.
+writer is killed. Search goes in two steps: the first documents by their whole (a scan, in large stores an index) and by
+their words are candidates, whose scores are then computed exactly, passages included. Words are scored by the
+database's own BM25 over a column of stems (m2bert.ranking.words), with the constants of m2bert.ranking.bm25; its index
+is made anew after every change, because rows that are not in it are scored by the counts of the others.
+Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/test_ranking.py.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import FTS
+from lancedb.index import FTS, IvfRq
+from lancedb.query import MatchQuery
 from numpy.typing import NDArray
 
 from m2bert.errors import M2BertError
-from m2bert.ranking.fusion import score_fusion
-from m2bert.search.stores import Key, Record, StoredState, StoreInfo
-from m2bert.search.stores.columns import read_info, table_schema, to_record
+from m2bert.ranking.bm25 import word_scale
+from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
+from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
+from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
 from m2bert.search.stores.staging import STAGING
 
 TABLE = "documents"
 # Readers in other processes may still use an old version of the table; a day is far longer than a search
 # takes.
 KEPT_VERSIONS = timedelta(days=1)
-# Ranks further down add less than a hundredth of what a first place does.
-FUSED_DEPTH = 1000
+# Documents whose exact scores are computed: so many of the first by the whole, and as many by the words, of which more
+# are listed because their scores come with them.
+CANDIDATES, WORDS_LISTED = 400, 1000
+# A scan of so many vectors takes longer than an index of them, which then has this many rows behind it at most.
+INDEXED_FROM, UNINDEXED_SHARE = 20_000, 0.25
+# Partitions of the index that are looked into.
+PROBES = 40
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
@@ -95,8 +105,8 @@ class LanceStore:
         with self._reported():
             self._table.checkout_latest()
             before = self._table.version
-            if not self._has_word_index():
-                self._table.create_index("text", config=FTS())
+            if not any(index.columns == ["words"] for index in self._table.list_indices()):
+                self._index_words()  # before the first rows, so that no reader sees rows without it
             reader = pa.RecordBatchReader.from_batches(table_schema(self.info), rows)
             if replaces or remove:
                 merge = self._table.merge_insert(["source", "id"])
@@ -107,19 +117,40 @@ class LanceStore:
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 self._table.add(reader)
             after = self._table.version + 1  # of the index
-            if before // VERSIONS_BETWEEN_TIDYING == after // VERSIONS_BETWEEN_TIDYING:
-                self._table.create_index("text", config=FTS(), replace=True)
-            else:
+            if before // VERSIONS_BETWEEN_TIDYING != after // VERSIONS_BETWEEN_TIDYING:
                 self._table.optimize(cleanup_older_than=KEPT_VERSIONS)
+            self._index_words()
+            self._index_vectors()
 
     def delete(self, keys: Collection[Key]) -> int:
-        """See VectorStore.delete. One commit."""
+        """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""
         with self._reported():
             self._table.checkout_latest()
             before = self._table.count_rows()
             if keys:
                 self._table.delete(_condition(keys))
-            return int(before - self._table.count_rows())
+            deleted = int(before - self._table.count_rows())
+            if deleted:
+                self._index_words()
+            return deleted
+
+    def _index_vectors(self) -> None:
+        """Make the index of vectors anew where too many rows are not in it: candidates alone come from it."""
+        rows = self._table.count_rows()
+        if rows < INDEXED_FROM:
+            return
+        names = [index.name for index in self._table.list_indices() if index.columns == ["vector"]]
+        missing = self._table.index_stats(names[0]).num_unindexed_rows if names else rows
+        if missing > UNINDEXED_SHARE * rows:
+            self._table.create_index("vector", config=IvfRq(distance_type="dot"), replace=True)
+
+    def _index_words(self) -> None:
+        """Make the index of words anew: stems between spaces, taken as they are."""
+        plain = FTS(
+            base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False,
+            max_token_length=None,
+        )  # fmt: skip
+        self._table.create_index("words", config=plain, replace=True)
 
     def get(self, identity: str) -> list[Record]:
         """See VectorStore.get."""
@@ -134,43 +165,73 @@ class LanceStore:
             )
         return sorted((to_record(row, self.info.dim) for row in rows), key=lambda record: record.key)
 
-    def search(self, vector: NDArray[np.float32], k: int, *, words: str | None = None) -> list[tuple[float, Record]]:
+    def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """See VectorStore.search."""
         with self._reported():
             self._table.checkout_latest()
-            if words is not None:
-                return self._search_fused(vector, k, words)
-            rows = self._nearest(vector, table_schema(self.info).names, k)
-        found = [(1.0 - row["_distance"], to_record(row, self.info.dim)) for row in rows]
-        return sorted(found, key=lambda item: (-item[0], item[1].key))
+            depth = max(k, CANDIDATES)
+            with ThreadPoolExecutor(2) as pool:
+                listed = pool.submit(self._matching, query.words if mixture.words > 0 else (), max(k, WORDS_LISTED))
+                near = [] if query.vector is None else self._near(query.vector, depth)
+                matching = listed.result()
+                ids = sorted({*near, *islice(matching, depth)})
+                bm25 = pool.submit(self._bm25, ids, query.words, matching)
+                rows = self._taken(ids, ["source", "id", *([] if query.vector is None else SCORED)])
+                words = bm25.result() * word_scale(len(query.words), self._table.count_rows())
+            scores: dict[str, NDArray[np.float64]] = {WORDS: words}
+            if query.vector is not None:
+                scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
+            added, total = mixture.weighted(scores), mixture.combined(scores)
+            keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
+            order = sorted(range(len(keys)), key=lambda i: (-total[i], keys[i]))[:k]
+            names = [name for name in table_schema(self.info).names if name != "words"]
+            found = self._taken(sorted(ids[i] for i in order), names).to_pylist()
+            records = {row["_rowid"]: to_record(row, self.info.dim) for row in found}
+        return [Found({part: float(values[i]) for part, values in added.items()}, records[ids[i]]) for i in order]
 
-    def _nearest(self, vector: NDArray[np.float32], columns: list[str], k: int) -> list[dict[str, Any]]:
-        query = self._table.search(vector, vector_column_name="vector").distance_type("dot")
-        rows: list[dict[str, Any]] = query.select([*columns, "_distance"]).limit(k).to_arrow().to_pylist()
-        return rows
+    def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
+        """See VectorStore.word_scores."""
+        with self._reported():
+            self._table.checkout_latest()
+            query = self._table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
+            ids = query.to_arrow().column("_rowid").to_pylist()
+            scale = word_scale(len(words), self._table.count_rows())
+            found = {word: self._matching([word], 1, ids).values() for word in words}
+            return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
-    def _search_fused(self, vector: NDArray[np.float32], k: int, words: str) -> list[tuple[float, Record]]:
-        if not self._has_word_index():
-            raise M2BertError(
-                f"store: {str(self.path)!r} has no index of words, because it was made before there were any; "
-                f"add a document to it, or index into a new folder"
-            )
-        depth = max(k, FUSED_DEPTH)
-        matches = self._table.search(words, query_type="fts", fts_columns="text")
-        near = self._nearest(vector, ["source", "id"], depth)
-        matching = matches.select(["source", "id", "_score"]).limit(depth).to_arrow().to_pylist()
-        rankings = [
-            {(row["source"], row["id"]): 1.0 - row["_distance"] for row in near},
-            {(row["source"], row["id"]): row["_score"] for row in matching},
-        ]
-        order = [key for key, _ in score_fusion(rankings)[:k]]
-        query = self._table.search().where(_condition(order)).select(table_schema(self.info).names)
-        rows = query.limit(len(order)).to_arrow().to_pylist()
-        records = {record.key: record for record in (to_record(row, self.info.dim) for row in rows)}
-        return [(float(records[key].vector @ vector), records[key]) for key in order]
+    def _near(self, vector: NDArray[np.float32], depth: int) -> list[int]:
+        """Row ids of the documents of highest inner product, by the vector index where there is one."""
+        query = self._table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
+        if depth > CANDIDATES:  # the partitions looked into may hold fewer
+            query = query.bypass_vector_index()
+        found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
+        ids: list[int] = found["_rowid"].to_pylist()
+        return ids
 
-    def _has_word_index(self) -> bool:
-        return any(index.columns == ["text"] for index in self._table.list_indices())
+    def _matching(self, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> dict[int, float]:
+        """BM25 of the first documents that have some of the words, by row id, the best first."""
+        if not words or (among is not None and not among):
+            return {}
+        query = self._table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
+        if among is not None:
+            query = query.where(f"_rowid IN ({', '.join(map(str, among))})", prefilter=True)
+        found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
+        return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+
+    def _bm25(self, ids: Sequence[int], words: Sequence[str], matching: Mapping[int, float]) -> NDArray[np.float64]:
+        """BM25 (len(ids),), 0 without any of the words; `matching` holds the first of all documents."""
+        known = dict(matching)
+        if len(matching) >= WORDS_LISTED:
+            rest = [row for row in ids if row not in known]
+            known |= self._matching(words, len(rest), rest)
+        return np.array([known.get(row, 0.0) for row in ids], dtype=np.float64)
+
+    def _taken(self, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """The rows of these ids, which ascend, with `_rowid`, in their order."""
+        if not ids:
+            return pa.table({name: [] for name in [*columns, "_rowid"]})
+        rows = self._table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
+        return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
         """See VectorStore.states."""

@@ -1,0 +1,37 @@
+"""What counts as a word: the analysis that the benchmark's BM25 and the store's index of words share.
+
+Runs of letters and digits in lower case, without English stop words (those of NLTK and of Lucene), by their Snowball
+stems. Single letters stay, but for those that contractions leave: C and R are names. A leaf: text in, words out.
+Test: tests/ranking/test_words.py.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+WORD = re.compile(r"[^\W_]+")
+_MOST_COMMON = (
+    "a about above after again against ain all am an and any are aren as at be because been before being below "
+    "between both but by can couldn d did didn do does doesn doing don down during each few for from further had "
+    "hadn has hasn have haven having he her here hers herself him himself his how i if in into is isn it its "
+    "itself just ll m ma me mightn more most mustn my myself needn no nor not now o of off on once only or other "
+    "our ours ourselves out over own re s same shan she should shouldn so some such t than that the their theirs "
+    "them themselves then there these they this those through to too under until up ve very was wasn we were "
+    "weren what when where which while who whom why will with won wouldn y you your yours yourself yourselves"
+)
+STOP_WORDS = frozenset(_MOST_COMMON.split())
+
+
+@cache
+def _stemmer() -> Any:
+    import Stemmer
+
+    return Stemmer.Stemmer("english")
+
+
+def words_of(text: str) -> list[str]:
+    """The stems of a text's words, in order, with repeats; empty where only stop words and signs are."""
+    stems: list[str] = _stemmer().stemWords([word for word in WORD.findall(text.lower()) if word not in STOP_WORDS])
+    return stems

@@ -1,0 +1,59 @@
+"""What counts as a word: by hand, and by a loop over characters that knows nothing of regular expressions."""
+
+from __future__ import annotations
+
+import pytest
+
+from m2bert.ranking.words import STOP_WORDS, words_of
+
+
+def runs(text: str) -> list[str]:
+    """Runs of letters and digits in lower case, character by character."""
+    found, run = [], ""
+    for character in text.lower() + " ":
+        if character.isalnum():
+            run += character
+        elif run:
+            found.append(run)
+            run = ""
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "stems"),
+    [
+        ("The RUNNERS were running", ["runner", "run"]),
+        ("How can't I do what I don't know?", ["know"]),
+        ("Ponies, ponies: connection-connected!", ["poni", "poni", "connect", "connect"]),
+        ("C and R are languages; a is not", ["c", "r", "languag"]),
+        ("in 2024, v2.10 cost 3,50", ["2024", "v2", "10", "cost", "3", "50"]),
+        ("max_token__length _x_", ["max", "token", "length", "x"]),
+        ("Käse aus Überlingen, ÄRGER", ["käse", "aus", "überlingen", "ärger"]),
+        ("x" * 60 + " 東京 Москва", ["x" * 60, "東京", "москва"]),
+        ("to be or not to be, that is the", []),
+        ("--- ... ___ \n\t", []),
+        ("", []),
+    ],
+)
+def test_words_are_stems_of_runs_without_stop_words(text: str, stems: list[str]) -> None:
+    assert words_of(text) == stems
+
+
+def test_words_of_no_english_ending_are_the_runs_themselves() -> None:
+    text = "zzk Kxq7 b2b, q-q_zz 007\u00a0öäü\nnull0 (zzk)"
+    assert words_of(text) == runs(text) == ["zzk", "kxq7", "b2b", "q", "q", "zz", "007", "öäü", "null0", "zzk"]
+
+
+def test_stop_words_are_those_of_nltk_and_of_lucene() -> None:
+    """Both lists as bm25s has them; what has an apostrophe is no run of letters."""
+    stopwords = pytest.importorskip("bm25s.stopwords")
+    nltk, lucene = set(stopwords.STOPWORDS_EN_PLUS), set(stopwords.STOPWORDS_EN)
+    assert {word for word in nltk if word.isalnum()} | lucene == STOP_WORDS
+    assert len(lucene) == 33 and {"how", "what", "can"} <= STOP_WORDS and not {"c", "r", "go", "use"} & STOP_WORDS
+
+
+def test_a_text_is_the_words_of_its_halves() -> None:
+    first, second = "Herons waded slowly;", "the reeds were burning"
+    assert words_of(f"{first} {second}") == words_of(first) + words_of(second) == [
+        "heron", "wade", "slowli", "reed", "burn",
+    ]  # fmt: skip
