@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from m2bert.cli.options import Quiet
 from m2bert.cli.progress import announced, counted
 
 Checkpoint = Annotated[str, typer.Argument(help="Model folder, finished run, shipped model, or owner/name on the hub.")]
@@ -26,6 +27,7 @@ def extend_command(
     to: Annotated[int, typer.Option("--to", help="Positions of the new model.")],
     output: Annotated[str, typer.Option("--output", help="Folder of the new model.")],
     method: Annotated[str, typer.Option("--method", help="interpolate, or tile as the paper did.")] = "interpolate",
+    quiet: Quiet = False,
 ) -> None:
     """Lengthen a trained model: a warm start for training on longer texts."""
     from m2bert.model.extend import extend_checkpoint
@@ -47,6 +49,7 @@ def project_command(
     exponent: Annotated[float, typer.Option(help="How far directions are evened out: 0 not at all, 0.5 fully.")] = 0.3,
     texts: Annotated[int, typer.Option(min=2, help="Documents, and queries, that are read at most.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of which texts are read.")] = 17,
+    quiet: Quiet = False,
 ) -> None:
     """Fit the projection of a model's embeddings to texts, without training: fewer numbers that tell more."""
     from m2bert.train.projection import fit_projection
@@ -68,6 +71,7 @@ def validate_command(
     probes: Annotated[int, typer.Option(help="Long-range probes at most.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of what is masked.")] = 17,
     cache: Annotated[str, typer.Option(help="Folder that keeps the tokens of the text, shared with training.")] = "",
+    quiet: Quiet = False,
 ) -> None:
     """Loss of a masked language model on held-out text, by length of the documents, and its long-range probe."""
     from m2bert.train.validation import validate_checkpoint

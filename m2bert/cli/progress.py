@@ -43,6 +43,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether this process keeps progress and notices to itself."""
+    return _quiet
+
+
 def notice(message: str) -> None:
     """A line for the user on stderr."""
     if not _quiet:

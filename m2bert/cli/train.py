@@ -19,7 +19,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from m2bert.cli.progress import announced, training_progress
+from m2bert.cli.options import Quiet
+from m2bert.cli.progress import announced, is_quiet, training_progress
 from m2bert.train.reading import config_from_mapping, gather_settings
 from m2bert.train.settings import DistillConfig, FinetuneConfig, PretrainConfig, TrainConfig, TrainerSettings
 
@@ -49,6 +50,7 @@ def train_tokenizer_command(
     vocab_size: Annotated[int, typer.Option(help="Number of pieces.")] = 16384,
     max_tokens: Annotated[int, typer.Option(help="model_max_length of the tokenizer.")] = 8192,
     max_chars: Annotated[int, typer.Option(help="Characters taken of each source at most.")] = 8_000_000,
+    quiet: Quiet = False,
 ) -> None:
     """Train a lower-cased WordPiece tokenizer on text, as much of every source."""
     from m2bert.data.text import read_documents
@@ -66,7 +68,7 @@ def train_tokenizer_command(
 def training_command(stage: str, kind: type[TrainConfig], meaning: str) -> Callable[..., None]:
     """The command of m2bert.train.<stage>: a flag for every field of `kind`, `--settings` and `--set`."""
 
-    def command(settings: str, set_: list[str] | None, **flags: Any) -> None:
+    def command(settings: str, set_: list[str] | None, quiet: bool, **flags: Any) -> None:
         values = gather_settings(stage, settings, set_ or [], flags)
         config = config_from_mapping(kind, values, stage)
         _run(config, getattr(importlib.import_module(f"m2bert.train.{stage}"), stage))
@@ -74,6 +76,7 @@ def training_command(stage: str, kind: type[TrainConfig], meaning: str) -> Calla
     parameters = [
         inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Settings),
         inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Set),
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
         *flag_parameters(kind),
     ]
     # Typer reads a function's parameters from these.
@@ -128,7 +131,7 @@ def _run(config: Any, train: Callable[..., dict[str, Any]]) -> None:
 
     m2ops.keep_freed_memory()  # the process is ours
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("m2bert").setLevel(logging.INFO)
+    logging.getLogger("m2bert").setLevel(logging.WARNING if is_quiet() else logging.INFO)
     # Saving a checkpoint would draw a bar of its own into ours.
     transformers_logging.disable_progress_bar()
     with training_progress() as show:
