@@ -5,8 +5,8 @@
 No model is run: vectors are made up so that a document's passages share a topic, neighbours are alike, and a query is
 near one passage and has some of its words. Printed as JSON: seconds to write, bytes, milliseconds of a query in a
 process that has answered before (warm) and in a new one (cold, imports left out), and the share of the first ten of an
-exact ranking of all documents that a search finds, by numbers of candidates. Run again with the same folder, it
-measures the store that is there. Test: tests/search/test_measure_search.py.
+exact ranking of all documents that a search finds, by how many documents are scored exactly. Run again with the same
+folder, it measures the store that is there. Test: tests/search/test_measure_search.py.
 """
 
 from __future__ import annotations
@@ -117,13 +117,13 @@ def exact_ranking(store: lance.LanceStore, folder: Path, queries: list[Query]) -
             row[start : start + ROWS_AT_ONCE] = mixture.whole * whole + mixture.passages * passages
     places = {row: place for place, row in enumerate(rows["_rowid"].to_pylist())}
     for row, query in zip(scores, queries, strict=True):
-        for found, bm25 in store._matching(query.words, count).items():  # of all, which no search asks for
+        for found, bm25 in store._matching(query.words, count).scores.items():  # of all, which no search asks for
             row[places[found]] += mixture.words * bm25 * word_scale(len(query.words), count)
     ids = rows["id"].to_pylist()
     return [[ids[place] for place in np.argsort(-row, kind="stable")[:10]] for row in scores]
 
 
-def measure(folder: Path, documents: int, queries: int, candidates: list[int]) -> dict[str, Any]:
+def measure(folder: Path, documents: int, queries: int, scored: list[int]) -> dict[str, Any]:
     """Everything but the cold query."""
     world = World(documents)
     result: dict[str, Any] = {"documents": documents, "queries": queries}
@@ -136,11 +136,11 @@ def measure(folder: Path, documents: int, queries: int, candidates: list[int]) -
     asked = [world.query(number) for number in range(queries)]
     exact = exact_ranking(store, folder, asked)
     timed_queries(store, asked[:5])
-    for number in candidates:
-        lance.CANDIDATES = number
+    for number in scored:
+        lance.SCORED_EXACTLY = number
         times, found = timed_queries(store, asked)
         shares = [len(set(some) & set(best)) / len(best) for some, best in zip(found, exact, strict=True)]
-        result[f"{number} candidates"] = {
+        result[f"{number} scored exactly"] = {
             "warm_ms": round(float(np.median(times)), 1),
             "p95_ms": round(float(np.percentile(times, 95)), 1),
             "recall_at_10": round(float(np.mean(shares)), 4),
@@ -163,14 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--candidates", type=int, nargs="+", default=[lance.CANDIDATES])
+    parser.add_argument("--scored", type=int, nargs="+", default=[lance.SCORED_EXACTLY])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cold", action="store_true", help="Only answer one query and print its milliseconds.")
     options = parser.parse_args()
     if options.cold:
         print(cold(options.folder, options.documents))
         return
-    result = measure(options.folder, options.documents, options.queries, options.candidates)
+    result = measure(options.folder, options.documents, options.queries, options.scored)
     again = [sys.executable, __file__, "--cold", "--documents", str(options.documents), "--folder", str(options.folder)]
     cold_ms = [float(subprocess.run(again, capture_output=True, check=True, text=True).stdout) for _ in range(3)]
     print(json.dumps(result | {"cold_ms": float(np.median(cold_ms))}, indent=2))

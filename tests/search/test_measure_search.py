@@ -53,14 +53,14 @@ def test_its_exact_ranking_is_that_of_all_documents(script: Any, tmp_path: Path)
 
 
 def test_it_reports_recall_and_sizes_and_measures_a_store_again(script: Any, tmp_path: Path) -> None:
-    kept = lance.CANDIDATES
+    kept = lance.SCORED_EXACTLY
     try:
         first = script.measure(tmp_path / "store", COUNT, 4, [COUNT])
         again = script.measure(tmp_path / "store", COUNT, 4, [COUNT])
     finally:
-        lance.CANDIDATES = kept
+        lance.SCORED_EXACTLY = kept
     assert first["seconds_to_write"] > 0 and "seconds_to_write" not in again
-    assert first[f"{COUNT} candidates"]["recall_at_10"] == again[f"{COUNT} candidates"]["recall_at_10"] == 1.0
+    assert first[f"{COUNT} scored exactly"]["recall_at_10"] == again[f"{COUNT} scored exactly"]["recall_at_10"] == 1.0
     world = script.World(COUNT)
     assert first["tokens"] == sum(world.document(number)[0].num_tokens for number in range(COUNT))
     assert first["bytes"] > sum(len(world.document(number)[1]) for number in range(COUNT)) / 4

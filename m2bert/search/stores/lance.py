@@ -2,8 +2,8 @@
 
 One table, because one commit of it is atomic: whoever reads sees the state before it or after it, also when the
 writer is killed. Search goes in two steps: the first documents by their whole (a scan, in large stores an index) and by
-their words are candidates, whose scores are then computed exactly, passages included. Words are scored by the
-database's own BM25 over a column of stems (m2bert.ranking.words), with the constants of m2bert.ranking.bm25; its index
+their words are listed, and of the most promising of both lists scores are computed exactly, passages included. Words
+are scored by the database's own BM25 over a column of stems (m2bert.ranking.words), with the constants of m2bert.ranking.bm25; its index
 is made anew after every change, because rows that are not in it are scored by the counts of the others.
 Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/test_ranking.py.
 """
@@ -11,11 +11,10 @@ Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from m2bert.errors import M2BertError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
+from m2bert.search.stores.candidates import Listed, most_promising, undecided
 from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
 from m2bert.search.stores.staging import STAGING
 
@@ -37,13 +37,14 @@ TABLE = "documents"
 # Readers in other processes may still use an old version of the table; a day is far longer than a search
 # takes.
 KEPT_VERSIONS = timedelta(days=1)
-# Documents whose exact scores are computed: so many of the first by the whole, and as many by the words, of which more
-# are listed because their scores come with them.
-CANDIDATES, WORDS_LISTED = 400, 1000
+# Documents listed by the whole and by the words; and how many of them, the most promising by what the lists say, have
+# their exact scores computed (docs/retrieval.md has the time and the recall).
+CANDIDATES, WORDS_LISTED, SCORED_EXACTLY = 400, 3000, 150
 # A scan of so many vectors takes longer than an index of them, which then has this many rows behind it at most.
 INDEXED_FROM, UNINDEXED_SHARE = 20_000, 0.25
-# Partitions of the index that are looked into.
-PROBES = 40
+# Partitions of the index that are looked into, and bits of a number there: cosines of one bit are off by 0.04, which
+# hides who is promising; of four by 0.005.
+PROBES, INDEX_BITS = 20, 4
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
@@ -142,7 +143,7 @@ class LanceStore:
         names = [index.name for index in self._table.list_indices() if index.columns == ["vector"]]
         missing = self._table.index_stats(names[0]).num_unindexed_rows if names else rows
         if missing > UNINDEXED_SHARE * rows:
-            self._table.create_index("vector", config=IvfRq(distance_type="dot"), replace=True)
+            self._table.create_index("vector", config=IvfRq(distance_type="dot", num_bits=INDEX_BITS), replace=True)
 
     def _index_words(self) -> None:
         """Make the index of words anew: stems between spaces, taken as they are."""
@@ -169,18 +170,21 @@ class LanceStore:
         """See VectorStore.search."""
         with self._reported():
             self._table.checkout_latest()
-            depth = max(k, CANDIDATES)
-            with ThreadPoolExecutor(2) as pool:
-                listed = pool.submit(self._matching, query.words if mixture.words > 0 else (), max(k, WORDS_LISTED))
-                near = [] if query.vector is None else self._near(query.vector, depth)
-                matching = listed.result()
-                ids = sorted({*near, *islice(matching, depth)})
-                bm25 = pool.submit(self._bm25, ids, query.words, matching)
-                rows = self._taken(ids, ["source", "id", *([] if query.vector is None else SCORED)])
-                words = bm25.result() * word_scale(len(query.words), self._table.count_rows())
-            scores: dict[str, NDArray[np.float64]] = {WORDS: words}
+            asked = query.words if mixture.words > 0 else ()
+            with ThreadPoolExecutor(1) as pool:
+                listing = pool.submit(self._matching, asked, max(k, WORDS_LISTED))
+                near = self._near(query.vector, max(k, CANDIDATES))
+                words = listing.result()
+                scale = word_scale(len(query.words), self._table.count_rows())
+            weights = mixture.whole + mixture.passages, mixture.words * scale
+            ids = most_promising(near, words, weights, max(k, SCORED_EXACTLY))
+            rows = self._taken(ids, ["source", "id", *([] if query.vector is None else SCORED)])
+            scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
+            rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
+            bm25 = {**words.scores, **self._matching(asked, len(rest), rest).scores}
+            scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
             order = sorted(range(len(keys)), key=lambda i: (-total[i], keys[i]))[:k]
@@ -196,35 +200,30 @@ class LanceStore:
             query = self._table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), self._table.count_rows())
-            found = {word: self._matching([word], 1, ids).values() for word in words}
+            found = {word: self._matching([word], 1, ids).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
-    def _near(self, vector: NDArray[np.float32], depth: int) -> list[int]:
-        """Row ids of the documents of highest inner product, by the vector index where there is one."""
+    def _near(self, vector: NDArray[np.float32] | None, depth: int) -> Listed:
+        """The documents of highest inner product, by the vector index where there is one, whose scores are rough."""
+        if vector is None:
+            return Listed({}, True)
         query = self._table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
         if depth > CANDIDATES:  # the partitions looked into may hold fewer
             query = query.bypass_vector_index()
         found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
-        ids: list[int] = found["_rowid"].to_pylist()
-        return ids
+        scores = 1.0 - found["_distance"].to_numpy()
+        return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
 
-    def _matching(self, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> dict[int, float]:
-        """BM25 of the first documents that have some of the words, by row id, the best first."""
+    def _matching(self, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> Listed:
+        """The documents of the highest BM25."""
         if not words or (among is not None and not among):
-            return {}
+            return Listed({}, True)
         query = self._table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
         if among is not None:
             query = query.where(f"_rowid IN ({', '.join(map(str, among))})", prefilter=True)
         found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
-        return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
-
-    def _bm25(self, ids: Sequence[int], words: Sequence[str], matching: Mapping[int, float]) -> NDArray[np.float64]:
-        """BM25 (len(ids),), 0 without any of the words; `matching` holds the first of all documents."""
-        known = dict(matching)
-        if len(matching) >= WORDS_LISTED:
-            rest = [row for row in ids if row not in known]
-            known |= self._matching(words, len(rest), rest)
-        return np.array([known.get(row, 0.0) for row in ids], dtype=np.float64)
+        scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+        return Listed(scores, len(scores) < depth)
 
     def _taken(self, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """The rows of these ids, which ascend, with `_rowid`, in their order."""
