@@ -120,7 +120,7 @@ class VectorStore(Protocol):
     def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """The k documents of the highest scores by `mixture`, best first, ties by key.
 
-        Scores are exact for what is found; candidates are the first by the whole and by the words. Under words alone
+        Scores are exact for what is found; the first by the whole and by the words are looked at. Under words alone
         documents that have none of them are not found.
         """
 

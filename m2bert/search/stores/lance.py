@@ -3,8 +3,9 @@
 One table, because one commit of it is atomic: whoever reads sees the state before it or after it, also when the
 writer is killed. Search goes in two steps: the first documents by their whole (a scan, in large stores an index) and by
 their words are listed, and of the most promising of both lists scores are computed exactly, passages included. Words
-are scored by the database's own BM25 over a column of stems (m2bert.ranking.words), with the constants of m2bert.ranking.bm25; its index
-is made anew after every change, because rows that are not in it are scored by the counts of the others.
+are scored by the database's own BM25 over a column of stems (m2bert.ranking.words), with the constants of
+m2bert.ranking.bm25; its index is made anew after every change, because rows that are not in it are scored by the counts
+of the others.
 Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/test_ranking.py.
 """
 
