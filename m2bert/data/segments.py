@@ -124,8 +124,12 @@ class SegmentBatches:
         self._first_of_epoch = [0]
         self._plans: dict[int, list[list[int]]] = {}
 
+    def __len__(self) -> int:
+        """Batches of one pass over the windows."""
+        return len(self._plan(0))
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Batch `index`."""
+        """Batch `index`; after a pass over the windows another one, in another order, follows."""
         while index >= self._first_of_epoch[-1]:
             self._plan(len(self._first_of_epoch) - 1)
         epoch = int(np.searchsorted(self._first_of_epoch, index, side="right")) - 1

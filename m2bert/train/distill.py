@@ -1,131 +1,101 @@
-"""Distillation of a short-context teacher into a long-context encoder: `m2bert distill`.
+"""Distillation of short-context teachers into a long-context encoder: `m2bert distill`.
 
-The teacher reads a text segment by segment; the student reads it whole, and the mean of its token states over every
-segment is drawn to the teacher's vector of that segment (the prototype loss of arXiv 2402.07440, section 4.3, for
-every stretch of a text instead of its beginning). The mean over a document is then what the teacher would make of all
-of it.
+A teacher reads a text segment by segment; the student reads it whole, and what every segment adds to its embedding is
+drawn to the teachers' vector of that segment (the prototype loss of arXiv 2402.07440, section 4.3, for every stretch
+of a text instead of its beginning). The sum over a document is then what the teachers would make of all of it.
 Test: tests/train/test_distill.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from transformers import TrainerCallback
 
 from m2bert.data.examples import SpecialIds, special_ids
 from m2bert.data.pairs import load_pairs
-from m2bert.data.segments import SegmentBatches, Window, choose_windows, segment_bounds, windows_of
+from m2bert.data.segments import SegmentBatches, Window, choose_windows, windows_of
 from m2bert.data.tokens import load_tokens
+from m2bert.encoders.devices import chosen_device
 from m2bert.errors import M2BertError
 from m2bert.train.budget import OnProgress, Progress, is_main_process
 from m2bert.train.losses import prototype, ranking_agreement
 from m2bert.train.pretrain import model_config
 from m2bert.train.settings import DistillConfig
-from m2bert.train.trainer import load_run_tokenizer, prepare_output, run_training
+from m2bert.train.teachers import TeacherSpace, open_teachers, teacher_vectors, vocabulary_vectors
+from m2bert.train.trainer import LOG_NAME, append_log, last_checkpoint, load_run_tokenizer, prepare_output, run_training
+from m2bert.train.validation import evaluating
 
 logger = logging.getLogger(__name__)
+# Segments for each number of what is pooled, from which a projection's first weights are fitted.
+SEGMENTS_PER_FEATURE = 4
+# Windows of text to train on, and of held-out text.
+Groups = tuple[list[Window], list[Window]]
 
 
-def load_windows(config: DistillConfig, tokenizer: Any, on_progress: OnProgress | None) -> list[Window]:
-    """The windows of text that the settings choose, the same for the same settings and files."""
+def cache_folder(config: DistillConfig) -> Path:
+    """Where tokens and the teachers' vectors are kept."""
+    return Path(config.cache or Path(config.output) / "cache")
+
+
+def load_windows(config: DistillConfig, tokenizer: Any, on_progress: OnProgress | None = None) -> Groups:
+    """The windows of text that the settings choose; the same for the same settings and files."""
 
     def report(documents: int, tokens: int) -> None:
         if on_progress is not None:
             on_progress(Progress("tokenising", step=documents, tokens=tokens))
 
-    cache = config.cache or str(Path(config.output) / "cache")
-    groups: dict[str, list[Window]] = {}
-    if config.data:
-        store = load_tokens(config.data, tokenizer, cache, on_progress=report, who="distill")
-        groups |= windows_of(store, config.window_tokens)
+    def plain(sources: list[str]) -> dict[str, list[Window]]:
+        if not sources:
+            return {}
+        store = load_tokens(sources, tokenizer, cache_folder(config), on_progress=report, who="distill")
+        return windows_of(store, config.window_tokens)
+
+    groups = plain(config.data)
     if config.pairs or config.loco:
+        cache = cache_folder(config)
         data = load_pairs(config.pairs, config.loco, tokenizer, cache, on_progress=report, who="distill")
         documents = windows_of(data.documents, config.window_tokens)
         queries = windows_of(data.queries, config.window_tokens, is_query=True)
         groups |= {f"documents/{name}": windows for name, windows in documents.items()}
         groups |= {f"queries/{name}": windows for name, windows in queries.items()}
-    return choose_windows(groups, config.text_tokens, config.weights, config.seed)
+    held_out = plain(config.validation)
+    return (
+        choose_windows(groups, config.text_tokens, config.weights, config.seed),
+        choose_windows(held_out, config.validation_tokens, {}, config.seed) if held_out else [],
+    )
 
 
-def open_teacher(config: DistillConfig) -> Any:
-    """The teacher, with its vectors kept in the run's cache, so that an interrupted run goes on."""
-    from m2bert.encoders.cache import CachedEncoder
-    from m2bert.encoders.opening import open_encoder
-
-    cache = config.cache or str(Path(config.output) / "cache")
-    encoder = open_encoder(config.teacher)
-    return CachedEncoder(encoder, Path(cache) / "teacher", f"overflow={getattr(encoder, 'overflow', 'truncate')}")
-
-
-def teacher_vectors(
-    teacher: Any, windows: Sequence[Window], tokenizer: Any, segment_tokens: int, on_progress: OnProgress | None = None
-) -> NDArray[np.float32]:
-    """The teacher's unit vectors (segments, dim) of all segments of `windows`, queries as queries."""
-    parts = []
-    for window in windows:
-        bounds = segment_bounds(len(window.ids), segment_tokens)
-        parts += [(window.ids[a:b], window.is_query) for a, b in pairwise(bounds)]
-    texts = tokenizer.batch_decode([ids.tolist() for ids, _ in parts])
-    # In order of length, so that the teacher's batches hold little padding.
-    order = np.argsort([len(ids) for ids, _ in parts], kind="stable")
-    vectors: NDArray[np.float32] | None = None
-    total, before = sum(len(ids) for ids, _ in parts), 0
-    for is_query in (True, False):
-        chosen = [int(number) for number in order if parts[number][1] == is_query]
-        if not chosen:
+def make_batches(
+    config: DistillConfig,
+    groups: Groups,
+    teachers: list[Any],
+    tokenizer: Any,
+    on_progress: OnProgress | None,
+) -> tuple[SegmentBatches, SegmentBatches | None]:
+    """Batches to train on and, if there is held-out text, batches of that, each with the teachers' joined vectors."""
+    ids = special_ids(tokenizer)
+    space: TeacherSpace | None = None
+    made: list[SegmentBatches] = []
+    for windows in groups:
+        if not windows:
             continue
-        tokens = sum(len(parts[number][0]) for number in chosen)
-        report = _reporter(on_progress, before, tokens, total)
-        rows = _encode(teacher, [texts[number] for number in chosen], is_query, report)
-        vectors = np.empty((len(parts), rows.shape[1]), dtype=np.float32) if vectors is None else vectors
-        vectors[chosen] = rows
-        before += tokens
-    assert vectors is not None
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        raise M2BertError("distill: the teacher's vectors must be finite and not zero, got others; use another teacher")
-    return vectors / norms
-
-
-def _encode(teacher: Any, texts: list[str], is_query: bool, report: Callable[[int, int], None]) -> NDArray[np.float32]:
-    if is_query:
-        return np.asarray(teacher.encode(texts, progress=report), dtype=np.float32)
-    made = teacher.encode_documents(texts, progress=report)
-    lost = sum(document.num_truncated > 0 for document in made)
-    if lost:
-        logger.warning("the teacher did not read all of %d of %d segments; lower segment_tokens", lost, len(made))
-    return np.stack([document.vector for document in made])
-
-
-def _reporter(on_progress: OnProgress | None, before: int, tokens: int, total: int) -> Callable[[int, int], None]:
-    stage = f"the teacher reads {total / 1e6:.1f}M tokens"
-
-    def report(done: int, of: int) -> None:
-        if on_progress is not None:
-            read = before + tokens * done // max(of, 1)
-            on_progress(Progress(stage, fraction=read / max(total, 1), tokens=read))
-
-    return report
-
-
-def vocabulary_vectors(teacher: Any, tokenizer: Any, std: float) -> Tensor:
-    """The teacher's vectors (pieces, dim) float32 of all pieces read as texts, centred, of standard deviation `std`.
-
-    A mean of such rows is a crude embedding of a text already, which a student that starts near the identity has from
-    its first step on.
-    """
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    vectors = torch.from_numpy(np.array(teacher.encode([piece.removeprefix("##") for piece in pieces])))
-    vectors = vectors.float() - vectors.float().mean(dim=0)
-    return vectors * (std / vectors.std())
+        size = config.segment_tokens
+        read = [teacher_vectors(teacher, windows, tokenizer, size, on_progress) for teacher in teachers]
+        space = space or TeacherSpace(read)
+        vectors = space.joined(read)
+        made.append(
+            SegmentBatches(
+                windows, vectors, ids, segment_tokens=size, batch_tokens=config.batch_tokens, seed=config.seed
+            )
+        )
+    return made[0], made[1] if len(made) > 1 else None
 
 
 def new_student(config: DistillConfig, teacher: Any, tokenizer: Any, ids: SpecialIds) -> Any:
@@ -136,18 +106,28 @@ def new_student(config: DistillConfig, teacher: Any, tokenizer: Any, ids: Specia
     model = M2BertModel(model_config(config.preset, config.model, ids.vocab_size, "distill"))
     rows: Tensor = model.embeddings.word_embeddings.weight
     vectors = vocabulary_vectors(teacher, tokenizer, model.config.initializer_range)
-    _check_dim(model, vectors.shape[1])
+    if model.config.hidden_size != vectors.shape[1]:
+        raise M2BertError(
+            f"distill: a new student must have the first teacher's {vectors.shape[1]} channels, got "
+            f"{model.config.hidden_size}; set hidden_size or choose another teacher"
+        )
     own = torch.as_tensor([number for number in range(len(vectors)) if number not in ids.unmaskable])
     with torch.no_grad():
         rows[own] = vectors[own]
     return model
 
 
-def _check_dim(model: Any, dim: int) -> None:
-    if model.config.hidden_size != dim:
+def _check_student(model: Any, teachers: list[Any], window_tokens: int) -> None:
+    dim, found = sum(teacher.dim for teacher in teachers), model.config.embedding_size
+    if found != dim:
         raise M2BertError(
-            f"distill: the student must have the teacher's {dim} channels, got {model.config.hidden_size}; "
-            f"set hidden_size or choose another teacher"
+            f"distill: the student's embeddings must be as long as the teachers' together, {dim}, got {found}; "
+            f"set projection_dim={dim} or choose other teachers"
+        )
+    if window_tokens + 2 > model.config.max_position_embeddings:
+        raise M2BertError(
+            f"distill: window_tokens + 2 must be within the student's {model.config.max_position_embeddings} "
+            f"positions, got {window_tokens}; lower it"
         )
 
 
@@ -162,54 +142,106 @@ def segment_sums(states: Tensor, weights: Tensor, segment_ids: Tensor, segments:
     return sums, own.new_zeros(segments).index_add(0, owners, own)
 
 
-def distillation_loss(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Prototype loss of segments and of whole windows, and the agreement of the rankings. -> scalar float32."""
+def pooled_segments(model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What each segment adds to what is pooled (segments, pooled_size), and its weight (segments,); float32."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     states = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-    teacher, windows = inputs["teacher"], inputs["window_ids"]
     encoder: Any = getattr(model, "module", model)  # inside of the wrapper of several processes
     with torch.autocast(states.device.type, enabled=False):
         weights = encoder.pooling_weights(states, ids, mask)
-        sums, shares = segment_sums(states, weights, inputs["segment_ids"], len(teacher))
-        size = len(ids), teacher.shape[1]
+        return segment_sums(encoder.features(states), weights, inputs["segment_ids"], len(inputs["teacher"]))
+
+
+def distillation_loss(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Prototype loss of segments and of whole windows, and the agreement of the rankings. -> scalar float32."""
+    pooled, shares = pooled_segments(model, inputs)
+    teacher, windows = inputs["teacher"], inputs["window_ids"]
+    encoder: Any = getattr(model, "module", model)
+    with torch.autocast(pooled.device.type, enabled=False):
+        sums = encoder.projected(pooled)
+        size = len(inputs["input_ids"]), teacher.shape[1]
         # A window's vector is the sum of its segments': their weights, the lengths under a plain mean, count in both.
         whole = sums.new_zeros(size).index_add(0, windows, sums)
         wanted = teacher.new_zeros(size).index_add(0, windows, teacher * shares.detach()[:, None])
         return prototype(sums, teacher) + prototype(whole, wanted) + ranking_agreement(sums, teacher)
 
 
-def distill(config: DistillConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
-    """Train a student on a teacher's vectors and save it in the folder `model` of `config.output`.
+def fit_projection_to(model: Any, batches: SegmentBatches) -> None:
+    """Set a student's projection to the least squares of the teachers' vectors over the first segments of `batches`.
 
+    Without this it would pull the states about until it has found the teachers' space.
+    """
+    size = model.config.pooled_size
+    moment, cross = torch.zeros(size, size), torch.zeros(size, model.config.projection_dim)
+    seen = 0
+    with evaluating(model, bf16=False):
+        for index in range(len(batches)):
+            inputs = {name: torch.as_tensor(array).to(model.device) for name, array in batches[index].items()}
+            rows = torch.nn.functional.normalize(pooled_segments(model, inputs)[0], dim=1).cpu()
+            moment, cross, seen = moment + rows.T @ rows, cross + rows.T @ inputs["teacher"].cpu(), seen + len(rows)
+            if seen >= SEGMENTS_PER_FEATURE * size:
+                break
+        ridge = 1e-3 * moment.diagonal().mean() * torch.eye(size)
+        model.projection.weight.copy_(torch.linalg.solve(moment + ridge, cross).T)
+
+
+class _HeldOutLoss(TrainerCallback):
+    """Writes the mean loss of held-out batches into the log at every checkpoint."""
+
+    def __init__(self, batches: SegmentBatches, log: Path, bf16: bool) -> None:
+        self.batches, self.log, self.bf16 = batches, log, bf16
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if is_main_process():
+            append_log(self.log, {"step": state.global_step, "held_out_loss": self.loss(model)})
+
+    def loss(self, model: Any) -> float:
+        losses = []
+        with evaluating(model, self.bf16):
+            for index in range(len(self.batches)):
+                inputs = {name: torch.as_tensor(x).to(model.device) for name, x in self.batches[index].items()}
+                losses.append(float(distillation_loss(model, inputs)))
+        return float(np.mean(losses))
+
+
+def distill(
+    config: DistillConfig,
+    on_progress: OnProgress | None = None,
+    *,
+    windows: Groups | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Train a student on its teachers' vectors and save it in the folder `model` of `config.output`.
+
+    windows: to train on and held out, in place of those that the settings choose. callbacks: of transformers' Trainer.
     Continues from the newest complete checkpoint in `config.output` when there is one. Returns steps, tokens,
-    seconds, tokens_per_second, segments. Raises M2BertError for settings, data or models that do not fit.
+    seconds, tokens_per_second, segments and, with held-out text, held_out_loss. Raises M2BertError for settings, data
+    or models that do not fit.
     """
     from m2bert.model.checkpoints import load_model, save_model, with_pooling
 
     config.check()
     tokenizer = load_run_tokenizer(config, "distill")
     ids = special_ids(tokenizer)
-    teacher = open_teacher(config)
-    if config.init:
-        model, _ = load_model(config.init)
-    else:
-        model = new_student(config, teacher, tokenizer, ids)
-    with_pooling(model, config.pooling)
-    if config.window_tokens + 2 > model.config.max_position_embeddings:
-        raise M2BertError(
-            f"distill: window_tokens + 2 must be within the student's {model.config.max_position_embeddings} "
-            f"positions, got {config.window_tokens}; lower it"
-        )
-    windows = load_windows(config, tokenizer, on_progress)
-    vectors = teacher_vectors(teacher, windows, tokenizer, config.segment_tokens, on_progress)
-    _check_dim(model, vectors.shape[1])
-    batches = SegmentBatches(
-        windows, vectors, ids, segment_tokens=config.segment_tokens, batch_tokens=config.batch_tokens, seed=config.seed
-    )
+    teachers = open_teachers(config.teacher, cache_folder(config))
+    model = load_model(config.init)[0] if config.init else new_student(config, teachers[0], tokenizer, ids)
+    with_pooling(model, config.pooling, config.bilinear_features, config.projection_dim)
+    _check_student(model, teachers, config.window_tokens)
+    groups = windows or load_windows(config, tokenizer, on_progress)
+    batches, held_out = make_batches(config, groups, teachers, tokenizer, on_progress)
     output = prepare_output(config)
-    logger.info("%d windows, %d segments, %d parameters", len(windows), len(vectors), model.num_parameters())
+    logger.info(
+        "%d windows, %d segments, %d parameters", len(batches.windows), len(batches.vectors), model.num_parameters()
+    )
+    if model.config.projection_dim and not (config.resume and last_checkpoint(output)):
+        fit_projection_to(model.to(chosen_device(None, "distill")), batches)
     model.train()
-    result = run_training(config, model, batches, distillation_loss, stage="distilling", on_progress=on_progress)
+    watch = [_HeldOutLoss(held_out, output / LOG_NAME, config.bf16)] if held_out else []
+    result = run_training(
+        config, model, batches, distillation_loss, stage="distilling", on_progress=on_progress,
+        callbacks=[*watch, *callbacks],
+    )  # fmt: skip
     if is_main_process():
         save_model(model, tokenizer, output / "model", dtype=torch.bfloat16 if config.bf16_weights else torch.float32)
-    return {**result, "segments": len(vectors)}
+    told = {"held_out_loss": watch[0].loss(model)} if watch else {}
+    return {**result, "segments": len(batches.vectors), **told}

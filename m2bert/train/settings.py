@@ -208,24 +208,33 @@ class PretrainConfig(NewModelSettings, TrainConfig):
 class DistillConfig(PairSettings, NewModelSettings, TrainConfig):
     """Settings of `m2bert distill`."""
 
-    teacher: str = setting("", "Model to learn from: a SentenceTransformer or M2-BERT, folder or name.")
+    teacher: list[str] = setting(
+        [], "Model to learn from: a SentenceTransformer or M2-BERT, folder or name; may be repeated."
+    )
     data: list[str] = setting([], "Plain text: files, folders or globs; may be repeated.")
     weights: dict[str, float] = setting(
         {}, "Factors of collections' shares (`name`, `documents/name`, `queries/name`), such as books:2."
     )
-    text_tokens: int = setting(4_000_000, "Tokens of text that the teacher reads.", least=1)
+    text_tokens: int = setting(4_000_000, "Tokens of text that each teacher reads.", least=1)
+    validation: list[str] = setting([], "Held-out text for the loss at every checkpoint; may be repeated.")
+    validation_tokens: int = setting(100_000, "Tokens of held-out text at most.", least=1)
     window_tokens: int = setting(1024, "Longest stretch the student reads at once.")
     segment_tokens: int = setting(128, "Longest stretch the teacher reads at once.", least=8)
     bf16_weights: bool = setting(False, "Store the result in bfloat16, half the size.")
     pooling: str = setting(
         "", "mean or weighted; by default that of --init or --config.", choices=("", "mean", "weighted")
     )
+    bilinear_features: int = setting(0, "Bilinear features to go on with; 0 for those of --init or --config.")
+    projection_dim: int = setting(0, "Length of embeddings to go on with; 0 for that of --init or --config.")
 
     def check(self, who: str = "distill") -> None:
         """Raise M2BertError for settings that cannot be meant; nothing is changed."""
         super().check(who)
-        if not self.teacher:
-            raise M2BertError(f"{who}: needs teacher, got nothing; pass --teacher with a model's folder or name")
+        if not self.teacher or isinstance(self.teacher, str):
+            raise M2BertError(
+                f"{who}: needs a list of teachers, got {self.teacher or 'nothing'}; pass --teacher with a model's "
+                "folder or name"
+            )
         if not (self.data or self.pairs or self.loco):
             raise M2BertError(f"{who}: needs text, got nothing; pass --data, --pairs or --loco")
         if self.window_tokens < self.segment_tokens:

@@ -64,7 +64,7 @@ def validation_batches(
 def evaluate_mlm(model: Any, batches: Iterable[Batch], *, bf16: bool) -> dict[str, float]:
     """Mean masked-LM loss (nats per masked token), accuracy, and how many masked tokens, over fixed batches."""
     total = correct = count = 0.0
-    with _evaluating(model, bf16):
+    with evaluating(model, bf16):
         for batch in batches:
             on_device = {name: array.to(model.device) for name, array in batch.items()}
             labels = on_device["labels"][on_device["labels"] != -100]
@@ -87,7 +87,7 @@ def evaluate_probes(model: Any, probes: Sequence[Probe], *, batch_tokens: int, b
     size = max(1, batch_tokens // len(probes[0].ids))
     losses: dict[str, list[float]] = {"ids": [], "control": []}
     hits = {"ids": 0.0, "control": 0.0}
-    with _evaluating(model, bf16):
+    with evaluating(model, bf16):
         for start in range(0, len(probes), size):
             group = probes[start : start + size]
             targets = torch.tensor([probe.target for probe in group], device=model.device)
@@ -112,7 +112,7 @@ def evaluate_probes(model: Any, probes: Sequence[Probe], *, batch_tokens: int, b
 
 
 @contextmanager
-def _evaluating(model: Any, bf16: bool) -> Iterator[None]:
+def evaluating(model: Any, bf16: bool) -> Iterator[None]:
     """No gradients, no dropout, bfloat16 if asked for; the model's mode is restored."""
     was_training = model.training
     model.eval()

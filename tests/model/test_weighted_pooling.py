@@ -280,7 +280,7 @@ def test_finetuning_learns_the_weights(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("new", [False, True])
 def test_distilling_learns_the_weights(world: Path, tmp_path: Path, new: bool) -> None:
-    values = settings(world, tmp_path, teacher=str(world / "model"), window_tokens=96, segment_tokens=24)
+    values = settings(world, tmp_path, teacher=[str(world / "model")], window_tokens=96, segment_tokens=24)
     values |= {"batch_tokens": 512, "text_tokens": 4000, "tokenizer": str(world / "model")}
     if new:
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "filter_order": 8}

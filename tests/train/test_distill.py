@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from killed import run_until_killed
+from tiny import tiny_model_folder
 from training_data import TOPICS, Stopped, logged_losses, make_text, small_tokenizer, stop_at
 from typer.testing import CliRunner
 
@@ -19,8 +20,17 @@ from m2bert.data.examples import special_ids
 from m2bert.data.segments import SegmentBatches, Window, choose_windows, segment_bounds, windows_of
 from m2bert.data.tokens import TokenStore
 from m2bert.errors import M2BertError
-from m2bert.train.distill import distill, new_student, open_teacher, segment_sums, teacher_vectors
+from m2bert.train.distill import (
+    cache_folder,
+    distill,
+    distillation_loss,
+    load_windows,
+    make_batches,
+    new_student,
+    segment_sums,
+)
 from m2bert.train.settings import DistillConfig
+from m2bert.train.teachers import open_teachers
 from m2bert.train.trainer import last_checkpoint
 
 STUDENT = {
@@ -31,7 +41,7 @@ STUDENT = {
 
 def settings(world: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
     return {
-        "teacher": str(world / "teacher"), "tokenizer": str(world / "teacher"), "data": [str(world / "text")],
+        "teacher": [str(world / "teacher")], "tokenizer": str(world / "teacher"), "data": [str(world / "text")],
         "pairs": [str(world / "pairs.jsonl.gz")], "loco": [str(world / "loco")], "output": str(folder),
         "cache": str(world / "cache"), "model": STUDENT, "text_tokens": 6000, "window_tokens": 96,
         "segment_tokens": 24, "batch_tokens": 512, "learning_rate": 3e-3, "max_steps": 6, "logging_steps": 1,
@@ -129,28 +139,12 @@ def test_segment_sums_match_numpy() -> None:
     assert float(sums.abs().sum()) > 1
 
 
-def test_the_teacher_reads_segments_as_text(world: Path) -> None:
-    """Vectors in the order of windows and segments, whatever order they were encoded in."""
-    tokenizer = small_tokenizer()
-    texts = [make_text(topic, words, 4) for topic, words in ((0, 60), (3, 8), (5, 31))]
-    windows = [Window(np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"]), "any") for text in texts]
-    teacher = Embedder(str(world / "teacher"))
-    vectors = teacher_vectors(teacher, windows, tokenizer, 16)
-    row = 0
-    for window in windows:
-        bounds = segment_bounds(len(window.ids), 16)
-        for start, end in pairwise(bounds):
-            expected = teacher.encode([tokenizer.decode(window.ids[start:end].tolist())])[0]
-            assert np.allclose(vectors[row], expected, atol=1e-5)
-            row += 1
-    assert row == len(vectors) and np.abs(vectors[0] - vectors[-1]).max() > 1e-2
-
-
 def test_a_new_student_starts_from_the_teachers_vectors_of_the_pieces(world: Path, tmp_path: Path) -> None:
     config = DistillConfig(**settings(world, tmp_path))
     tokenizer = small_tokenizer()
     ids = special_ids(tokenizer)
-    rows = new_student(config, open_teacher(config), tokenizer, ids).embeddings.word_embeddings.weight.detach()
+    teachers = open_teachers(config.teacher, cache_folder(config))
+    rows = new_student(config, teachers[0], tokenizer, ids).embeddings.word_embeddings.weight.detach()
     teacher = Embedder(str(world / "teacher"))
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     vectors = teacher.encode([piece.removeprefix("##") for piece in pieces])
@@ -163,15 +157,20 @@ def test_a_new_student_starts_from_the_teachers_vectors_of_the_pieces(world: Pat
 
 
 def agreement(folder: Path, world: Path) -> tuple[float, float]:
-    """Mean cosines of the student's vectors of new texts with the teacher's means of pieces: of the same, of others."""
+    """Mean cosines of the student's vectors of new texts with the teacher's means of pieces: of the same, of others.
+
+    The mean of the teacher's vectors of the training text is taken off, as in training.
+    """
     student, teacher, tokenizer = Embedder(str(folder)), Embedder(str(world / "teacher")), small_tokenizer()
+    common = teacher.encode([text for topic in range(TOPICS) for text in make_text(topic, 400, 3).split(".")])
     found, wanted = [], []
     for topic in range(TOPICS):
         text = make_text(topic, 40, 7000)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         pieces = [tokenizer.decode(ids[a:b]) for a, b in pairwise(segment_bounds(len(ids), 24))]
         found.append(student.encode([text])[0])
-        wanted.append(teacher.encode(pieces).mean(axis=0))
+        rows = teacher.encode(pieces) - common.mean(axis=0)
+        wanted.append((rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0))
         wanted[-1] /= np.linalg.norm(wanted[-1])
     cosines = np.stack(found) @ np.stack(wanted).T
     return float(np.diag(cosines).mean()), float(cosines[~np.eye(TOPICS, dtype=bool)].mean())
@@ -191,6 +190,42 @@ def test_the_student_learns_what_the_teacher_makes_of_whole_texts(world: Path, t
     values = settings(world, tmp_path / "more", init=str(tmp_path / "run"), max_steps=1, learning_rate=1e-9)
     distill(DistillConfig(**values | {"tokenizer": ""}))
     assert logged_losses(tmp_path / "more")[1] < 0.6 * found[1]
+
+
+def test_two_teachers_are_learned_from_together(world: Path, tmp_path: Path) -> None:
+    """New texts: the first numbers of the student's vectors are the first teacher's, the rest the second's."""
+    second = str(tiny_model_folder(tmp_path / "second", max_tokens=34))
+    values = settings(world, tmp_path / "run", teacher=[str(world / "teacher"), second], projection_dim=48)
+    values |= {"max_steps": 100, "save_steps": 50, "logging_steps": 20, "validation": [str(world / "text")]}
+    result = distill(DistillConfig(**values | {"validation_tokens": 1000}))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    held_out = {row["step"]: row["held_out_loss"] for row in rows if "held_out_loss" in row}
+    assert list(held_out) == [50, 100] and held_out[100] < held_out[50]
+    assert result["held_out_loss"] == pytest.approx(held_out[100], rel=1e-6)
+    texts = [make_text(topic, 12, seed) for topic in range(TOPICS) for seed in range(8000, 8004)]
+    found = Embedder(str(tmp_path / "run" / "model")).encode(texts)
+    for name, part in ((str(world / "teacher"), found[:, :32]), (second, found[:, 32:])):
+        wanted = Embedder(name).encode(texts)
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (part, wanted - wanted.mean(axis=0))]
+        cosines = unit[0] @ unit[1].T
+        assert np.diag(cosines).mean() > cosines.mean() + 0.2
+
+
+def test_a_projection_starts_in_the_teachers_space(world: Path, tmp_path: Path) -> None:
+    """Fitted, the first loss of an untrained student is far below that of fresh weights, which point anywhere."""
+    values = settings(world, tmp_path / "run", projection_dim=32, max_steps=1, learning_rate=1e-9)
+    distill(DistillConfig(**values))
+    model, tokenizer = load_model(tmp_path / "run" / "model")
+    config = DistillConfig(**values)
+    teachers = open_teachers(config.teacher, cache_folder(config))
+    batches, _ = make_batches(config, load_windows(config, tokenizer), teachers, tokenizer, None)
+    inputs = {name: torch.as_tensor(array) for name, array in batches[0].items()}
+    with torch.no_grad():
+        fitted = float(distillation_loss(model, inputs))
+        model.projection.weight.normal_()
+        fresh = float(distillation_loss(model, inputs))
+    assert logged_losses(tmp_path / "run")[1] == pytest.approx(fitted, rel=1e-3)
+    assert fitted < 0.7 * fresh
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +256,12 @@ def test_a_killed_process_continues(world: Path, whole: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"teacher": ""}, "needs teacher"),
+        ({"teacher": []}, "needs a list of teachers, got nothing"),
+        ({"teacher": "{world}/teacher"}, "needs a list of teachers, got"),
         ({"data": [], "pairs": [], "loco": []}, "needs text"),
         ({"loco": ["{world}/loco/tinytask/test"]}, "for evaluation only"),
-        ({"model": {**STUDENT, "hidden_size": 64}}, "must have the teacher's 32 channels, got 64"),
+        ({"model": {**STUDENT, "hidden_size": 64}}, "must have the first teacher's 32 channels, got 64"),
+        ({"projection_dim": 24}, "as long as the teachers' together, 32, got 24; set projection_dim=32"),
         ({"model": {"depth": 3}}, "model fields must be those of M2BertConfig, got depth"),
         ({"window_tokens": 200}, "within the student's 128 positions"),
         ({"window_tokens": 16}, "window_tokens must be at least 24"),

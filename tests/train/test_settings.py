@@ -138,7 +138,7 @@ def test_checking_changes_nothing() -> None:
     common: dict[str, Any] = {"output": "o", "init": "m2-bert-mini", "max_steps": 1}
     for config in (
         PretrainConfig(**common, data=["x"]),
-        DistillConfig(**common, data=["x"], teacher="t"),
+        DistillConfig(**common, data=["x"], teacher=["t"]),
         FinetuneConfig(**common, pairs=["x"]),
     ):
         before = dataclasses.asdict(config)
