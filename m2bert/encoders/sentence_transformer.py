@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from m2bert.encoders.protocol import EncodedDocument, Progress
 from m2bert.errors import M2BertError
 
-TEXTS_AT_ONCE = 32
+# A GPU idles between small batches; on a processor large ones only leave its cache.
+TEXTS_AT_ONCE = {"cpu": 32, "cuda": 256}
 UNLIMITED = 1 << 30
 
 
@@ -87,7 +88,7 @@ class SentenceTransformerEncoder:
         There are no passages, asked for or not: what sentence-transformers pools has no parts.
         """
         vectors = self._encode(self._model.encode_document, texts, progress)
-        counts = [len(self._offsets(text)) for text in texts]
+        counts = [len(each) for each in self._core().encode_batch(list(texts), add_special_tokens=False)]
         return [
             EncodedDocument(vector, [], min(count, self._room), 1, max(0, count - self._room))
             for vector, count in zip(vectors, counts, strict=True)
@@ -104,20 +105,25 @@ class SentenceTransformerEncoder:
         cuts = [offsets[number * len(offsets) // count][0] for number in range(1, count)]
         return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
+    def _core(self) -> Any:
+        """The tokenizer itself, set to keep all of a text; the model sets it anew whenever it encodes."""
         core = self._tokenizer.backend_tokenizer
         core.no_truncation()
         core.no_padding()
-        offsets: list[tuple[int, int]] = core.encode(text, add_special_tokens=False).offsets
+        return core
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        offsets: list[tuple[int, int]] = self._core().encode(text, add_special_tokens=False).offsets
         return offsets
 
     def _encode(
         self, encode: Callable[..., Any], texts: Sequence[str], progress: Progress | None
     ) -> NDArray[np.float32]:
         parts = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            chosen = list(texts[start : start + TEXTS_AT_ONCE])
-            parts.append(np.asarray(encode(chosen, batch_size=TEXTS_AT_ONCE, show_progress_bar=False), np.float32))
+        size = TEXTS_AT_ONCE.get(self.device.partition(":")[0], TEXTS_AT_ONCE["cpu"])
+        for start in range(0, len(texts), size):
+            chosen = list(texts[start : start + size])
+            parts.append(np.asarray(encode(chosen, batch_size=size, show_progress_bar=False), np.float32))
             if progress is not None:
                 progress(start + len(chosen), len(texts))
         return np.concatenate(parts)
