@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m2bert.errors import M2BertError
+from m2bert.search.sections import Section
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
 ID_COLUMNS = ("id", "pid")
@@ -25,11 +26,15 @@ TEXT_COLUMNS = ("text", "passage")
 
 @dataclass(frozen=True)
 class Document:
-    """One text, its name within its source, and the source (a folder, a file, a name; may be empty)."""
+    """One text, its name within its source, and the source (a folder, a file, a name; may be empty).
+
+    sections: its pages or headings, in the order of their starts, so that a passage knows where it stands.
+    """
 
     id: str
     text: str
     source: str = ""
+    sections: tuple[Section, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
 from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
 from m2bert.ranking.words import words_of
-from m2bert.search.bulk import Progress, embed_into, text_hash
+from m2bert.search.bulk import Progress, document_hash, embed_into
 from m2bert.search.documents import Corpus, Document, Skipped
 from m2bert.search.results import SearchResult, hits_of
 from m2bert.search.stores import Key, Query, Record, StoredState, StoreInfo, StoreStats, VectorStore
@@ -225,7 +225,7 @@ class SearchIndex:
 
         store = self._opened_or_created()
         report = IndexReport()
-        hashes = {(item.source, item.id): text_hash(item.text) for item in documents}
+        hashes = {(item.source, item.id): document_hash(item) for item in documents}
         with open_staging(store.path, store.info) as staging:
             stored = _states(store, hashes, synced)
             changed = [item for item in documents if not self._is_current(stored, item, hashes)]

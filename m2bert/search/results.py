@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2bert.ranking.passages import pair_cosines
+from m2bert.search.sections import place_of
 from m2bert.search.stores import Record
 
 
@@ -20,7 +21,8 @@ class SearchHit:
     """Two neighbouring passages of a document, or its only one, and how well they match.
 
     start, end: characters of the document, which has `document_length` of them. score: their cosine with the query.
-    contribution: what they add to the cosine of the query and the whole document.
+    contribution: what they add to the cosine of the query and the whole document. place: the page or heading they
+    stand on or under, "page 12" or "page 12 to page 13"; empty where the document has none.
     """
 
     start: int
@@ -29,6 +31,7 @@ class SearchHit:
     contribution: float
     text: str
     document_length: int
+    place: str = ""
 
     @property
     def position(self) -> float:
@@ -55,7 +58,7 @@ def hits_of(record: Record, query: NDArray[np.float32], most: int) -> list[Searc
     spans, cosine = record.spans, float(record.vector @ query)
     if record.passages is None:
         start, end = (int(spans[0, 0]), int(spans[-1, 1])) if len(spans) else (0, len(record.text))
-        return [SearchHit(start, end, cosine, cosine, record.text[start:end], len(record.text))][:most]
+        return [_hit(record, start, end, cosine, cosine)][:most]
     products = record.passages.products(query)
     cosines = pair_cosines(products[:, None], record.passages.pair_norms, [len(products)])[:, 0]
     hits: list[SearchHit] = []
@@ -66,6 +69,11 @@ def hits_of(record: Record, query: NDArray[np.float32], most: int) -> list[Searc
         if not taken & {first, first + 1}:
             taken |= {first, first + 1}
             start, end = int(spans[first, 0]), int(spans[first + 1, 1])
-            text, share = record.text[start:end], float(products[first : first + 2].sum())
-            hits.append(SearchHit(start, end, float(cosines[first]), share, text, len(record.text)))
+            share = float(products[first : first + 2].sum())
+            hits.append(_hit(record, start, end, float(cosines[first]), share))
     return hits
+
+
+def _hit(record: Record, start: int, end: int, cosine: float, share: float) -> SearchHit:
+    text = record.text[start:end]
+    return SearchHit(start, end, cosine, share, text, len(record.text), place_of(record.sections, start, text))
