@@ -71,10 +71,9 @@ class SectionedText:
         self._length += len(text)
 
     def begin(self, label: str) -> None:
-        """A section begins here, behind what was written so far, and is called `label`."""
-        if self.sections and self.sections[-1].start == self._length:
-            self.sections.pop()
-        self.sections.append(Section(self._length, label))
+        """A section begins here, behind what was written so far, and is called `label`; headings above it end."""
+        self._headings = []
+        self._begin(label)
 
     def head(self, level: int, title: str) -> None:
         """A section begins here under a heading; one of level 1 ends all others, one of level 2 those below 1."""
@@ -82,4 +81,9 @@ class SectionedText:
         title = " ".join(title.split())[:MOST_OF_A_HEADING]
         if title:
             self._headings.append((level, title))
-        self.begin(" > ".join(each for _, each in self._headings))
+        self._begin(" > ".join(each for _, each in self._headings))
+
+    def _begin(self, label: str) -> None:
+        if self.sections and self.sections[-1].start == self._length:
+            self.sections.pop()
+        self.sections.append(Section(self._length, label))
