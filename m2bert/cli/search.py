@@ -17,9 +17,11 @@ from m2bert.cli.options import (
     Device,
     Json,
     JsonCommand,
+    MegabytesPerFile,
     Overflow,
     Quiet,
     Rank,
+    SecondsPerFile,
     Store,
     StoreModel,
     Threads,
@@ -48,17 +50,21 @@ def index(
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
     truncate_dim: TruncateDim = None,
+    seconds_per_file: SecondsPerFile = 60.0,
+    megabytes_per_file: MegabytesPerFile = 1024,
     json_to: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Index a folder of documents, or a JSON-lines file; only what changed is read and embedded again."""
     from m2bert.search.documents import read_corpus, source_of
+    from m2bert.search.reading import Limits
 
     check_files(json_to, None, "index")
     source_of(source)
     search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads, truncate_dim))
     with announced(f"reading {source}"), warnings_noticed():
-        corpus = read_corpus(source, exclude=[store], stamps=search_index.stamps(source))
+        limits = Limits(seconds_per_file, megabytes_per_file)
+        corpus = read_corpus(source, exclude=[store], stamps=search_index.stamps(source), limits=limits)
     with warnings_noticed(), counted("embedding", "tokens") as progress:
         report = search_index.update(corpus, progress=progress)
 

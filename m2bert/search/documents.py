@@ -259,8 +259,8 @@ def _collect(source: str, entries: Iterable[Document | Skipped | _File]) -> Corp
 
 
 def _shows_something(text: str) -> bool:
-    """Whether there is more than white space, unseen characters, and signs for what a conversion has lost."""
-    return any(character.isprintable() and not character.isspace() and character != "\ufffd" for character in text)
+    """Whether there is more than white space and unseen characters."""
+    return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def _read_folder(
@@ -301,7 +301,11 @@ def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Reader
         stamp = _stamp(state)
         if stamp and stamps.get(name) == stamp:
             return _File(name, stamp)
-        parsed = readers.read(path) if has_reader(path.name) else parse(path.read_bytes(), path.name)
+        if has_reader(path.name):
+            parsed = readers.read(path)
+        else:  # nothing but its size can be wrong with it
+            readers.limits.check_size(state.st_size)
+            parsed = parse(path.read_bytes(), path.name)
     except OSError as error:
         return Skipped(name, f"cannot be read: {error.strerror}")
     except FormatError as error:

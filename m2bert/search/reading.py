@@ -23,25 +23,31 @@ from m2bert.errors import M2BertError
 from m2bert.search.formats import FormatError, Parsed
 from m2bert.search.sections import Section
 
-WORKER = (sys.executable, "-m", "m2bert.search.formats.worker")
+# -P: what lies in the working folder, which may be the one that is read, is never taken for a module.
+WORKER = (sys.executable, "-P", "-m", "m2bert.search.formats.worker")
 # Files that are read at once: more processes than this wait for the disk.
 MOST_AT_ONCE = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take to be read. megabytes: of memory, on Linux; other systems have no such bound."""
+    """What one file may take to be read. megabytes: of memory, on Linux alone; and the size of plain text, anywhere."""
 
     seconds: float = 60.0
     megabytes: int = 1024
+
+    def check_size(self, size: int) -> None:
+        """Raise FormatError for a file of more bytes."""
+        if size > self.megabytes << 20:
+            raise FormatError(f"has {size >> 20:,} MB, over the limit of {self.megabytes:,} (--megabytes-per-file)")
 
 
 class Readers:
     """Processes that read files, for any number of threads; made when they are needed, ended at the end of `with`."""
 
     def __init__(self, limits: Limits | None = None, command: Sequence[str] = WORKER) -> None:
-        self._limits = limits or Limits()
-        self._command = [*command, str(self._limits.megabytes)]
+        self.limits = limits or Limits()
+        self._command = [*command, str(self.limits.megabytes)]
         self._idle: list[_Worker] = []
         self._running: set[_Worker] = set()
 
@@ -59,7 +65,7 @@ class Readers:
         process for it starts.
         """
         worker = self._worker()
-        answer = worker.ask(str(path), self._limits.seconds)
+        answer = worker.ask(str(path), self.limits.seconds)
         if answer is None or "memory" in answer:
             self._end(worker)
             raise FormatError(self._reason(answer, worker))
@@ -82,14 +88,12 @@ class Readers:
         worker.end()
 
     def _reason(self, answer: dict[str, Any] | None, worker: _Worker) -> str:
+        memory = f"the limit of {self.limits.megabytes:,} MB of memory (--megabytes-per-file)"
         if answer is not None:
-            return f"takes more than {self._limits.megabytes:,} MB of memory to read, which is the limit"
+            return f"takes more to read than {memory}"
         if worker.timed_out:
-            return f"takes longer than {self._limits.seconds:g} s to read, which is the limit"
-        return (
-            f"ends the process that reads it (code {worker.code}): broken, or more than the limit of "
-            f"{self._limits.megabytes:,} MB of memory"
-        )
+            return f"takes longer to read than the limit of {self.limits.seconds:g} s (--seconds-per-file)"
+        return f"ends the process that reads it (code {worker.code}): broken, or beyond {memory}"
 
 
 class _Worker:

@@ -47,8 +47,8 @@ def test_a_file_that_hangs_or_crashes_stops_no_other() -> None:
 
         found = list(pool.map(read, names))
     assert found[0::2] == ["a", "b", "c"]
-    assert found[1] == "takes longer than 0.5 s to read, which is the limit"
-    assert found[3].startswith("ends the process that reads it (code -6): broken, or more than the limit of 512 MB")
+    assert found[1] == "takes longer to read than the limit of 0.5 s (--seconds-per-file)"
+    assert found[3].startswith("ends the process that reads it (code -6): broken, or beyond the limit of 512 MB of mem")
     assert time.monotonic() - begun < 20
 
 
@@ -74,7 +74,19 @@ def test_a_book_that_unpacks_without_end_is_skipped_and_the_rest_is_read(tmp_pat
     assert (tmp_path / "bomb.epub").stat().st_size < 4 << 20
     corpus = read_corpus(tmp_path, limits=Limits(megabytes=256))
     assert [document.id for document in corpus.documents] == ["good.epub"]
-    assert [item.reason for item in corpus.skipped] == ["takes more than 256 MB of memory to read, which is the limit"]
+    reason = "takes more to read than the limit of 256 MB of memory (--megabytes-per-file)"
+    assert [item.reason for item in corpus.skipped] == [reason]
+
+
+def test_plain_text_beyond_the_limit_is_not_taken_into_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("small")
+    with open(tmp_path / "b.log", "wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    corpus = read_corpus(tmp_path)
+    assert [document.id for document in corpus.documents] == ["a.txt"]
+    assert [item.reason for item in corpus.skipped] == [
+        "has 1,048,576 MB, over the limit of 1,024 (--megabytes-per-file)"
+    ]
 
 
 def test_a_worker_that_does_not_start_is_an_error_with_the_command() -> None:
@@ -97,14 +109,18 @@ def test_one_file_is_read_by_itself(tmp_path: Path) -> None:
         read_document(tmp_path / "c.txt")
 
 
-def test_a_program_without_a_guard_may_read_a_folder(tmp_path: Path) -> None:
-    """Processes that begin by importing the program again would begin it again."""
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "a.html").write_text("<p>read")
+def test_a_program_without_a_guard_may_read_the_folder_it_works_in(tmp_path: Path) -> None:
+    """Processes that begin by importing the program again would begin it again; modules of the folder are documents."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.html").write_text("<p>read")
+    (docs / "json.py").write_text("raise SystemExit('run')")
     program = tmp_path / "program.py"
     program.write_text(
-        "from m2bert.search import read_corpus\nprint([d.text.strip() for d in read_corpus('docs').documents])\n"
+        "from m2bert.search import read_corpus\nprint([each.text.strip() for each in read_corpus('.').documents])\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "['read']\n", "")
+    del environment["PYTHONSAFEPATH"]
+    done = subprocess.run([sys.executable, program], cwd=docs, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "['read', \"raise SystemExit('run')\"]\n"
