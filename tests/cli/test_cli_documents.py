@@ -36,7 +36,7 @@ def run(capsys: Any, monkeypatch: Any) -> Any:
 def test_places_are_shown_and_files_are_told_of(run: Any, model: str, tmp_path: Path) -> None:
     docs, store = tmp_path / "docs", tmp_path / "store"
     docs.mkdir()
-    (docs / "a.md").write_text(f"# Install\n\n{story(60, 1)}\n\n## Linux\n\ncopper harbor winter. {story(60, 2)}\n")
+    (docs / "a.md").write_text(f"# Install\n\n{story(400, 1)}\n\n## Linux\n\ncopper harbor winter. {story(400, 2)}\n")
     (docs / "old.txt").write_bytes("café garden".encode("cp1252"))
     (docs / "broken.ipynb").write_text("{")
     code, out, err = run("index", docs, "--store", store, "--model", model, f"--json={tmp_path / 'report.json'}")
