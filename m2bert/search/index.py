@@ -198,7 +198,13 @@ class SearchIndex:
         another rank.
         """
         queries = list(query) if isinstance(query, list | tuple) else [query]
-        _check_search(queries, k, passages, rank)
+        _check_search(queries, k, passages)
+        only_words = Mixture().only(rank).used == [WORDS]
+        if TERMS in rank.split("+"):
+            raise M2BertError(
+                f"search: rank must do without terms, which are not kept in stores, got {rank!r}; "
+                f"`m2bert evaluate` can rank by them"
+            )
         store = self._opened()
         num_documents = store.count()
         if num_documents == 0:
@@ -206,7 +212,6 @@ class SearchIndex:
                 f"search: the store {str(self.path)!r} holds no documents; add some with "
                 f"`m2bert index FOLDER --store {self.path}`"
             )
-        only_words = Mixture().only(rank).used == [WORDS]
         mixture = Mixture().only(rank) if only_words else self.mixture.only(rank)
         vectors = [None] * len(queries) if only_words else self._query_vectors(queries)
         results = []
@@ -347,7 +352,7 @@ class SearchIndex:
         return self._store
 
 
-def _check_search(queries: Sequence[str], k: int, passages: int, rank: str) -> None:
+def _check_search(queries: Sequence[str], k: int, passages: int) -> None:
     if not queries:
         raise M2BertError("search: there must be at least one query, got an empty list; ask something")
     for query in queries:
@@ -357,11 +362,6 @@ def _check_search(queries: Sequence[str], k: int, passages: int, rank: str) -> N
         raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
     if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
         raise M2BertError(f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none")
-    if TERMS in rank.split("+"):
-        raise M2BertError(
-            f"search: rank must do without terms, which are not kept in stores, got {rank!r}; "
-            f"`m2bert evaluate` can rank by them"
-        )
 
 
 def _states(store: VectorStore, keys: Collection[Key], synced: Corpus | None) -> dict[Key, StoredState]:

@@ -26,7 +26,11 @@ INSTALLED = [
         "Chapter 2. Users and Groups",
     ),
     ("shared-mime-info/shared-mime-info-spec.pdf", "same information as the globs2, magic, subclasses", "page 11"),
-    ("systemd/DISTRO_PORTING.md", "NTP server pool", "Porting systemd To New Distributions"),
+    (
+        "systemd/DISTRO_PORTING.md",
+        "can be up to .5s off from servers that use stepped leap seconds",
+        "Porting systemd To New Distributions > NTP Pool",
+    ),
 ]
 
 
@@ -84,5 +88,5 @@ def test_debians_own_documents_are_found(tmp_path: Path, name: str, words: str, 
         pytest.skip(f"{DEBIAN / name} is not installed")
     index = SearchIndex(tmp_path / "store", BagOfWords(passage_words=20))
     index.update(read_corpus((DEBIAN / name).parent))
-    best = index.search(words)[0]
-    assert best.id == Path(name).name and place in best.passages[0].place
+    found = {result.id: result.passages[0] for result in index.search(words, k=2)}  # one may be there as HTML too
+    assert found[Path(name).name].place == place
