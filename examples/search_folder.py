@@ -1,6 +1,6 @@
-"""Index a folder of text files and search it: `python examples/search_folder.py FOLDER "what to look for"`.
+"""Index a folder of documents and search it: `python examples/search_folder.py FOLDER "what to look for"`.
 
-Running it again embeds only the files that changed. The store lies beside the folder, as FOLDER.store.
+Running it again reads and embeds only the files that changed. The store lies beside the folder, as FOLDER.store.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def main(folder: str, query: str) -> None:
     """Bring the folder's index up to date and print the best five documents with the place of the match."""
     place = Path(folder).resolve()
     index = SearchIndex(place.with_name(place.name + ".store"), Embedder())
-    report = index.update(read_corpus(place))
+    report = index.update(read_corpus(place, stamps=index.stamps(place)))
     print(f"{report.added} added, {report.updated} updated, {report.removed} removed, {len(report.skipped)} skipped")
     for result in index.search(query, k=5):
         print(f"{result.rank}. {result.id}  {result.score:.3f}")
         for hit in result.passages[:1]:
-            print(f"   at {hit.position:.0%}: {' '.join(hit.text.split())[:90]}")
+            print(f"   at {hit.place or format(hit.position, '.0%')}: {' '.join(hit.text.split())[:90]}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Public names only; each is imported when it is first used, so that `import m2ber
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from m2bert._lazy import lazy_names
 from m2bert._moved import MovedModules
@@ -26,5 +27,19 @@ _PUBLIC = {
     "load_reference": "m2bert.model.reference",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.encoders.embedder import Embedder as Embedder
+    from m2bert.encoders.protocol import DocumentEmbedding as DocumentEmbedding
+    from m2bert.errors import M2BertError as M2BertError
+    from m2bert.model.checkpoints import load_model as load_model
+    from m2bert.model.configuration import M2BertConfig as M2BertConfig
+    from m2bert.model.modeling import (
+        M2BertForMaskedLM as M2BertForMaskedLM,
+        M2BertForSequenceClassification as M2BertForSequenceClassification,
+        M2BertModel as M2BertModel,
+    )
+    from m2bert.model.reference import load_reference as load_reference
+    from m2bert.search.index import SearchIndex as SearchIndex
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
 sys.meta_path.append(MovedModules())

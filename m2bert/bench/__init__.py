@@ -7,6 +7,8 @@ Studies: needle (one answer in a haystack), encode_time, lengths, clusters.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
@@ -19,4 +21,10 @@ _PUBLIC = {
     "load_task": "m2bert.bench.tasks",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.bench.evaluate import evaluate_tasks as evaluate_tasks
+    from m2bert.bench.mteb_adapter import as_mteb_model as as_mteb_model
+    from m2bert.bench.systems import BM25System as BM25System, EncoderSystem as EncoderSystem, Fusion as Fusion
+    from m2bert.bench.tasks import RetrievalTask as RetrievalTask, load_task as load_task
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -17,7 +17,7 @@ from m2bert.cli.models import Running
 from m2bert.cli.options import BatchTokens, Device, Json, JsonCommand, Model, Quiet, Rank, Threads
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
-from m2bert.cli.results import encodable, format_results, results_as_json
+from m2bert.cli.results import encodable, format_results
 from m2bert.errors import M2BertError
 from m2bert.files import cache_folder
 from m2bert.jsonl import read_jsonl
@@ -81,7 +81,7 @@ def demo(
         deliver(measured, lambda: print(format_measured(measured, shown, rank=rank)), json_to, who="demo")
         return
     found = [(text, index.search(text, SHOWN, rank=rank)) for text in questions or QUESTIONS]
-    answers = [results_as_json(text, results) for text, results in found]
+    answers = [results.to_dict() for _, results in found]
     deliver({"answers": answers}, lambda: print_answers(found), json_to, who="demo")
     if not questions and json_to is None and sys.stdin.isatty() and sys.stdout.isatty():
         converse(index, rank=rank)

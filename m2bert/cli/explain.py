@@ -15,7 +15,7 @@ from m2bert.cli.models import Running
 from m2bert.cli.options import BatchTokens, Device, Png, Quiet, RunJson, RunJsonCommand, StoreModel, Threads
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced
-from m2bert.cli.results import MAX_WIDTH, can_show, encodable, snippet
+from m2bert.cli.results import MAX_WIDTH, can_show, encodable, placed_snippet
 from m2bert.cli.search import open_to_read
 from m2bert.errors import M2BertError
 
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     query: Annotated[str, typer.Argument(help="What was looked for.")],
-    document: Annotated[str, typer.Argument(help="A text file; with --store, the id of a document there.")],
+    document: Annotated[str, typer.Argument(help="A file; with --store, the id of a document there.")],
     store: Annotated[Path | None, typer.Option(help="Folder of a store made by `m2bert index`.")] = None,
     source: Annotated[str | None, typer.Option(help="The document's source, if several of a store have it.")] = None,
     model: StoreModel = None,
@@ -61,33 +61,21 @@ def explain(
 def _explain(
     query: str, document: str, store: Path | None, source: str | None, model: str | None, running: Running
 ) -> Explanation:
+    from m2bert.search.documents import read_document
     from m2bert.search.explain import explain_stored, explain_text
 
     if store is None:
         if source is not None:
             raise M2BertError("explain: --source is for documents of a store; give --store too")
-        text = _read(Path(document))
+        read = read_document(document, who="explain")
         embedder = running.embedder(model)
         with announced(f"reading {document}"):
-            return explain_text(embedder, query, text, document)
+            return explain_text(embedder, query, read.text, document, read.sections)
     if model is not None:
         raise M2BertError("explain: a store is read with the model that made it; leave out --model")
     index = open_to_read(store, None, running)
     with announced(f"reading {store}"):
         return explain_stored(index, query, document, source)
-
-
-def _read(path: Path) -> str:
-    from m2bert.search.documents import decode
-
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise M2BertError(
-            f"explain: cannot read {path} ({error.strerror}); give a text file, or --store and an id"
-        ) from error
-    except ValueError as error:
-        raise M2BertError(f"explain: {path} must be UTF-8 text, got {error}; convert the file") from error
 
 
 def format_explanation(found: Explanation, rows: int = 40) -> str:
@@ -116,7 +104,7 @@ def format_explanation(found: Explanation, rows: int = 40) -> str:
     lines += ["", f"          {'share of the whole'.ljust(BAR_WIDTH + 7)}  passages"]
     for stretch in stretches:
         place = f"{stretch.start / found.length:4.0%}"
-        quote = snippet(stretch.text, width - BAR_WIDTH - 26)
+        quote = placed_snippet(stretch.place, stretch.text, width - BAR_WIDTH - 26)
         best = max((pair.value for pair in found.pairs if stretch.start <= pair.start < stretch.end), default=None)
         shown = "      " if best is None else f"{best:6.3f}"
         lines.append(f"{place}  {_bar(stretch, largest)}  {stretch.value:+.4f}  {shown}  {quote}")

@@ -76,6 +76,13 @@ Ranks = Annotated[
         help="How M2-BERT models rank: all, or some of whole, passages, words, terms joined by +; several with commas.",
     ),
 ]
+SecondsPerFile = Annotated[
+    float, typer.Option("--seconds-per-file", min=0.1, help="A file that takes longer to read is skipped.")
+]
+MegabytesPerFile = Annotated[
+    int,
+    typer.Option("--megabytes-per-file", min=64, help="A file that takes more memory to read is skipped (on Linux)."),
+]
 TruncateDim = Annotated[
     int | None, typer.Option("--truncate-dim", min=1, help="Keep only so many of an embedding's first numbers.")
 ]

@@ -1,4 +1,4 @@
-"""Search results and index reports as text and as plain data.
+"""Search results and index reports as text.
 
 Test: tests/cli/test_cli_search.py.
 """
@@ -8,42 +8,24 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from m2bert.search.index import IndexReport
+    from m2bert.search.report import IndexReport
     from m2bert.search.results import SearchResult
 
 BAR_CELLS = 10
 UNICODE_BAR, ASCII_BAR = ("·", "█"), ("-", "#")
 MOST_SHOWN_REASONS = 20
+MOST_OF_A_PLACE = 50
 MAX_WIDTH = 110
-
-
-def results_as_json(query: str, results: Sequence[SearchResult]) -> dict[str, Any]:
-    """The machine-readable form of a search: keys query and results."""
-    keys = ("rank", "id", "source", "score", "parts", "num_tokens")
-    shares = ("start", "end", "score", "contribution", "text")
-    return {
-        "query": query,
-        "results": [
-            {key: getattr(result, key) for key in keys}
-            | {"passages": [{key: getattr(hit, key) for key in shares} for hit in result.passages]}
-            for result in results
-        ],
-    }
-
-
-def report_as_json(report: IndexReport) -> dict[str, Any]:
-    """The machine-readable form of an index report; skipped documents as {id, reason}."""
-    return asdict(report) | {"skipped": [{"id": item.id, "reason": item.reason} for item in report.skipped]}
 
 
 def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str:
     """Ranked documents with their scores and what each part adds; under each, its best passages, and where they lie.
 
-    The number before a passage is its cosine with the query; the bar is the document from start to end.
+    The number before a passage is its cosine with the query; the bar is the document from start to end. The passage
+    begins with its page or heading, if it has one.
     """
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     lines = []
@@ -54,7 +36,7 @@ def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str
         lines.append(f"{result.rank:3d}.  {result.score:.3f}  {result.id}  {size}{added}")
         for hit in result.passages[:passages]:
             bar = position_bar(hit.start, hit.end, hit.document_length)
-            lines.append(f"      {bar} {hit.score:5.2f}  {snippet(hit.text, width - 27)}")
+            lines.append(f"      {bar} {hit.score:5.2f}  {placed_snippet(hit.place, hit.text, width - 27)}")
     return "\n".join(encodable(line) for line in lines)
 
 
@@ -75,6 +57,11 @@ def snippet(text: str, length: int) -> str:
     if len(line) <= length:
         return line
     return line[: length - 3].rsplit(" ", 1)[0] + "..."
+
+
+def placed_snippet(place: str, text: str, length: int) -> str:
+    """The page or heading of a passage, if it has one, and its beginning: `page 12: As it was ...`."""
+    return snippet(f"{snippet(place, MOST_OF_A_PLACE)}: {text}" if place else text, length)
 
 
 def can_show(text: str) -> bool:
@@ -127,3 +114,11 @@ def format_skipped(report: IndexReport) -> str:
     if len(report.skipped) > len(shown):
         lines.append(f"skipped {len(report.skipped) - len(shown):,} more; --json lists them all")
     return "\n".join(lines)
+
+
+def format_guessed(report: IndexReport) -> str:
+    """One line that names documents whose encoding was guessed; a long list is cut."""
+    shown = report.guessed[:MOST_SHOWN_REASONS]
+    rest = len(report.guessed) - len(shown)
+    more = f" and {rest:,} more; --json lists them all" if rest else ""
+    return printable(f"read as Windows-1252, because they are not UTF-8: {', '.join(shown)}{more}")

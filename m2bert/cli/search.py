@@ -17,9 +17,11 @@ from m2bert.cli.options import (
     Device,
     Json,
     JsonCommand,
+    MegabytesPerFile,
     Overflow,
     Quiet,
     Rank,
+    SecondsPerFile,
     Store,
     StoreModel,
     Threads,
@@ -27,7 +29,7 @@ from m2bert.cli.options import (
 )
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
-from m2bert.cli.results import format_report, format_results, format_skipped, report_as_json, results_as_json
+from m2bert.cli.results import format_guessed, format_report, format_results, format_skipped
 
 if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex
@@ -48,25 +50,32 @@ def index(
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
     truncate_dim: TruncateDim = None,
+    seconds_per_file: SecondsPerFile = 60.0,
+    megabytes_per_file: MegabytesPerFile = 1024,
     json_to: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Index a folder of text files, or a JSON-lines file; only what changed is embedded again."""
-    from m2bert.search.documents import read_corpus
+    """Index a folder of documents, or a JSON-lines file; only what changed is read and embedded again."""
+    from m2bert.search.documents import read_corpus, source_of
+    from m2bert.search.reading import Limits
 
     check_files(json_to, None, "index")
-    with announced(f"reading {source}"):
-        corpus = read_corpus(source, exclude=[store])
+    source_of(source)
     search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads, truncate_dim))
+    with announced(f"reading {source}"), warnings_noticed():
+        limits = Limits(seconds_per_file, megabytes_per_file)
+        corpus = read_corpus(source, exclude=[store], stamps=search_index.stamps(source), limits=limits)
     with warnings_noticed(), counted("embedding", "tokens") as progress:
         report = search_index.update(corpus, progress=progress)
 
     def tell() -> None:
         if report.skipped:
             notice(format_skipped(report))
+        if report.guessed:
+            notice(format_guessed(report))
         print(format_report(report))
 
-    found = {"store": str(store), "source": corpus.source, **report_as_json(report)}
+    found = {"store": str(store), "source": corpus.source, **report.to_dict()}
     deliver(found, tell, json_to, who="index")
 
 
@@ -87,7 +96,7 @@ def search(
     search_index = open_to_read(store, model, Running(device, batch_tokens, threads))
     with announced(f"searching {store}"):
         results = search_index.search(query, k, rank=rank)
-    deliver(results_as_json(query, results), lambda: print(format_results(results, passages=2)), json_to, who="search")
+    deliver(results.to_dict(), lambda: print(format_results(results, passages=2)), json_to, who="search")
 
 
 def open_index(store: Path, model: str | None, overflow: str, running: Running) -> SearchIndex:

@@ -5,6 +5,8 @@ Tests: tests/train/test_data.py, tests/train/test_hub.py, tests/train/test_leaks
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
@@ -13,4 +15,9 @@ _PUBLIC = {
     "load_pairs": "m2bert.data.pairs",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.data.leaks import find_leaks as find_leaks
+    from m2bert.data.pairs import load_pairs as load_pairs
+    from m2bert.data.text import read_documents as read_documents
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

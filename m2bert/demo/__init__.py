@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
@@ -9,4 +11,7 @@ _PUBLIC = {
     "stdlib_source": "m2bert.demo.stdlib_help",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.demo.stdlib_help import read_stdlib_help as read_stdlib_help, stdlib_source as stdlib_source
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

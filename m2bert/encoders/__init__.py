@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
@@ -15,4 +17,16 @@ _PUBLIC = {
     "open_encoder": "m2bert.encoders.opening",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.encoders.cache import CachedEncoder as CachedEncoder
+    from m2bert.encoders.embedder import Embedder as Embedder
+    from m2bert.encoders.opening import open_encoder as open_encoder
+    from m2bert.encoders.protocol import (
+        DocumentEmbedding as DocumentEmbedding,
+        EncodedDocument as EncodedDocument,
+        Encoder as Encoder,
+        Passage as Passage,
+    )
+    from m2bert.encoders.sentence_transformer import SentenceTransformerEncoder as SentenceTransformerEncoder
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

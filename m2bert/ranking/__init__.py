@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
@@ -13,4 +15,10 @@ _PUBLIC = {
     "score_run": "m2bert.ranking.metrics",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.ranking.bm25 import BM25 as BM25
+    from m2bert.ranking.fusion import reciprocal_rank_fusion as reciprocal_rank_fusion, score_fusion as score_fusion
+    from m2bert.ranking.metrics import run_from_scores as run_from_scores, score_run as score_run
+    from m2bert.ranking.significance import compare_systems as compare_systems
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -76,7 +76,7 @@ class Mixture:
 
     def combined(self, scores: Mapping[str, Scores]) -> Scores:
         """The score: the sum of `weighted`."""
-        total: Any = sum(self.weighted(scores).values())
+        total: Scores = sum(self.weighted(scores).values())
         return total
 
     @classmethod

@@ -8,7 +8,7 @@ Test: tests/ranking/test_words.py.
 from __future__ import annotations
 
 import re
-from functools import cache
+import threading
 from typing import Any
 
 WORD = re.compile(r"[^\W_]+")
@@ -22,13 +22,16 @@ _MOST_COMMON = (
     "weren what when where which while who whom why will with won wouldn y you your yours yourself yourselves"
 )
 STOP_WORDS = frozenset(_MOST_COMMON.split())
+_of_thread = threading.local()
 
 
-@cache
 def _stemmer() -> Any:
-    import Stemmer
+    """One for each thread, because a stemmer keeps words between calls."""
+    if not hasattr(_of_thread, "stemmer"):
+        import Stemmer
 
-    return Stemmer.Stemmer("english")
+        _of_thread.stemmer = Stemmer.Stemmer("english")
+    return _of_thread.stemmer
 
 
 def words_of(text: str) -> list[str]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from m2bert.encoders.protocol import Encoder
 from m2bert.encoders.windows import groups_of_characters
 from m2bert.errors import M2BertError, TextError
+from m2bert.search.sections import sections_as_text
 from m2bert.search.stores.columns import to_batch
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import EncodedDocument
+    from m2bert.search.documents import Document
     from m2bert.search.stores.staging import Staging
 
 # What a killed run loses, or a single longer text: some ten seconds of work on two cores, and enough to fill batches.
@@ -29,6 +31,13 @@ Progress = Callable[[int, int], None]
 def text_hash(text: str) -> str:
     """SHA-256 of the text, in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def document_hash(document: Document) -> str:
+    """The hash of what a row keeps of a document: of its text, and of its sections where it has some."""
+    if not document.sections:
+        return text_hash(document.text)
+    return text_hash(f"{document.text}\0{sections_as_text(document.sections)}")
 
 
 def embed_into(

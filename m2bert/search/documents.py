@@ -1,7 +1,8 @@
 """Documents from folders and JSON-lines files for the search index; what cannot be read is reported.
 
-Text is kept character for character, so that positions found by a search are positions in the file.
-Test: tests/search/test_documents.py, tests/search/test_bad_stores.py.
+Plain text is kept character for character, so that positions found by a search are positions in the file; other formats
+(m2bert.search.formats) are read in processes of their own (m2bert.search.reading).
+Test: tests/search/test_documents.py, tests/search/test_bad_stores.py, tests/search/test_mirror.py.
 """
 
 from __future__ import annotations
@@ -10,26 +11,38 @@ import gzip
 import json
 import os
 import stat
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from m2bert.errors import M2BertError
+from m2bert.search.formats import READERS_VERSION, FormatError, has_reader, parse
+from m2bert.search.formats.plain import decode
+from m2bert.search.reading import MOST_AT_ONCE, Limits, Readers
+from m2bert.search.sections import Section
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
 ID_COLUMNS = ("id", "pid")
 TEXT_COLUMNS = ("text", "passage")
+# A file that was written so short a time ago may be written again without a sign of it: clocks of disks are coarse.
+SETTLED_NS = 2 * 10**9
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text, its name within its source, and the source (a folder, a file, a name; may be empty)."""
+    """One text, its name within its source, and the source (a folder, a file, a name; may be empty).
+
+    sections: its pages or headings, in the order of their starts, so that a passage knows where it stands.
+    """
 
     id: str
     text: str
     source: str = ""
+    sections: tuple[Section, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,15 +61,23 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Corpus:
-    """All documents of one source, in a stable order, and what had to be left out."""
+    """All documents of one source, in a stable order, and what had to be left out.
+
+    unchanged: documents whose files were not read, since nothing has changed them since an index last took them in.
+    stamps: by document, what will tell that its file has not changed. guessed: documents whose encoding was guessed to
+    be Windows-1252.
+    """
 
     source: str
     documents: list[Document]
     skipped: list[Skipped] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    guessed: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         """Raise M2BertError unless there is a document."""
-        if not self.documents:
+        if not self.documents and not self.unchanged:
             reasons = f" ({len(self.skipped)} skipped, the first: {self.skipped[0].reason})" if self.skipped else ""
             raise M2BertError(
                 f"index: {self.source!r} must hold at least one readable document, got none{reasons}; "
@@ -67,7 +88,14 @@ class Corpus:
         """This corpus with some documents skipped, named by source and id, since there is nothing to find in them."""
         kept = [item for item in self.documents if (item.source, item.id) not in reasons]
         skipped = [Skipped(identity, reason, "nothing") for (_, identity), reason in reasons.items()]
-        return Corpus(self.source, kept, [*self.skipped, *skipped])
+        return replace(self, documents=kept, skipped=[*self.skipped, *skipped])
+
+    def kept_by(self, known: Collection[str]) -> Corpus:
+        """This corpus without those unchanged documents that an index, whose ids are `known`, has lost meanwhile."""
+        reason = "was taken out of the store while its folder was read; index the folder again"
+        lost = [Skipped(identity, reason) for identity in self.unchanged if identity not in known]
+        kept = [identity for identity in self.unchanged if identity in known]
+        return replace(self, unchanged=kept, skipped=[*self.skipped, *lost])
 
     def gone(self, known: Iterable[str]) -> list[str]:
         """Those of the ids `known` of an earlier state that are not in the source any more, or hold nothing now.
@@ -75,7 +103,7 @@ class Corpus:
         What may be there and was not read is not gone.
         """
         there = {item.id for item in self.documents}
-        there |= {item.id for item in self.skipped if item.keeps == "document"}
+        there |= {item.id for item in self.skipped if item.keeps == "document"} | set(self.unchanged)
         empty = {item.id for item in self.skipped if item.keeps == "nothing"}
         folders = tuple(item.id for item in self.skipped if item.keeps == "folder")
         unknown = any(item.keeps == "source" for item in self.skipped)
@@ -86,91 +114,211 @@ class Corpus:
         ]
 
 
-def read_corpus(path: str | Path, *, exclude: Iterable[str | Path] = ()) -> Corpus:
-    """Read a folder (every file below it, hidden ones aside) or a .jsonl / .jsonl.gz file.
+Documents = Mapping[str, str] | Iterable[Document | tuple[str, str]]
+"""Documents as {id: text}, or as any iterable of Document or of (id, text)."""
 
-    A folder's documents are named by their path relative to it; `exclude` names files and folders to pass
-    over; links to folders are not followed. A JSON-lines file has the columns "text" and, if it likes, "id"
-    (otherwise the line number names the document), or LoCo's "pid" and "passage". The source is the absolute
-    path. Binary, broken, empty and doubly named documents are returned as skipped, and so are links to folders,
-    folders that cannot be read (with a slash behind their names), and lines that do not say which document they are.
 
-    Raises M2BertError when the path is neither, or when a file breaks off so that its rest is unknown.
+def documents_of(given: Documents, source: str | None = None) -> list[Document]:
+    """A list of what was given; all of `source`, where that is not None.
+
+    Raises M2BertError for anything else, for documents of another source, empty texts, doubled ids, and none at all.
     """
-    place = Path(path)
-    if place.is_dir():
-        entries: Iterator[Document | Skipped] = _read_folder(
-            place, {os.path.realpath(os.path.expanduser(item)) for item in exclude}
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise M2BertError(
+            f"index: documents must be a mapping of ids to texts or an iterable of Document, "
+            f"got {type(given).__name__}; pass {{id: text}}"
         )
-    elif place.is_file() and place.name.endswith(JSONL_SUFFIXES):
-        entries = _read_jsonl(place)
-    elif place.exists():
+    taken: dict[tuple[str, str], Document] = {}
+    for each in given.items() if isinstance(given, Mapping) else given:
+        document = Document(*each) if isinstance(each, tuple) and len(each) == 2 else each
+        if not isinstance(document, Document) or not isinstance(document.source, str):
+            raise M2BertError(
+                f"index: every document must be a Document(id, text, source) of strings, got {document!r:.60}; "
+                f"or pass a mapping of ids to texts"
+            )
+        if source is not None and document.source not in ("", source):
+            raise M2BertError(
+                f"index: document {document.id!r} must be of the source {source!r}, got {document.source!r}; "
+                f"update one source at a time"
+            )
+        document = document if source is None else replace(document, source=source)
+        _check_document(document)
+        key = (document.source, document.id)
+        if key in taken:
+            raise M2BertError(f"index: two documents are called {document.id!r}; give each an id of its own")
+        taken[key] = document
+    if not taken:
+        raise M2BertError("index: there must be at least one document, got none; nothing was changed")
+    return list(taken.values())
+
+
+def _check_document(document: Document) -> None:
+    for name in ("id", "text"):
+        value = getattr(document, name)
+        if not isinstance(value, str) or not value.strip():
+            raise M2BertError(
+                f"index: the {name} of document {document.id!r} must be a string that is not empty, "
+                f"got {type(value).__name__}; leave the document out"
+            )
+        if (position := _surrogate(value)) is not None:
+            raise M2BertError(
+                f"index: the {name} of document {document.id!r} must be Unicode text, got a lone surrogate at "
+                f"character {position}; decode it with errors='replace'"
+            )
+    starts = [section.start for section in document.sections]
+    if starts != sorted(starts):
+        raise M2BertError(
+            f"index: the sections of document {document.id!r} must be in the order of their starts, "
+            f"got {starts!r:.60}; sort them"
+        )
+
+
+def source_of(path: str | Path) -> str:
+    """The source of the documents of a folder or file. Raises M2BertError where there is neither."""
+    place = Path(path)
+    if not place.exists():
+        raise M2BertError(f"read_corpus: there is no folder or file {str(place)!r}; check the path")
+    if not place.is_dir() and not (place.is_file() and place.name.endswith(JSONL_SUFFIXES)):
         raise M2BertError(
             f"read_corpus: {str(place)!r} must be a folder or a {' or '.join(JSONL_SUFFIXES)} file; "
             f"put the file into a folder and give that"
         )
-    else:
-        raise M2BertError(f"read_corpus: there is no folder or file {str(place)!r}; check the path")
-    return _collect(str(place.resolve()), entries)
+    return str(place.resolve())
 
 
-def _collect(source: str, entries: Iterable[Document | Skipped]) -> Corpus:
-    documents: dict[str, Document] = {}
-    skipped: list[Skipped] = []
+def read_corpus(
+    path: str | Path,
+    *,
+    exclude: Iterable[str | Path] = (),
+    stamps: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+) -> Corpus:
+    """Read a folder (every file below it, hidden ones aside) or a .jsonl / .jsonl.gz file.
+
+    A folder's documents are named by their path relative to it; `exclude` names files and folders to pass
+    over; links to folders are not followed. `stamps`: what an index knows of the folder (SearchIndex.stamps); files
+    that have not changed since are not read. `limits`: what reading one file may take, if it is not plain text.
+    A JSON-lines file has the columns "text" and, if it likes, "id" (otherwise the line number names the document), or
+    LoCo's "pid" and "passage". The source is the absolute path. Binary, broken, encrypted, empty and doubly named
+    documents are returned as skipped, and so are files beyond the limits, links to folders, folders that cannot be read
+    (with a slash behind their names), and lines that do not say which document they are.
+
+    Raises M2BertError when the path is neither, or when a file breaks off so that its rest is unknown.
+    """
+    place = Path(path)
+    source = source_of(place)
+    if not place.is_dir():
+        return _collect(source, _read_jsonl(place))
+    passed_over = {os.path.realpath(os.path.expanduser(item)) for item in exclude}
+    return _collect(source, _read_folder(place, passed_over, stamps or {}, limits))
+
+
+def read_document(path: str | Path, *, limits: Limits | None = None, who: str = "read_document") -> Document:
+    """One file, named by its path. Raises M2BertError, beginning with `who`, saying why it cannot be read."""
+    place = Path(path)
+    with Readers(limits) as readers:
+        read = _read_file(place, str(path), {}, readers)
+    document = read.document if isinstance(read, _File) else None
+    if document is not None and _shows_something(document.text):
+        return document
+    reason = read.reason if isinstance(read, Skipped) else "holds no text"
+    raise M2BertError(f"{who}: {path} must be a document that can be read, got one that is: {reason}; give another")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that was read; without `document` one that has not changed."""
+
+    id: str
+    stamp: str
+    document: Document | None = None
+    guessed: bool = False
+
+
+def _collect(source: str, entries: Iterable[Document | Skipped | _File]) -> Corpus:
+    corpus = Corpus(source, [])
+    taken: set[str] = set()
     for entry in entries:
-        if isinstance(entry, Skipped):
-            skipped.append(entry)
-        elif entry.id in documents:
-            skipped.append(Skipped(entry.id, "a document of this name came before; the first one is kept"))
-        elif not any(character.isprintable() and not character.isspace() for character in entry.text):
-            skipped.append(Skipped(entry.id, "holds no text", "nothing"))
+        document = entry.document if isinstance(entry, _File) else entry
+        if isinstance(document, Skipped):
+            corpus.skipped.append(document)
+        elif document is None:
+            corpus.unchanged.append(entry.id)
+        elif document.id in taken:
+            corpus.skipped.append(Skipped(document.id, "a document of this name came before; the first one is kept"))
+        elif not _shows_something(document.text):
+            corpus.skipped.append(Skipped(document.id, "holds no text", "nothing"))
         else:
-            documents[entry.id] = Document(entry.id, entry.text, source)
-    return Corpus(source, list(documents.values()), skipped)
+            taken.add(document.id)
+            corpus.documents.append(replace(document, source=source))
+            if isinstance(entry, _File) and entry.guessed:
+                corpus.guessed.append(entry.id)
+        if isinstance(entry, _File) and entry.stamp:
+            corpus.stamps[entry.id] = entry.stamp
+    return corpus
 
 
-def _read_folder(folder: Path, exclude: set[str]) -> Iterator[Document | Skipped]:
+def _shows_something(text: str) -> bool:
+    """Whether there is more than white space and unseen characters."""
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _read_folder(
+    folder: Path, exclude: set[str], stamps: Mapping[str, str], limits: Limits | None
+) -> Iterator[Skipped | _File]:
     unreadable: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
-        here = Path(parent)
-        # os.path.realpath, because Path.resolve fails for a link to itself.
-        for names in (folders, files):
-            kept = (name for name in names if not name.startswith("."))
-            names[:] = sorted(name for name in kept if os.path.realpath(here / name) not in exclude)
-        for name in files:
-            yield _read_file(here / name, (here / name).relative_to(folder).as_posix())
-        for name in folders:
-            if (here / name).is_symlink():
-                where = (here / name).relative_to(folder).as_posix()
-                yield Skipped(where, "a link to a folder, which is not followed; index that folder by itself")
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool, Readers(limits) as readers:
+        for parent, folders, files in os.walk(folder, onerror=unreadable.append):
+            here = Path(parent)
+            # os.path.realpath, because Path.resolve fails for a link to itself.
+            for names in (folders, files):
+                kept = (name for name in names if not name.startswith("."))
+                names[:] = sorted(name for name in kept if os.path.realpath(here / name) not in exclude)
+            where = here.relative_to(folder)
+            yield from pool.map(
+                lambda name, here=here, where=where: _read_file(
+                    here / name, (where / name).as_posix(), stamps, readers
+                ),
+                files,
+            )
+            for name in folders:
+                if (here / name).is_symlink():
+                    reason = "a link to a folder, which is not followed; index that folder by itself"
+                    yield Skipped((where / name).as_posix(), reason)
     for error in unreadable:
-        where = Path(error.filename).relative_to(folder).as_posix()
-        yield Skipped(where + "/", f"cannot be read: {error.strerror}", "folder")
+        yield Skipped(
+            Path(error.filename).relative_to(folder).as_posix() + "/", f"cannot be read: {error.strerror}", "folder"
+        )
 
 
-def _read_file(path: Path, name: str) -> Document | Skipped:
+def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Readers) -> Skipped | _File:
     if _surrogate(name) is not None:
         return Skipped(name.encode("utf-8", "backslashreplace").decode(), "its name is not UTF-8")
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
             return Skipped(name, "not a regular file")
-        text = decode(path.read_bytes())
+        stamp = _stamp(state)
+        if stamp and stamps.get(name) == stamp:
+            return _File(name, stamp)
+        if has_reader(path.name):
+            parsed = readers.read(path)
+        else:  # nothing but its size can be wrong with it
+            readers.limits.check_size(state.st_size)
+            parsed = parse(path.read_bytes(), path.name)
     except OSError as error:
         return Skipped(name, f"cannot be read: {error.strerror}")
-    except ValueError as error:
-        return Skipped(name, str(error))
-    return Document(name, text)
+    except FormatError as error:
+        return Skipped(name, error.reason, "nothing" if error.holds_nothing else "document")
+    return _File(name, stamp, Document(name, parsed.text, "", parsed.sections), parsed.guessed)
 
 
-def decode(data: bytes) -> str:
-    """The bytes as UTF-8 text without byte order mark. Raises ValueError saying why they are not text."""
-    if (position := data.find(b"\0")) >= 0:
-        raise ValueError(f"binary: byte 0x00 at position {position}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at position {error.start}"
-        raise ValueError(f"not UTF-8 text: {found}") from None
+def _stamp(state: os.stat_result) -> str:
+    """What changes whenever a file is written, replaced, or touched; empty where it was written just now."""
+    if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < SETTLED_NS:
+        return ""
+    parts = (READERS_VERSION, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    return ":".join(map(str, parts))
 
 
 def _surrogate(text: str) -> int | None:

@@ -23,6 +23,7 @@ from m2bert.errors import M2BertError, TextError
 from m2bert.provenance import provenance
 from m2bert.ranking.parts import ALL, PASSAGES, WHOLE, WORDS, mixture_of
 from m2bert.ranking.passages import QuantisedPassages, pair_cosines
+from m2bert.search.sections import Section, place_of
 
 if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex
@@ -32,12 +33,16 @@ RUN_VERSION = 2
 
 @dataclass(frozen=True)
 class Contribution:
-    """A stretch of the document, characters start to end, and its part of the cosine (negative: it speaks against)."""
+    """A stretch of the document, characters start to end, and its part of the cosine (negative: it speaks against).
+
+    place: the page or heading it stands on or under; empty where the document has none.
+    """
 
     start: int
     end: int
     value: float
     text: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Explanation:
     every two neighbouring passages; the highest is what the part of the passages is made of. words: what each word of
     the query adds, by its stem; empty for a text that is in no store, as a word's worth depends on the other documents.
     num_tokens: tokens of the document that were read, in num_windows windows; num_truncated were not.
-    length: characters of the document.
+    length: characters of the document. sections: its pages or headings.
     """
 
     query: str
@@ -65,6 +70,7 @@ class Explanation:
     contributions: list[Contribution]
     pairs: list[Contribution]
     words: dict[str, float]
+    sections: tuple[Section, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A run of kind "explanation", as plain data for JSON."""
@@ -77,19 +83,20 @@ class Explanation:
         count = len(self.contributions)
         bounds = [number * count // min(most, count) for number in range(min(most, count) + 1)]
         groups = [self.contributions[first:last] for first, last in pairwise(bounds)]
+        values = [math.fsum(each.value for each in group) for group in groups]
+        joined = ["".join(each.text for each in group) for group in groups]
         return [
-            Contribution(
-                group[0].start,
-                group[-1].end,
-                math.fsum(each.value for each in group),
-                "".join(each.text for each in group),
-            )
-            for group in groups
+            Contribution(group[0].start, group[-1].end, value, text, place_of(self.sections, group[0].start, text))
+            for group, value, text in zip(groups, values, joined, strict=True)
         ]
 
 
-def explain_text(encoder: Encoder, query: str, text: str, document: str = "text") -> Explanation:
+def explain_text(
+    encoder: Encoder, query: str, text: str, document: str = "text", sections: Sequence[Section] = ()
+) -> Explanation:
     """Explain the score of one text, which `document` names, by its whole and its passages.
+
+    sections: the text's pages or headings, for the places of its passages.
 
     Raises M2BertError for a query or text without words, and for a model that does not pool by the mean.
     """
@@ -110,7 +117,8 @@ def explain_text(encoder: Encoder, query: str, text: str, document: str = "text"
     return Explanation(
         query, document, encoder.name, encoder.fingerprint, math.fsum(parts.values()), parts, cosine, len(text),
         embedded.num_tokens, embedded.num_windows, embedded.num_truncated,
-        _contributions(text, spans, values), _contributions(text, _pairs(spans), pairs), {},
+        _contributions(text, spans, values, sections), _contributions(text, _pairs(spans), pairs, sections), {},
+        tuple(sections),
     )  # fmt: skip
 
 
@@ -140,8 +148,9 @@ def explain_stored(index: SearchIndex, query: str, document: str, source: str | 
     return Explanation(
         query, document, encoder.name, encoder.fingerprint, math.fsum(parts.values()), parts, cosine, len(record.text),
         record.num_tokens, record.num_windows, record.num_truncated,
-        _contributions(record.text, spans, values), _contributions(record.text, _pairs(spans), pairs),
-        {word: mixture.words * value for word, value in words.items()},
+        _contributions(record.text, spans, values, record.sections),
+        _contributions(record.text, _pairs(spans), pairs, record.sections),
+        {word: mixture.words * value for word, value in words.items()}, record.sections,
     )  # fmt: skip
 
 
@@ -174,8 +183,10 @@ def _pairs(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(first[0], second[1]) for first, second in pairwise(spans)] or list(spans)
 
 
-def _contributions(text: str, spans: Sequence[tuple[int, int]], values: Iterable[float]) -> list[Contribution]:
+def _contributions(
+    text: str, spans: Sequence[tuple[int, int]], values: Iterable[float], sections: Sequence[Section]
+) -> list[Contribution]:
     return [
-        Contribution(start, end, float(value), text[start:end])
+        Contribution(start, end, float(value), text[start:end], place_of(sections, start, text[start:end]))
         for (start, end), value in zip(spans, values, strict=True)
     ]

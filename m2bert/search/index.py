@@ -7,10 +7,11 @@ Test: tests/search/test_index.py, tests/search/test_additions.py.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +20,23 @@ from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, TextError
 from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
 from m2bert.ranking.words import words_of
-from m2bert.search.bulk import Progress, embed_into, text_hash
-from m2bert.search.documents import Corpus, Document, Skipped
-from m2bert.search.results import SearchResult, hits_of
+from m2bert.search.bulk import Progress, document_hash, embed_into
+from m2bert.search.documents import Corpus, Document, Documents, documents_of, source_of
+from m2bert.search.mirror import Seen, read_seen, write_seen
+from m2bert.search.report import IndexReport
+from m2bert.search.results import SearchResults, results_of
 from m2bert.search.stores import Key, Query, Record, StoredState, StoreInfo, StoreStats, VectorStore
 
 if TYPE_CHECKING:
     from m2bert.search.stores.lance import LanceStore
-
-
-@dataclass
-class IndexReport:
-    """What a change to an index did: numbers of documents, and tokens of those that were embedded or kept."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    embedded: int = 0
-    num_tokens: int = 0
-    num_windowed: int = 0
-    num_truncated_documents: int = 0
-    num_truncated_tokens: int = 0
+    from m2bert.search.stores.staging import Staging
 
 
 class SearchIndex:
-    """An index of documents in a folder, bound to the model that embedded them."""
+    """An index of documents in a folder, bound to the model that embedded them.
+
+    Any number of threads may search it at once. It may stand in `with`, which closes it.
+    """
 
     def __init__(self, store: str | Path, embedder: Encoder | None = None) -> None:
         """`store`: folder of the store; made at the first add if it is not there, never by a search.
@@ -62,8 +53,29 @@ class SearchIndex:
         self._store: LanceStore | None = None
         self._open_if_made()
         self._embedder = embedder
+        self._loaded = False
+        self._loading = threading.Lock()
         if self._store is not None and embedder is not None:
             self._check_model(self._store.info, embedder)
+
+    @classmethod
+    def open(cls, store: str | Path, embedder: Encoder | None = None) -> SearchIndex:
+        """The index of a store that is there. Raises M2BertError where there is none."""
+        index = cls(store, embedder)
+        index._opened()
+        return index
+
+    def close(self) -> None:
+        """Let go of the store's files and of a model that the index loaded; whoever uses it again opens them again."""
+        self._store = None
+        if self._loaded:
+            self._embedder, self._loaded = None, False
+
+    def __enter__(self) -> SearchIndex:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @property
     def model(self) -> str | None:
@@ -78,47 +90,64 @@ class SearchIndex:
     @property
     def embedder(self) -> Encoder:
         """The encoder of documents and queries; loaded at the first use when none was given."""
-        if self._embedder is None:
-            from m2bert.encoders.embedder import Embedder
+        with self._loading:
+            if self._embedder is None:
+                from m2bert.encoders.embedder import Embedder
 
-            if self._store is None:
-                self._embedder = Embedder()
-            else:
-                info = self._store.info
-                embedder = Embedder(info.model, truncate_dim=info.dim)
-                self._check_model(self._store.info, embedder)
-                self._embedder = embedder
-        return self._embedder
+                if self._store is None:
+                    self._embedder = Embedder()
+                else:
+                    info = self._store.info
+                    embedder = Embedder(info.model, truncate_dim=info.dim)
+                    self._check_model(self._store.info, embedder)
+                    self._embedder = embedder
+                self._loaded = True
+            return self._embedder
 
-    def add(
-        self, documents: Mapping[str, str] | Iterable[Document], *, progress: Progress | None = None
-    ) -> IndexReport:
-        """Insert documents, given as {id: text} or as Document objects; those of the same name are replaced.
+    def add(self, documents: Documents, *, progress: Progress | None = None) -> IndexReport:
+        """Insert documents; those of the same name are replaced.
 
-        Only new and changed texts are embedded. Raises M2BertError for empty texts and doubled names, and
-        then changes nothing.
+        documents: {id: text}, or any iterable of Document or (id, text). Only new and changed texts are embedded.
+        Raises M2BertError for empty texts and doubled names, and then changes nothing.
         """
-        if isinstance(documents, str | bytes) or not isinstance(documents, Iterable):
-            raise M2BertError(
-                f"index: documents must be a mapping of ids to texts or a list of Document, "
-                f"got {type(documents).__name__}; pass {{id: text}}"
-            )
-        if isinstance(documents, Mapping):
-            documents = [Document(identity, text) for identity, text in documents.items()]
-        documents = list(documents)
-        _check_documents(documents)
-        return self._apply(documents, None, progress)
+        return self._apply(documents_of(documents), None, progress)
 
-    def update(self, corpus: Corpus, *, progress: Progress | None = None) -> IndexReport:
+    def update(
+        self, documents: Corpus | Documents, *, source: str | None = None, progress: Progress | None = None
+    ) -> IndexReport:
         """Make the index agree with a source: insert, replace, and remove what is gone, in one step.
 
-        Documents that are there but could not be read keep their old state. Those in which the encoder sees nothing
-        are skipped, unless its overflow is "error". Raises M2BertError when the source holds no readable document at
-        all.
+        documents: what read_corpus has read, or all documents of `source`, as in :meth:`add`. Documents that are there
+        but could not be read keep their old state. Those in which the encoder sees nothing are skipped, unless its
+        overflow is "error". Raises M2BertError when the source holds no readable document at all.
         """
+        if isinstance(documents, Corpus) and source in (None, documents.source):
+            corpus = documents
+        elif isinstance(documents, Corpus) or not source:
+            raise M2BertError(
+                f"index: source must name what the documents are all of, got {source!r}; pass source='letters', or use "
+                f"add() to keep the others"
+            )
+        else:
+            corpus = Corpus(source, documents_of(documents, source))
         corpus.check()
-        _check_documents(corpus.documents)
-        return self._apply(corpus.documents, corpus, progress)
+        return self._apply(documents_of(corpus.documents) if corpus.documents else [], corpus, progress)
+
+    def stamps(self, path: str | Path) -> dict[str, str]:
+        """What tells of the files of a folder that they have not changed, for read_corpus; by document.
+
+        Only of documents that are in the index as this embedder would make them. Raises M2BertError where there is no
+        such folder.
+        """
+        source = source_of(path)
+        if self._store is None:
+            return {}
+        seen, states = read_seen(self.path, source), self._store.states(source=source)
+        return {
+            identity: each.stamp
+            for identity, each in seen.items()
+            if (state := states.get((source, identity))) and state.text_hash == each.text_hash and self._fits(state)
+        }
 
     def delete(self, ids: Iterable[str], *, source: str = "") -> int:
         """Remove documents of a source; returns how many there were."""
@@ -148,23 +177,28 @@ class SearchIndex:
             )
         return mixture
 
-    def search(self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL) -> list[SearchResult]:
+    @overload
+    def search(self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL) -> SearchResults: ...
+
+    @overload
+    def search(
+        self, query: list[str] | tuple[str, ...], k: int = 10, *, passages: int = 3, rank: str = ALL
+    ) -> list[SearchResults]: ...
+
+    def search(
+        self, query: str | list[str] | tuple[str, ...], k: int = 10, *, passages: int = 3, rank: str = ALL
+    ) -> SearchResults | list[SearchResults]:
         """The k best documents for `query`, each with at most `passages` of its best passages, the best first.
 
-        rank: by "all" parts, or by some of "whole", "passages" and "words", joined by +; by "words" alone no model is
+        query: a string; or a list of them, which are encoded together, for results of each in their order. rank: by
+        "all" parts, or by some of "whole", "passages" and "words", joined by +; by "words" alone no model is
         loaded, and only documents that have some of the words are found.
 
         Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1, passages < 0, and
         another rank.
         """
-        if not isinstance(query, str) or not query.strip():
-            raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
-        if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
-            raise M2BertError(
-                f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none"
-            )
+        queries = list(query) if isinstance(query, list | tuple) else [query]
+        _check_search(queries, k, passages)
         only_words = Mixture().only(rank).used == [WORDS]
         if TERMS in rank.split("+"):
             raise M2BertError(
@@ -178,23 +212,20 @@ class SearchIndex:
                 f"search: the store {str(self.path)!r} holds no documents; add some with "
                 f"`m2bert index FOLDER --store {self.path}`"
             )
-        vector = None if only_words else self._query_vector(query)
         mixture = Mixture().only(rank) if only_words else self.mixture.only(rank)
-        found = store.search(Query(vector, words_of(query)), min(k, num_documents), mixture)
-        return [
-            SearchResult(
-                place, one.record.id, one.record.source, one.score, one.parts, one.record.num_tokens,
-                [] if vector is None else hits_of(one.record, vector, passages),
-            )
-            for place, one in enumerate(found, start=1)
-        ]  # fmt: skip
+        vectors = [None] * len(queries) if only_words else self._query_vectors(queries)
+        results = []
+        for each, vector in zip(queries, vectors, strict=True):
+            found = store.search(Query(vector, words_of(each)), min(k, num_documents), mixture)
+            results.append(results_of(each, found, vector, passages))
+        return results if isinstance(query, list | tuple) else results[0]
 
-    def _query_vector(self, query: str) -> NDArray[np.float32]:
+    def _query_vectors(self, queries: Sequence[str]) -> Sequence[NDArray[np.float32]]:
         try:
-            vector: NDArray[np.float32] = self.embedder.encode([query])[0]
+            vectors: NDArray[np.float32] = self.embedder.encode(queries)
         except TextError as error:
-            raise M2BertError(f"search: the query {query!r:.60} {error.reason}") from error
-        return vector
+            raise M2BertError(f"search: the query {queries[error.number]!r:.60} {error.reason}") from error
+        return list(vectors)
 
     def document(self, identity: str, source: str | None = None) -> Record:
         """One stored document by its id; `source` chooses when several sources have it. Raises M2BertError."""
@@ -225,35 +256,56 @@ class SearchIndex:
 
         store = self._opened_or_created()
         report = IndexReport()
-        hashes = {(item.source, item.id): text_hash(item.text) for item in documents}
+        hashes = {(item.source, item.id): document_hash(item) for item in documents}
         with open_staging(store.path, store.info) as staging:
             stored = _states(store, hashes, synced)
             changed = [item for item in documents if not self._is_current(stored, item, hashes)]
-            fresh = {hashes[item.source, item.id]: item.text for item in changed}
-            for known, state in staging.states.items():
-                if known in fresh and self._fits(state):
-                    del fresh[known]
-            names = {hashes[item.source, item.id]: item.id for item in changed}
-            refused = embed_into(staging, fresh, self.embedder, progress, names, leave_out=synced is not None)
+            refused = self._embed(changed, hashes, staging, progress, report, leave_out=synced is not None)
             removed: list[Key] = []
             if synced is not None:
+                here = {identity for source, identity in stored if source == synced.source}
+                synced = synced.kept_by(here)
                 synced = synced.without({key: refused[known] for key, known in hashes.items() if known in refused})
                 synced.check()
-                report.skipped = synced.skipped
-                gone = synced.gone(identity for source, identity in stored if source == synced.source)
-                removed = [(synced.source, identity) for identity in gone]
+                report.skipped, report.guessed = synced.skipped, synced.guessed
+                removed = [(synced.source, identity) for identity in synced.gone(sorted(here))]
                 changed = [item for item in changed if hashes[item.source, item.id] not in refused]
                 hashes = {key: known for key, known in hashes.items() if known not in refused}
+                unchanged = [(synced.source, identity) for identity in synced.unchanged]
+                hashes |= {key: stored[key].text_hash for key in unchanged}
             report.updated = sum((item.source, item.id) in stored for item in changed)
             if changed or removed:
                 store.add(staging.rows(changed, hashes), remove=removed, replaces=report.updated > 0)
-            report.embedded = len(fresh) - len(refused)
             report.removed = len(removed)
             report.added = len(changed) - report.updated
             report.unchanged = len(hashes) - len(changed)
-            _count_tokens(report, stored, staging.states, hashes)
+            report.count(hashes, stored, staging.states)
             staging.clear()
+            if synced is not None and synced.stamps:
+                files = {(synced.source, identity): stamp for identity, stamp in synced.stamps.items()}
+                seen = {key[1]: Seen(stamp, hashes[key]) for key, stamp in files.items() if key in hashes}
+                write_seen(store.path, synced.source, seen)
         return report
+
+    def _embed(
+        self,
+        changed: Sequence[Document],
+        hashes: Mapping[Key, str],
+        staging: Staging,
+        progress: Progress | None,
+        report: IndexReport,
+        *,
+        leave_out: bool,
+    ) -> dict[str, str]:
+        """Stage the embeddings of documents that are not staged; returns the reasons, by hash, of those refused."""
+        fresh = {hashes[item.source, item.id]: item.text for item in changed}
+        for known, state in staging.states.items():
+            if known in fresh and self._fits(state):
+                del fresh[known]
+        names = {hashes[item.source, item.id]: item.id for item in changed}
+        refused = embed_into(staging, fresh, self.embedder, progress, names, leave_out=leave_out)
+        report.embedded = len(fresh) - len(refused)
+        return refused
 
     def _is_current(self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]) -> bool:
         key = (document.source, document.id)
@@ -300,34 +352,16 @@ class SearchIndex:
         return self._store
 
 
-def _check_documents(documents: Sequence[Document]) -> None:
-    if not documents:
-        raise M2BertError("index: there must be at least one document, got none; nothing was changed")
-    seen: set[Key] = set()
-    for document in documents:
-        if not isinstance(document, Document) or not isinstance(document.source, str):
-            raise M2BertError(
-                f"index: every document must be a Document(id, text, source) of strings, got {document!r:.60}; "
-                f"or pass a mapping of ids to texts"
-            )
-        for name in ("id", "text"):
-            value = getattr(document, name)
-            if not isinstance(value, str) or not value.strip():
-                raise M2BertError(
-                    f"index: the {name} of document {document.id!r} must be a string that is not empty, "
-                    f"got {type(value).__name__}; leave the document out"
-                )
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise M2BertError(
-                    f"index: the {name} of document {document.id!r} must be Unicode text, got a lone surrogate at "
-                    f"character {error.start}; decode it with errors='replace'"
-                ) from None
-        key = (document.source, document.id)
-        if key in seen:
-            raise M2BertError(f"index: two documents are called {document.id!r}; give each an id of its own")
-        seen.add(key)
+def _check_search(queries: Sequence[str], k: int, passages: int) -> None:
+    if not queries:
+        raise M2BertError("search: there must be at least one query, got an empty list; ask something")
+    for query in queries:
+        if not isinstance(query, str) or not query.strip():
+            raise M2BertError(f"search: the query must be some words of text, got {query!r}; ask something")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
+    if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
+        raise M2BertError(f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none")
 
 
 def _states(store: VectorStore, keys: Collection[Key], synced: Corpus | None) -> dict[Key, StoredState]:
@@ -336,17 +370,3 @@ def _states(store: VectorStore, keys: Collection[Key], synced: Corpus | None) ->
         return store.states(keys)
     elsewhere = [key for key in keys if key[0] != synced.source]
     return store.states(source=synced.source) | store.states(elsewhere)
-
-
-def _count_tokens(
-    report: IndexReport,
-    stored: Mapping[Key, StoredState],
-    staged: Mapping[str, StoredState],
-    hashes: Mapping[Key, str],
-) -> None:
-    for key, known in hashes.items():
-        state = staged.get(known) or stored[key]
-        report.num_tokens += state.num_tokens
-        report.num_windowed += state.num_windows > 1
-        report.num_truncated_documents += state.num_truncated > 0
-        report.num_truncated_tokens += state.num_truncated

@@ -26,7 +26,7 @@ from m2bert.search.documents import Document, Skipped
 from m2bert.search.index import SearchIndex
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PASSAGE_KEYS = {"start", "end", "score", "contribution", "text"}
+PASSAGE_KEYS = {"start", "end", "score", "contribution", "text", "document_length", "place"}
 RESULT_KEYS = {"rank", "id", "source", "score", "parts", "num_tokens", "passages"}
 
 

@@ -24,7 +24,8 @@ CACHED = "--overflow --cache --no-cache"
 # Command -> options that its help must list, each typed once in m2bert/cli/options.py.
 HELP = {
     "": "--version --quiet -q --install-completion --show-completion --help",
-    "index": f"--store --overflow --truncate-dim --model {RUNNING} --json --quiet -q",
+    "index": f"--store --overflow --truncate-dim --seconds-per-file --megabytes-per-file --model {RUNNING} --json "
+    "--quiet -q",
     "search": f"-k --rank --model {RUNNING} --json --quiet -q",
     "explain": f"--store --source --rows --png --model {RUNNING} --json --quiet -q",
     "demo": f"--questions --all --store --rank --model {RUNNING} --json --quiet -q",

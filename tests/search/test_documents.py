@@ -36,7 +36,13 @@ def test_folder_is_read_recursively_in_a_stable_order(tmp_path: Path) -> None:
 
 
 def test_everything_unreadable_is_reported(tmp_path: Path) -> None:
-    files = {"good.txt": b"text", "image.png": b"\x89PNG\0\0", "latin.txt": b"caf\xe9", "empty": b"", "blank": b" \n"}
+    files = {
+        "good.txt": b"text",
+        "image.png": b"\x89PNG\0\0",
+        "odd.txt": b"caf\xe9 \x81",
+        "empty": b"",
+        "blank": b" \n",
+    }
     write(tmp_path, files | {"unseen": b"\x01\x7f\xe2\x80\x8b\n"})
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link").symlink_to(tmp_path / "good.txt")
@@ -48,7 +54,7 @@ def test_everything_unreadable_is_reported(tmp_path: Path) -> None:
     assert [document.id for document in corpus.documents] == ["good.txt", "link"]
     assert {item.id: item.reason for item in corpus.skipped} == {
         "image.png": "binary: byte 0x00 at position 4",
-        "latin.txt": "not UTF-8 text: byte 0xe9 at position 3",
+        "odd.txt": "neither UTF-8 nor Windows-1252 text: byte 0x81 at position 5",
         "empty": "holds no text",
         "blank": "holds no text",
         "unseen": "holds no text",

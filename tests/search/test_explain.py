@@ -222,7 +222,10 @@ def test_the_command_prints_draws_and_writes_json(run: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none.txt",), "explain: cannot read none.txt"),
+        (
+            ("none.txt",),
+            "explain: none.txt must be a document that can be read, got one that is: cannot be read: No such",
+        ),
         (("none.txt", "--rows", 0), "--rows must be at least 1"),
         (("none.txt", "--source", "x"), "give --store too"),
         (("none.txt", "--png", "no/such.png"), "no such folder for --png"),

@@ -314,9 +314,9 @@ def test_empty_store_is_refused(tmp_path: Path, embedder: Any) -> None:
         ({"\ud800": "river"}, "the id of document .* lone surrogate at character 0"),
         ({"a": "b\ud800"}, "the text of document 'a' .* lone surrogate at character 1"),
         ([Document("a", "river", None)], r"must be a Document\(id, text, source\) of strings"),  # type: ignore[arg-type]
-        ([("a", "river")], r"must be a Document\(id, text, source\) of strings"),
-        ("river", "a mapping of ids to texts or a list of Document, got str"),
-        (None, "a mapping of ids to texts or a list of Document, got NoneType"),
+        ([("a", "river", "x")], r"must be a Document\(id, text, source\) of strings"),
+        ("river", "a mapping of ids to texts or an iterable of Document, got str"),
+        (None, "a mapping of ids to texts or an iterable of Document, got NoneType"),
     ],
 )
 def test_bad_documents_are_refused(tmp_path: Path, embedder: Any, documents: Any, message: str) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from m2bert.ranking.parts import Mixture
 from m2bert.ranking.passages import QuantisedPassages
+from m2bert.search.sections import Section
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +41,7 @@ class Record:
 
     vector (dim,) float32 of unit norm. spans (passages, 2) int64: start and end characters of each passage. passages:
     what each adds to the vector, rounded; None where there are fewer than two, whose vector is the document's.
+    sections: its pages or headings.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Record:
     vector: NDArray[np.float32]
     spans: NDArray[np.int64]
     passages: QuantisedPassages | None
+    sections: tuple[Section, ...] = ()
 
     @property
     def key(self) -> Key:

@@ -18,6 +18,7 @@ from m2bert.errors import M2BertError
 from m2bert.ranking.passages import QuantisedPassages, best_pairs
 from m2bert.ranking.words import words_of
 from m2bert.search.documents import Document
+from m2bert.search.sections import sections_as_text, sections_of_text
 from m2bert.search.stores import Record, StoreInfo
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 3
 PREFIX = "m2bert."
-JOINED = ("source", "id", "text", "words")
+JOINED = ("source", "id", "text", "words", "sections")
 SCORED = ["vector", "passage_vectors"]
 PASSAGE = pa.struct([pa.field("start", pa.int32(), False), pa.field("end", pa.int32(), False)])
 
@@ -46,6 +47,9 @@ def table_schema(info: StoreInfo) -> pa.Schema:
         pa.field("passages", pa.list_(PASSAGE), False),
         # Of two passages or more, rounded, as one blob (m2bert.ranking.passages.QuantisedPassages.to_bytes).
         pa.field("passage_vectors", pa.large_binary(), False),
+        # Pages or headings (m2bert.search.sections.sections_as_text). Stores of before they were kept lack the column
+        # until something is added to them.
+        pa.field("sections", pa.large_string()),
     ]
     values = {"format": str(FORMAT_VERSION), "model": info.model, "fingerprint": info.fingerprint}
     values["dim"] = str(info.dim)
@@ -112,6 +116,8 @@ def to_table_rows(
         columns[name] = pa.array([getattr(document, name) for document in documents], schema.field(name).type)
     stems = [" ".join(words_of(document.text)) for document in documents]
     columns["words"] = pa.array(stems, schema.field("words").type)
+    sections = [sections_as_text(document.sections) for document in documents]
+    columns["sections"] = pa.array(sections, schema.field("sections").type)
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
@@ -140,6 +146,7 @@ def to_record(row: dict[str, Any], dim: int) -> Record:
         vector=np.asarray(row["vector"], dtype=np.float32),
         spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
         passages=to_passages(row["passage_vectors"], row["id"], dim),
+        sections=sections_of_text(row.get("sections")),
     )
 
 

@@ -53,13 +53,14 @@ STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 
 
 class LanceStore:
-    """A VectorStore in the folder `path`."""
+    """A VectorStore in the folder `path`. Any number of threads may read at once."""
 
-    def __init__(self, path: Path, table: Any, info: StoreInfo) -> None:
+    def __init__(self, path: Path, database: Any, table: Any, info: StoreInfo) -> None:
         """Use :meth:`open` or :meth:`create`."""
         self.path = path
         self.info = info
-        self._table = table
+        self._database = database
+        self._idle = [table]
 
     @classmethod
     def open(cls, path: str | Path) -> LanceStore:
@@ -78,11 +79,12 @@ class LanceStore:
                 f"store: {str(folder)!r} is not a store of m2bert and is left as it is; give another folder"
             )
         try:
-            table = _connect(folder).open_table(TABLE)
+            database = _connect(folder)
+            table = database.open_table(TABLE)
             schema = table.schema
         except Exception as error:
             raise _damaged(folder, error) from error
-        return cls(folder, table, read_info(schema, str(folder)))
+        return cls(folder, database, table, read_info(schema, str(folder)))
 
     @classmethod
     def create(cls, path: str | Path, info: StoreInfo) -> LanceStore:
@@ -104,142 +106,86 @@ class LanceStore:
 
     def add(self, rows: Iterable[pa.RecordBatch], *, remove: Collection[Key] = (), replaces: bool = True) -> None:
         """See VectorStore.add. One commit, and one more for the index of words."""
-        with self._reported():
-            self._table.checkout_latest()
-            before = self._table.version
-            if not any(index.columns == ["words"] for index in self._table.list_indices()):
-                self._index_words()  # before the first rows, so that no reader sees rows without it
+        with self._latest() as table:
+            before = table.version
+            if not any(index.columns == ["words"] for index in table.list_indices()):
+                _index_words(table)  # before the first rows, so that no reader sees rows without it
+            if "sections" not in table.schema.names:
+                table.add_columns(table_schema(self.info).field("sections"))
             reader = pa.RecordBatchReader.from_batches(table_schema(self.info), rows)
             if replaces or remove:
-                merge = self._table.merge_insert(["source", "id"])
+                merge = table.merge_insert(["source", "id"])
                 merge = merge.when_matched_update_all().when_not_matched_insert_all()
                 if remove:
                     merge = merge.when_not_matched_by_source_delete(_condition(remove))
                 merge.execute(reader)
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
-                self._table.add(reader)
-            after = self._table.version + 1  # of the index
+                table.add(reader)
+            after = table.version + 1  # of the index
             if before // VERSIONS_BETWEEN_TIDYING != after // VERSIONS_BETWEEN_TIDYING:
-                self._table.optimize(cleanup_older_than=KEPT_VERSIONS)
-            self._index_words()
-            self._index_vectors()
+                table.optimize(cleanup_older_than=KEPT_VERSIONS)
+            _index_words(table)
+            _index_vectors(table)
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""
-        with self._reported():
-            self._table.checkout_latest()
-            before = self._table.count_rows()
+        with self._latest() as table:
+            before = table.count_rows()
             if keys:
-                self._table.delete(_condition(keys))
-            deleted = int(before - self._table.count_rows())
+                table.delete(_condition(keys))
+            deleted = int(before - table.count_rows())
             if deleted:
-                self._index_words()
+                _index_words(table)
             return deleted
-
-    def _index_vectors(self) -> None:
-        """Make the index of vectors anew where too many rows are not in it: candidates alone come from it."""
-        rows = self._table.count_rows()
-        if rows < INDEXED_FROM:
-            return
-        names = [index.name for index in self._table.list_indices() if index.columns == ["vector"]]
-        missing = self._table.index_stats(names[0]).num_unindexed_rows if names else rows
-        if missing > UNINDEXED_SHARE * rows:
-            self._table.create_index("vector", config=IvfRq(distance_type="dot", num_bits=INDEX_BITS), replace=True)
-
-    def _index_words(self) -> None:
-        """Make the index of words anew: stems between spaces, taken as they are."""
-        plain = FTS(
-            base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False,
-            max_token_length=None,
-        )  # fmt: skip
-        self._table.create_index("words", config=plain, replace=True)
 
     def get(self, identity: str) -> list[Record]:
         """See VectorStore.get."""
-        with self._reported():
-            self._table.checkout_latest()
-            rows = (
-                self._table.search()
-                .where(f"id = {_quoted(identity)}")
-                .limit(max(self._table.count_rows(), 1))
-                .to_arrow()
-                .to_pylist()
-            )
+        with self._latest() as table:
+            query = table.search().where(f"id = {_quoted(identity)}").limit(max(table.count_rows(), 1))
+            rows = query.to_arrow().to_pylist()
         return sorted((to_record(row, self.info.dim) for row in rows), key=lambda record: record.key)
 
     def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """See VectorStore.search."""
-        with self._reported():
-            self._table.checkout_latest()
+        with self._latest() as table:
             asked = query.words if mixture.words > 0 else ()
             with ThreadPoolExecutor(1) as pool:
-                listing = pool.submit(self._matching, asked, max(k, WORDS_LISTED))
-                near = self._near(query.vector, max(k, CANDIDATES))
+                listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED))
+                near = _near(table, query.vector, max(k, CANDIDATES))
                 words = listing.result()
-                scale = word_scale(len(query.words), self._table.count_rows())
+                scale = word_scale(len(query.words), table.count_rows())
             weights = mixture.whole + mixture.passages, mixture.words * scale
             ids = most_promising(near, words, weights, max(k, SCORED_EXACTLY))
-            rows = self._taken(ids, ["source", "id", *([] if query.vector is None else SCORED)])
+            rows = _taken(table, ids, ["source", "id", *([] if query.vector is None else SCORED)])
             scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
             rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
-            bm25 = {**words.scores, **self._matching(asked, len(rest), rest).scores}
+            bm25 = {**words.scores, **_matching(table, asked, len(rest), rest).scores}
             scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
             order = sorted(range(len(keys)), key=lambda i: (-total[i], keys[i]))[:k]
-            names = [name for name in table_schema(self.info).names if name != "words"]
-            found = self._taken(sorted(ids[i] for i in order), names).to_pylist()
+            names = [name for name in table_schema(self.info).names if name != "words" and name in table.schema.names]
+            found = _taken(table, sorted(ids[i] for i in order), names).to_pylist()
             records = {row["_rowid"]: to_record(row, self.info.dim) for row in found}
         return [Found({part: float(values[i]) for part, values in added.items()}, records[ids[i]]) for i in order]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
-        with self._reported():
-            self._table.checkout_latest()
-            query = self._table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
+        with self._latest() as table:
+            query = table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
-            scale = word_scale(len(words), self._table.count_rows())
-            found = {word: self._matching([word], 1, ids).scores.values() for word in words}
+            scale = word_scale(len(words), table.count_rows())
+            found = {word: _matching(table, [word], 1, ids).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
-
-    def _near(self, vector: NDArray[np.float32] | None, depth: int) -> Listed:
-        """The documents of highest inner product, by the vector index where there is one, whose scores are rough."""
-        if vector is None:
-            return Listed({}, True)
-        query = self._table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
-        if depth > CANDIDATES:  # the partitions looked into may hold fewer
-            query = query.bypass_vector_index()
-        found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
-        scores = 1.0 - found["_distance"].to_numpy()
-        return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
-
-    def _matching(self, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> Listed:
-        """The documents of the highest BM25."""
-        if not words or (among is not None and not among):
-            return Listed({}, True)
-        query = self._table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
-        if among is not None:
-            query = query.where(f"_rowid IN ({', '.join(map(str, among))})", prefilter=True)
-        found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
-        scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
-        return Listed(scores, len(scores) < depth)
-
-    def _taken(self, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """The rows of these ids, which ascend, with `_rowid`, in their order."""
-        if not ids:
-            return pa.table({name: [] for name in [*columns, "_rowid"]})
-        rows = self._table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
-        return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
         """See VectorStore.states."""
         if keys is not None and not keys:
             return {}
-        with self._reported():
-            self._table.checkout_latest()
-            query = self._table.search().select(["source", "id", *STATE]).limit(max(self._table.count_rows(), 1))
+        with self._latest() as table:
+            query = table.search().select(["source", "id", *STATE]).limit(max(table.count_rows(), 1))
             if keys is not None:
                 sources, ids = ({_quoted(key[part]) for key in keys} for part in (0, 1))
                 # Two lists, however many keys: a chain of ORs as long as they are many is more than SQL can read.
@@ -253,19 +199,79 @@ class LanceStore:
 
     def count(self) -> int:
         """See VectorStore.count."""
-        with self._reported():
-            self._table.checkout_latest()
-            return int(self._table.count_rows())
+        with self._latest() as table:
+            return int(table.count_rows())
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Failures of the database as one sentence that names the store."""
+    def _latest(self) -> Iterator[Any]:
+        """The table at its latest version, its failures as one sentence that names the store.
+
+        Nobody else has the same handle meanwhile, since a look of another thread at the latest version would move it.
+        """
         try:
-            yield
+            try:
+                table = self._idle.pop()
+            except IndexError:
+                table = self._database.open_table(TABLE)
+            table.checkout_latest()
+            yield table
+            self._idle.append(table)
         except M2BertError:
             raise
         except Exception as error:
             raise _damaged(self.path, error) from error
+
+
+def _index_vectors(table: Any) -> None:
+    """Make the index of vectors anew where too many rows are not in it: candidates alone come from it."""
+    rows = table.count_rows()
+    if rows < INDEXED_FROM:
+        return
+    names = [index.name for index in table.list_indices() if index.columns == ["vector"]]
+    missing = table.index_stats(names[0]).num_unindexed_rows if names else rows
+    if missing > UNINDEXED_SHARE * rows:
+        table.create_index("vector", config=IvfRq(distance_type="dot", num_bits=INDEX_BITS), replace=True)
+
+
+def _index_words(table: Any) -> None:
+    """Make the index of words anew: stems between spaces, taken as they are."""
+    plain = FTS(
+        base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False,
+        max_token_length=None,
+    )  # fmt: skip
+    table.create_index("words", config=plain, replace=True)
+
+
+def _near(table: Any, vector: NDArray[np.float32] | None, depth: int) -> Listed:
+    """The documents of highest inner product, by the vector index where there is one, whose scores are rough."""
+    if vector is None:
+        return Listed({}, True)
+    query = table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
+    if depth > CANDIDATES:  # the partitions looked into may hold fewer
+        query = query.bypass_vector_index()
+    found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
+    scores = 1.0 - found["_distance"].to_numpy()
+    return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
+
+
+def _matching(table: Any, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> Listed:
+    """The documents of the highest BM25."""
+    if not words or (among is not None and not among):
+        return Listed({}, True)
+    query = table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
+    if among is not None:
+        query = query.where(f"_rowid IN ({', '.join(map(str, among))})", prefilter=True)
+    found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
+    scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+    return Listed(scores, len(scores) < depth)
+
+
+def _taken(table: Any, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """The rows of these ids, which ascend, with `_rowid`, in their order."""
+    if not ids:
+        return pa.table({name: [] for name in [*columns, "_rowid"]})
+    rows = table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
+    return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
 
 
 def _connect(folder: Path) -> Any:
