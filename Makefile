@@ -34,7 +34,7 @@ $(VENV)/.torch: constraints.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) install -c constraints.txt .
+	$(PIP) install -c constraints.txt '.[serve]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.torch $(SOURCES)

@@ -15,7 +15,7 @@ from m2bert.cli.models import Running
 from m2bert.cli.options import BatchTokens, Device, Png, Quiet, RunJson, RunJsonCommand, StoreModel, Threads
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced
-from m2bert.cli.results import MAX_WIDTH, can_show, encodable, snippet
+from m2bert.cli.results import MAX_WIDTH, can_show, encodable
 from m2bert.cli.search import open_to_read
 from m2bert.errors import M2BertError
 
@@ -96,6 +96,8 @@ def format_explanation(found: Explanation, rows: int = 40) -> str:
     The bars are shares of the cosine of the whole, negative ones light; the number behind them is the highest cosine of
     two neighbouring passages that begin there.
     """
+    from m2bert.search.results import snippet
+
     stretches = found.merged(rows)
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     read = f"{found.num_tokens:,} tokens in {len(found.contributions):,} passages"

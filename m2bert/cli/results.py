@@ -45,6 +45,8 @@ def format_results(results: Sequence[SearchResult], *, passages: int = 1) -> str
 
     The number before a passage is its cosine with the query; the bar is the document from start to end.
     """
+    from m2bert.search.results import snippet
+
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     lines = []
     for result in results:
@@ -65,16 +67,6 @@ def position_bar(start: int, end: int, length: int) -> str:
     centres = [(cell + 0.5) / BAR_CELLS * length for cell in range(BAR_CELLS)]
     covered = [start <= centre < end or cell == middle for cell, centre in enumerate(centres)]
     return "[" + "".join(full if inside else empty for inside in covered) + "]"
-
-
-def snippet(text: str, length: int) -> str:
-    """The beginning of a passage on one line, without the frames of help texts, cut at a word."""
-    words = [word for word in text.split() if word.strip("|-=_*#")]
-    line = " ".join(words)
-    length = max(length, 20)
-    if len(line) <= length:
-        return line
-    return line[: length - 3].rsplit(" ", 1)[0] + "..."
 
 
 def can_show(text: str) -> bool:

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2bert.encoders.protocol import Encoder
-from m2bert.errors import M2BertError, TextError
+from m2bert.errors import M2BertError, MissingError, TextError
 from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
 from m2bert.ranking.words import words_of
 from m2bert.search.bulk import Progress, embed_into, text_hash
 from m2bert.search.documents import Corpus, Document, Skipped
-from m2bert.search.results import SearchResult, hits_of
+from m2bert.search.results import SearchResult, hits_of, shares_of
 from m2bert.search.stores import Key, Query, Record, StoredState, StoreInfo, StoreStats, VectorStore
 
 if TYPE_CHECKING:
@@ -148,11 +148,14 @@ class SearchIndex:
             )
         return mixture
 
-    def search(self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL) -> list[SearchResult]:
+    def search(
+        self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL, source: str | None = None
+    ) -> list[SearchResult]:
         """The k best documents for `query`, each with at most `passages` of its best passages, the best first.
 
         rank: by "all" parts, or by some of "whole", "passages" and "words", joined by +; by "words" alone no model is
-        loaded, and only documents that have some of the words are found.
+        loaded, and only documents that have some of the words are found. source: ranks the documents of one source
+        alone.
 
         Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1, passages < 0, and
         another rank.
@@ -180,11 +183,12 @@ class SearchIndex:
             )
         vector = None if only_words else self._query_vector(query)
         mixture = Mixture().only(rank) if only_words else self.mixture.only(rank)
-        found = store.search(Query(vector, words_of(query)), min(k, num_documents), mixture)
+        found = store.search(Query(vector, words_of(query), source), min(k, num_documents), mixture)
         return [
             SearchResult(
                 place, one.record.id, one.record.source, one.score, one.parts, one.record.num_tokens,
                 [] if vector is None else hits_of(one.record, vector, passages),
+                shares_of(one.record, vector) if vector is not None and passages else [],
             )
             for place, one in enumerate(found, start=1)
         ]  # fmt: skip
@@ -200,7 +204,7 @@ class SearchIndex:
         """One stored document by its id; `source` chooses when several sources have it. Raises M2BertError."""
         found = [record for record in self._opened().get(identity) if source in (None, record.source)]
         if not found:
-            raise M2BertError(
+            raise MissingError(
                 f"index: no document {identity!r} in the store {str(self.path)!r}; a search shows the ids"
             )
         if len(found) > 1:

@@ -37,9 +37,19 @@ class SearchHit:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A stretch of a document, characters start to end, and what it adds to the cosine with its whole."""
+
+    start: int
+    end: int
+    value: float
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """A ranked document. parts: what its whole, its passages and its words add to the score (m2bert.ranking.parts), of
-    which it is the sum. passages: those that match best."""
+    which it is the sum. passages: those that match best. shares: what every passage adds to the cosine of the query and
+    the whole, in their order; none where passages were not asked for, and by words alone."""
 
     rank: int
     id: str
@@ -48,6 +58,18 @@ class SearchResult:
     parts: Mapping[str, float]
     num_tokens: int
     passages: list[SearchHit]
+    shares: list[Share]
+
+
+def shares_of(record: Record, query: NDArray[np.float32]) -> list[Share]:
+    """What every passage adds to the cosine of `query (dim,)`, of unit norm, and the document, in their order.
+
+    Passages are stored rounded: a value is off by less than 0.001, for which `m2bert explain` makes up.
+    """
+    if record.passages is None:
+        return [Share(int(start), int(end), float(record.vector @ query)) for start, end in record.spans]
+    values = record.passages.products(query).tolist()
+    return [Share(int(start), int(end), value) for (start, end), value in zip(record.spans, values, strict=True)]
 
 
 def hits_of(record: Record, query: NDArray[np.float32], most: int) -> list[SearchHit]:
@@ -69,3 +91,13 @@ def hits_of(record: Record, query: NDArray[np.float32], most: int) -> list[Searc
             text, share = record.text[start:end], float(products[first : first + 2].sum())
             hits.append(SearchHit(start, end, float(cosines[first]), share, text, len(record.text)))
     return hits
+
+
+def snippet(text: str, length: int) -> str:
+    """The beginning of a passage on one line, without the frames of help texts, cut at a word."""
+    words = [word for word in text.split() if word.strip("|-=_*#")]
+    line = " ".join(words)
+    length = max(length, 20)
+    if len(line) <= length:
+        return line
+    return line[: length - 3].rsplit(" ", 1)[0] + "..."

@@ -11,6 +11,7 @@ Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/t
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from lancedb.index import FTS, IvfRq
 from lancedb.query import MatchQuery
 from numpy.typing import NDArray
 
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, StoreError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
@@ -60,6 +61,7 @@ class LanceStore:
         self.path = path
         self.info = info
         self._table = table
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, path: str | Path) -> LanceStore:
@@ -172,19 +174,22 @@ class LanceStore:
         with self._reported():
             self._table.checkout_latest()
             asked = query.words if mixture.words > 0 else ()
+            where = _within(query.source)
             with ThreadPoolExecutor(1) as pool:
-                listing = pool.submit(self._matching, asked, max(k, WORDS_LISTED))
-                near = self._near(query.vector, max(k, CANDIDATES))
+                listing = pool.submit(self._matching, asked, max(k, WORDS_LISTED), where)
+                near = self._near(query.vector, max(k, CANDIDATES), where)
                 words = listing.result()
                 scale = word_scale(len(query.words), self._table.count_rows())
             weights = mixture.whole + mixture.passages, mixture.words * scale
             ids = most_promising(near, words, weights, max(k, SCORED_EXACTLY))
+            if not ids:
+                return []
             rows = self._taken(ids, ["source", "id", *([] if query.vector is None else SCORED)])
             scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
             rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
-            bm25 = {**words.scores, **self._matching(asked, len(rest), rest).scores}
+            bm25 = {**words.scores, **self._matching(asked, len(rest), _among(rest)).scores}
             scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
@@ -201,35 +206,38 @@ class LanceStore:
             query = self._table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), self._table.count_rows())
-            found = {word: self._matching([word], 1, ids).scores.values() for word in words}
+            found = {word: self._matching([word], len(ids), _among(ids)).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
-    def _near(self, vector: NDArray[np.float32] | None, depth: int) -> Listed:
-        """The documents of highest inner product, by the vector index where there is one, whose scores are rough."""
+    def _near(self, vector: NDArray[np.float32] | None, depth: int, where: str | None) -> Listed:
+        """The documents of highest inner product, by the vector index where there is one, whose scores are rough.
+
+        where: the SQL condition that they meet, None for any.
+        """
         if vector is None:
             return Listed({}, True)
         query = self._table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
         if depth > CANDIDATES:  # the partitions looked into may hold fewer
             query = query.bypass_vector_index()
+        if where is not None:
+            query = query.where(where, prefilter=True)
         found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
         scores = 1.0 - found["_distance"].to_numpy()
         return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
 
-    def _matching(self, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> Listed:
-        """The documents of the highest BM25."""
-        if not words or (among is not None and not among):
+    def _matching(self, words: Sequence[str], depth: int, where: str | None) -> Listed:
+        """The documents of the highest BM25 among those that meet `where`, as above."""
+        if not words or not depth:
             return Listed({}, True)
         query = self._table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
-        if among is not None:
-            query = query.where(f"_rowid IN ({', '.join(map(str, among))})", prefilter=True)
+        if where is not None:
+            query = query.where(where, prefilter=True)
         found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
         scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
         return Listed(scores, len(scores) < depth)
 
     def _taken(self, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """The rows of these ids, which ascend, with `_rowid`, in their order."""
-        if not ids:
-            return pa.table({name: [] for name in [*columns, "_rowid"]})
         rows = self._table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
         return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
 
@@ -245,7 +253,7 @@ class LanceStore:
                 # Two lists, however many keys: a chain of ORs as long as they are many is more than SQL can read.
                 query = query.where(f"source IN ({', '.join(sources)}) AND id IN ({', '.join(ids)})")
             elif source is not None:
-                query = query.where(f"source = {_quoted(source)}")
+                query = query.where(_within(source))
             rows = query.to_arrow().to_pylist()
         wanted = None if keys is None else set(keys)
         states = {(row["source"], row["id"]): StoredState(**{name: row[name] for name in STATE}) for row in rows}
@@ -259,9 +267,10 @@ class LanceStore:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        """Failures of the database as one sentence that names the store."""
+        """Failures of the database as one sentence that names the store; one thread at a time, which sees one state."""
         try:
-            yield
+            with self._lock:
+                yield
         except M2BertError:
             raise
         except Exception as error:
@@ -295,6 +304,16 @@ def _condition(keys: Collection[Key]) -> str:
     return " OR ".join(f"(source = {_quoted(source)} AND id IN ({ids}))" for source, ids in lists.items())
 
 
+def _within(source: str | None) -> str | None:
+    """SQL that is true for the documents of a source; None, for all, without one."""
+    return None if source is None else f"source = {_quoted(source)}"
+
+
+def _among(ids: Collection[int]) -> str:
+    """SQL that is true for these row ids."""
+    return f"_rowid IN ({', '.join(map(str, ids))})"
+
+
 def _quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
@@ -303,8 +322,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _damaged(folder: Path, error: Exception) -> M2BertError:
-    return M2BertError(
+def _damaged(folder: Path, error: Exception) -> StoreError:
+    return StoreError(
         f"store: {str(folder)!r} cannot be read or written ({_one_line(error)}); "
         f"check permissions and space, restore a copy, or index into a new folder"
     )
