@@ -157,7 +157,9 @@ def _search_values(service: Service, asked: Asked) -> dict[str, Any]:
     store, results = find(service, asked)
     largest = max((sum(max(x, 0.0) for x in result.parts.values()) for result in results), default=0.0)
     values["found"] = [_shown_result(store, asked.query, result, largest) for result in results]
-    values["status"] = f"{len(results)} document{'s' * (len(results) != 1)}, the best first." if results else ""
+    values["status"] = f"{len(results)} document{'s' * (len(results) != 1)}, the best first."
+    if not results:
+        values["status"] = "Nothing was found."
     if len(results) == asked.k < min(values["num_documents"], MOST_RESULTS):
         fields = {"q": asked.query, "rank": asked.rank, "source": asked.source or "", "store": asked.store or ""}
         values["more"] = "./?" + urlencode(fields | {"k": min(2 * asked.k, MOST_RESULTS)})

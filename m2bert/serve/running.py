@@ -30,9 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise M2BertError(
-            f"serve: cannot listen on {host}:{port} ({reason}); choose another --host or --port"
-        ) from None
+        raise M2BertError(f"serve: cannot listen on {host}:{port} ({reason}); choose another address or port") from None
 
 
 def make_server(make_app: Callable[[], FastAPI], *, workers: int = 1) -> uvicorn.Server:

@@ -233,6 +233,7 @@ def test_demo_answers_and_reads_the_library_once(
     assert out.count("  1.  ") == len(demo.QUESTIONS) and "indexed 3 modules" in err and "1 left out" in err
     (store,) = (tmp_path / "cache" / "m2bert").iterdir()
     assert store.name.startswith(stdlib_help.stdlib_source() + "-")
+    assert err.endswith(f"\nthe same on a page in your browser: m2bert serve {store}\n")
     code, out, err = run("demo", "--model", model, "--json", "Where are archives?")
     (answer,) = json.loads(out)["answers"]
     assert (code, err, answer["query"], len(library)) == (0, "", "Where are archives?", 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from conftest import ask
+from serving import ask
 from tiny import story, tiny_embedder
 
 TEXTS = [story(1 + number % 60, seed=number) for number in range(500)]

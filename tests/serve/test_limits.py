@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import Answer, ask, served
+from serving import Answer, ask, served
 from tiny import tiny_embedder
 
 from m2bert.serve.limits import Limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ask
+from serving import ask
 from tiny import story, tiny_embedder
 
 from m2bert.search.explain import explain_text

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from conftest import DOCUMENTS, EVIL, ask, served
+from serving import DOCUMENTS, EVIL, ask, served
 from tiny import tiny_embedder
 
 from m2bert.search.explain import explain_stored

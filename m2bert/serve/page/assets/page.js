@@ -68,8 +68,9 @@ function search() {
 function prepareStrips(root) {
   for (const strip of root.querySelectorAll(".strip")) {
     const peaks = [...strip.querySelectorAll(".peak")];
-    const best = peaks.find((peak) => peak.dataset.passage === "1") ?? peaks[0];
-    for (const peak of peaks) peak.setAttribute("tabindex", peak === best ? "0" : "-1");
+    const open = peaks.find((peak) => location.hash && peak.getAttribute("href") === location.hash);
+    const stop = open ?? peaks.find((peak) => peak.dataset.passage === "1") ?? peaks[0];
+    for (const peak of peaks) peak.setAttribute("tabindex", peak === stop ? "0" : "-1");
   }
 }
 
@@ -82,7 +83,7 @@ function peakBeside(peak, key) {
 
 // The passage of a peak is shown at full height below the strip, or scrolled to in its document.
 function follow(peak) {
-  const passages = peak.closest(".result")?.querySelectorAll(".passages > li") ?? [];
+  const passages = peak.closest(".result")?.querySelectorAll(".quotes > li") ?? [];
   for (const passage of passages) passage.classList.toggle("current", passage.dataset.passage === peak.dataset.passage);
   for (const other of peak.closest(".strip").querySelectorAll(".peak")) other.setAttribute("tabindex", other === peak ? "0" : "-1");
 }
