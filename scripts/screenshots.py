@@ -1,7 +1,7 @@
 """Pictures of the page for the documentation: `python scripts/screenshots.py STORE QUERY --out docs/serving`.
 
-Needs Chromium and the package playwright (`make browser`, the extra `test`). Writes results and a document, on a phone and
-a desktop, light and dark.
+Needs Chromium and the package playwright (`make browser`, the extra `test`). Writes results and a document, on a
+phone and a desktop, light and dark.
 """
 
 from __future__ import annotations

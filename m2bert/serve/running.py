@@ -25,12 +25,20 @@ BACKLOG = 2048
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes any that is free. Raises M2BertError where there is none."""
+    listening = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise M2BertError(f"serve: cannot listen on {host}:{port} ({reason}); choose another address or port") from None
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise M2BertError(
+            f"serve: cannot listen on {host}:{port} ({error.strerror}); choose another address or port"
+        ) from None
+    return listening
 
 
 def make_server(make_app: Callable[[], FastAPI], *, workers: int = 1) -> uvicorn.Server:
