@@ -191,7 +191,9 @@ def source_name(source: str) -> str:
 
 def place_of(hit: SearchHit) -> str:
     """Where a passage is, in words: its label where the document has one, and how far into the document it is."""
-    return f"{hit.position:.0%} into the document"
+    far = f"{hit.position:.0%} into the document"
+    label = getattr(hit, "place", "")
+    return f"{label}, {far}" if label else far
 
 
 def _read_values(store: ServedStore, record: Record, query: str, at: int) -> dict[str, Any]:

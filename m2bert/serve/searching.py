@@ -96,7 +96,8 @@ def as_result(result: SearchResult) -> dict[str, Any]:
 
 def as_passage(hit: SearchHit) -> dict[str, Any]:
     """A passage as JSON has it."""
-    return {key: getattr(hit, key) for key in ("start", "end", "score", "contribution", "text")}
+    keys = ("start", "end", "score", "contribution", "text")
+    return {key: getattr(hit, key) for key in keys} | {"place": getattr(hit, "place", "")}
 
 
 @router.get("/documents/{id:path}", summary="A document and its passages")

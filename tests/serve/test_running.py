@@ -49,7 +49,7 @@ def started(*command: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             while not (found := re.search(r"http://[^/]*", said)):
                 said = process.stdout.readline()
                 assert said, "ended before it served"
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not is_ready(found[0]):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -68,7 +68,7 @@ def is_ready(url: str) -> bool:
 def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(model: Path, tmp_path: Path) -> None:
     store = tmp_path / "notes"
     SearchIndex(store, Embedder(model)).add({"a": "river stone", "b": "paper engine"})
-    texts = [story(300, seed=number) for number in range(60)]
+    texts = [story(300, seed=number) for number in range(30)]
     options = (store, "--model", model, "--batch-tokens", "64", "--port", "0", "--threads", "1")
     with started("-m", "m2bert", "serve", *options) as (url, process), ThreadPoolExecutor(1) as pool:
         assert ask(url + "/search?query=river&rank=words").json["results"][0]["id"] == "a"

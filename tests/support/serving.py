@@ -77,7 +77,7 @@ def served(service: Service, **options: Any) -> Iterator[str]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while ask(url + "/health").status != 200:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
