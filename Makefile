@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc m2ops m2bert scripts -type f -not -name '*.so' -not -name '*.pyc') \
            CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench installs clean
+.PHONY: demo test lint bench installs browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/m2bert demo
@@ -34,12 +34,17 @@ $(VENV)/.torch: constraints.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) install -c constraints.txt .
+	$(PIP) install -c constraints.txt '.[serve]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.torch $(SOURCES)
 	$(PIP) install -c constraints.txt '.[test]'
 	touch $@ $(VENV)/.installed
+
+# What the tests of the page need beside Python: Debian's Chromium and axe-core. Without them these tests are skipped.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	npm ci --prefix tests/serve --ignore-scripts --no-audit --no-fund
 
 clean:
 	rm -rf build *.egg-info $(VENV)

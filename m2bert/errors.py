@@ -1,4 +1,6 @@
-"""The one exception class for mistakes a user can mend: who, the rule, what it got, the remedy.
+"""The exception for mistakes a user can mend, and the kinds of it that callers tell apart.
+
+The message says who, the rule, what it got, and the remedy.
 
 Test: every test of bad input.
 """
@@ -8,6 +10,14 @@ from __future__ import annotations
 
 class M2BertError(ValueError):
     """A request that cannot be served as given; the message is one sentence with its remedy."""
+
+
+class MissingError(M2BertError):
+    """What was asked for by name is not there."""
+
+
+class StoreError(M2BertError):
+    """A store cannot be read or written: damage, permissions or space, and not what was asked of it."""
 
 
 class TextError(M2BertError):

@@ -30,7 +30,7 @@ FLOORS = (
     ("errors",),
 )
 # These see ids, text and arrays: no torch is loaded until an encoder is asked for.
-WITHOUT_TORCH = ("ranking", "search", "bench", "demo", "cli", "errors", "files", "jsonl", "provenance")
+WITHOUT_TORCH = ("ranking", "search", "bench", "demo", "serve", "cli", "errors", "files", "jsonl", "provenance")
 TORCH_FREE = ("csrc/cpu", "csrc/cuda", "csrc/plan")
 BAD_STEM = re.compile(r"(^|_)(utils?|helpers?|common|misc)(_|$)")
 
@@ -305,7 +305,7 @@ def test_public_names_are_the_promised_ones():
 
 
 def test_every_face_hands_out_what_it_names():
-    for room in ("bench", "data", "demo", "encoders", "model", "ranking", "search", "train"):
+    for room in ("bench", "data", "demo", "encoders", "model", "ranking", "search", "serve", "train"):
         face = importlib.import_module(f"m2bert.{room}")
         assert face.__all__, room
         for name in face.__all__:

@@ -5,6 +5,8 @@ Test: tests/cli/test_cli_search.py.
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -85,6 +87,8 @@ def demo(
     deliver({"answers": answers}, lambda: print_answers(found), json_to, who="demo")
     if not questions and json_to is None and sys.stdin.isatty() and sys.stdout.isatty():
         converse(index, rank=rank)
+    if json_to is None:
+        notice(f"\nthe same on a page in your browser: {shlex.join([*command(), 'serve', str(index.path)])}")
 
 
 def read_questions(file: Path) -> list[Question]:
@@ -137,6 +141,15 @@ def default_store(embedder: Embedder) -> Path:
     from m2bert.demo.stdlib_help import stdlib_source
 
     return cache_folder(f"{stdlib_source()}-{embedder.fingerprint[:8]}")
+
+
+def command() -> list[str]:
+    """This program as it was called, without its folder where a shell finds it."""
+    called = sys.argv[0]
+    if Path(called).name == "__main__.py":
+        return [sys.executable, "-m", "m2bert"]
+    name = Path(called).name
+    return [name if shutil.which(name) == called else called]
 
 
 def print_answers(found: Sequence[tuple[str, Sequence[SearchResult]]]) -> None:

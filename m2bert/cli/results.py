@@ -49,18 +49,10 @@ def position_bar(start: int, end: int, length: int) -> str:
     return "[" + "".join(full if inside else empty for inside in covered) + "]"
 
 
-def snippet(text: str, length: int) -> str:
-    """The beginning of a passage on one line, without the frames of help texts, cut at a word."""
-    words = [word for word in text.split() if word.strip("|-=_*#")]
-    line = " ".join(words)
-    length = max(length, 20)
-    if len(line) <= length:
-        return line
-    return line[: length - 3].rsplit(" ", 1)[0] + "..."
-
-
 def placed_snippet(place: str, text: str, length: int) -> str:
     """The page or heading of a passage, if it has one, and its beginning: `page 12: As it was ...`."""
+    from m2bert.search.results import snippet
+
     return snippet(f"{snippet(place, MOST_OF_A_PLACE)}: {text}" if place else text, length)
 
 

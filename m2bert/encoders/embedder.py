@@ -198,7 +198,6 @@ class Embedder:
         self, texts: Sequence[str], progress: Progress | None, *, with_passages: bool
     ) -> Iterator[tuple[Plan, EncodedDocument]]:
         """Embeddings in the order they are finished."""
-        with_passages = with_passages and self._model.config.sums_states
         plans = list(self._plan_all(texts, with_passages=with_passages))
         total = sum(len(plan.ids) + 2 * len(plan.windows) for plan in plans)
         done = 0
@@ -210,13 +209,31 @@ class Embedder:
                 self._add_states(batch, network, bank)
                 for plan in dict((plan.number, plan) for plan, _ in batch).values():
                     if plan.open_windows == 0:
-                        yield plan, self._finish(plan, with_passages=with_passages)
+                        yield plan, self.finished(plan, passages=with_passages)
                 done += sum(last - first + 2 for _, (first, last) in batch)
                 if progress is not None:
                     progress(done, total)
 
+    def plans(self, texts: Sequence[str], *, passages: bool = True) -> list[Plan]:
+        """Texts as windows of tokens, for who decides what goes through the model when (m2bert.serve).
+
+        `run` takes windows, in any order and mixture; when all of a plan's are done, `finished` makes its embedding.
+        Raises M2BertError naming the text that has none.
+        """
+        _check_texts(texts)
+        return list(self._plan_all(texts, with_passages=passages))
+
+    def run(self, batch: Batch) -> None:
+        """One pass of the model over windows of plans, for one thread at a time.
+
+        The filters it needs are kept from call to call, within the environment's M2OPS_SPECTRUM_CACHE_MB.
+        """
+        with self._threads_and_precision():
+            self._add_states(batch, for_evaluation(self._model), self._model.filter_bank)
+
     def _plan_all(self, texts: Sequence[str], *, with_passages: bool) -> Iterator[Plan]:
         core = self._tokenizer.backend_tokenizer
+        with_passages = with_passages and self._model.config.sums_states
         encode = core.encode_batch if with_passages else core.encode_batch_fast
         for start, stop in groups_of_characters(texts, CHARACTERS_TOKENISED_AT_ONCE):
             encodings = encode(list(texts[start:stop]), add_special_tokens=False)
@@ -257,10 +274,10 @@ class Embedder:
         return result
 
     def _batches(self, plans: list[Plan]) -> Iterator[Batch]:
-        return batches_of(plans, self.batch_tokens, self._width)
+        return batches_of(plans, self.batch_tokens, self.width)
 
-    def _width(self, num_tokens: int) -> int:
-        """Tokens that a window takes in the model."""
+    def width(self, num_tokens: int) -> int:
+        """Tokens that a window of `num_tokens`, [CLS] and [SEP] included, takes in the model."""
         config = self._model.config
         return int(config.max_position_embeddings) if config.pad_to_max_length else num_tokens
 
@@ -294,8 +311,9 @@ class Embedder:
             plan.sums = part.copy() if plan.sums is None else plan.sums + part
             plan.open_windows -= 1
 
-    def _finish(self, plan: Plan, *, with_passages: bool) -> EncodedDocument:
-        assert plan.sums is not None
+    def finished(self, plan: Plan, *, passages: bool = True) -> EncodedDocument:
+        """The embedding of a plan whose windows are all done. Raises M2BertError where it is not finite."""
+        assert plan.sums is not None and plan.open_windows == 0
         sums, plan.sums = plan.sums[:, : self.dim], None
         total = sums.sum(axis=0, dtype=np.float64)
         norm = float(np.linalg.norm(total))
@@ -304,12 +322,12 @@ class Embedder:
                 f"Embedder: the embedding of text {plan.number} must be finite and not zero, "
                 f"got norm {norm}; the weights of {self.name!r} are damaged"
             )
-        passages = []
-        if with_passages:
+        found = []
+        if passages and self._model.config.sums_states:
             shares = sums / np.float32(norm)
-            passages = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
+            found = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
         vector = (total / norm).astype(np.float32)
-        return EncodedDocument(vector, passages, len(plan.ids), len(plan.windows), plan.num_truncated)
+        return EncodedDocument(vector, found, len(plan.ids), len(plan.windows), plan.num_truncated)
 
 
 def _opened(model: Any) -> tuple[M2BertNetwork, PlainTokenizer, str, str, Mixture]:

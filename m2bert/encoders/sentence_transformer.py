@@ -94,6 +94,10 @@ class SentenceTransformerEncoder:
             for vector, count in zip(vectors, counts, strict=True)
         ]
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text that are read, without special tokens."""
+        return min(len(self._offsets(text)), self._room)
+
     def split(self, text: str) -> list[str]:
         """Pieces of equal numbers of tokens, as few as can be, each short enough to be read whole."""
         offsets = self._offsets(text)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2bert.encoders.protocol import Encoder
-from m2bert.errors import M2BertError, TextError
+from m2bert.errors import M2BertError, MissingError, TextError
 from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
 from m2bert.ranking.words import words_of
 from m2bert.search.bulk import Progress, document_hash, embed_into
@@ -178,21 +178,36 @@ class SearchIndex:
         return mixture
 
     @overload
-    def search(self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL) -> SearchResults: ...
+    def search(
+        self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL, source: str | None = None
+    ) -> SearchResults: ...
 
     @overload
     def search(
-        self, query: list[str] | tuple[str, ...], k: int = 10, *, passages: int = 3, rank: str = ALL
+        self,
+        query: list[str] | tuple[str, ...],
+        k: int = 10,
+        *,
+        passages: int = 3,
+        rank: str = ALL,
+        source: str | None = None,
     ) -> list[SearchResults]: ...
 
     def search(
-        self, query: str | list[str] | tuple[str, ...], k: int = 10, *, passages: int = 3, rank: str = ALL
+        self,
+        query: str | list[str] | tuple[str, ...],
+        k: int = 10,
+        *,
+        passages: int = 3,
+        rank: str = ALL,
+        source: str | None = None,
     ) -> SearchResults | list[SearchResults]:
         """The k best documents for `query`, each with at most `passages` of its best passages, the best first.
 
         query: a string; or a list of them, which are encoded together, for results of each in their order. rank: by
         "all" parts, or by some of "whole", "passages" and "words", joined by +; by "words" alone no model is
-        loaded, and only documents that have some of the words are found.
+        loaded, and only documents that have some of the words are found. source: ranks the documents of one source
+        alone.
 
         Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1, passages < 0, and
         another rank.
@@ -216,7 +231,7 @@ class SearchIndex:
         vectors = [None] * len(queries) if only_words else self._query_vectors(queries)
         results = []
         for each, vector in zip(queries, vectors, strict=True):
-            found = store.search(Query(vector, words_of(each)), min(k, num_documents), mixture)
+            found = store.search(Query(vector, words_of(each), source), min(k, num_documents), mixture)
             results.append(results_of(each, found, vector, passages))
         return results if isinstance(query, list | tuple) else results[0]
 
@@ -231,7 +246,7 @@ class SearchIndex:
         """One stored document by its id; `source` chooses when several sources have it. Raises M2BertError."""
         found = [record for record in self._opened().get(identity) if source in (None, record.source)]
         if not found:
-            raise M2BertError(
+            raise MissingError(
                 f"index: no document {identity!r} in the store {str(self.path)!r}; a search shows the ids"
             )
         if len(found) > 1:

@@ -6,7 +6,7 @@ Tests: tests/search/test_index.py, tests/search/test_ranking.py, tests/search/te
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,9 +47,19 @@ class SearchHit:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A stretch of a document, characters start to end, and what it adds to the cosine with its whole."""
+
+    start: int
+    end: int
+    value: float
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """A ranked document. parts: what its whole, its passages and its words add to the score (m2bert.ranking.parts), of
-    which it is the sum. passages: those that match best."""
+    which it is the sum. passages: those that match best. shares: what every passage adds to the cosine of the query and
+    the whole, in their order; none where passages were not asked for, and by words alone."""
 
     rank: int
     id: str
@@ -58,10 +68,24 @@ class SearchResult:
     parts: Mapping[str, float]
     num_tokens: int
     passages: list[SearchHit]
+    shares: list[Share]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
-        return {**asdict(self), "parts": dict(self.parts)}
+        """As plain data for JSON; without shares, of which a long document has hundreds (`m2bert explain` has them)."""
+        fields = asdict(replace(self, shares=[]))
+        del fields["shares"]
+        return {**fields, "parts": dict(self.parts)}
+
+
+def shares_of(record: Record, query: NDArray[np.float32]) -> list[Share]:
+    """What every passage adds to the cosine of `query (dim,)`, of unit norm, and the document, in their order.
+
+    Passages are stored rounded: a value is off by less than 0.001, for which `m2bert explain` makes up.
+    """
+    if record.passages is None:
+        return [Share(int(start), int(end), float(record.vector @ query)) for start, end in record.spans]
+    values = record.passages.products(query).tolist()
+    return [Share(int(start), int(end), value) for (start, end), value in zip(record.spans, values, strict=True)]
 
 
 class SearchResults(list[SearchResult]):
@@ -119,6 +143,7 @@ def results_of(query: str, found: Sequence[Found], vector: NDArray[np.float32] |
             SearchResult(
                 place, one.record.id, one.record.source, one.score, one.parts, one.record.num_tokens,
                 [] if vector is None else hits_of(one.record, vector, passages),
+                shares_of(one.record, vector) if vector is not None and passages else [],
             )
             for place, one in enumerate(found, start=1)
         ),
@@ -149,3 +174,13 @@ def hits_of(record: Record, query: NDArray[np.float32], most: int) -> list[Searc
 def _hit(record: Record, start: int, end: int, cosine: float, share: float) -> SearchHit:
     text = record.text[start:end]
     return SearchHit(start, end, cosine, share, text, len(record.text), place_of(record.sections, start, text))
+
+
+def snippet(text: str, length: int) -> str:
+    """The beginning of a passage on one line, without the frames of help texts, cut at a word."""
+    words = [word for word in text.split() if word.strip("|-=_*#")]
+    line = " ".join(words)
+    length = max(length, 20)
+    if len(line) <= length:
+        return line
+    return line[: length - 3].rsplit(" ", 1)[0] + "..."

@@ -24,6 +24,7 @@ from m2bert.demo import stdlib_help
 from m2bert.encoders.embedder import Embedder
 from m2bert.search.documents import Document, Skipped
 from m2bert.search.index import SearchIndex
+from m2bert.search.results import snippet
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PASSAGE_KEYS = {"start", "end", "score", "contribution", "text", "document_length", "place"}
@@ -232,6 +233,7 @@ def test_demo_answers_and_reads_the_library_once(
     assert out.count("  1.  ") == len(demo.QUESTIONS) and "indexed 3 modules" in err and "1 left out" in err
     (store,) = (tmp_path / "cache" / "m2bert").iterdir()
     assert store.name.startswith(stdlib_help.stdlib_source() + "-")
+    assert err.endswith(f"\nthe same on a page in your browser: m2bert serve {store}\n")
     code, out, err = run("demo", "--model", model, "--json", "Where are archives?")
     (answer,) = json.loads(out)["answers"]
     assert (code, err, answer["query"], len(library)) == (0, "", "Where are archives?", 1)
@@ -398,6 +400,6 @@ def test_position_bar_and_its_ascii_form(monkeypatch: Any) -> None:
 
 
 def test_snippet_is_one_line_cut_at_a_word() -> None:
-    assert results.snippet(" |  one\n |  ---\n |  two  three", 80) == "one two three"
-    assert results.snippet("word " * 50, 23) == "word word word word..."
-    assert len(results.snippet("x" * 500, 30)) <= 30
+    assert snippet(" |  one\n |  ---\n |  two  three", 80) == "one two three"
+    assert snippet("word " * 50, 23) == "word word word word..."
+    assert len(snippet("x" * 500, 30)) <= 30

@@ -63,10 +63,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for. vector (dim,) float32 of unit norm, None where only words count; words: stems."""
+    """What is looked for. vector (dim,) float32 of unit norm, None where only words count; words: stems.
+
+    source: None, or the one whose documents alone are ranked; what a word is worth depends on the whole store still.
+    """
 
     vector: NDArray[np.float32] | None
     words: Sequence[str] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True)

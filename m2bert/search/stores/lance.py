@@ -26,7 +26,7 @@ from lancedb.index import FTS, IvfRq
 from lancedb.query import MatchQuery
 from numpy.typing import NDArray
 
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, StoreError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
@@ -149,19 +149,22 @@ class LanceStore:
         """See VectorStore.search."""
         with self._latest() as table:
             asked = query.words if mixture.words > 0 else ()
+            where = _within(query.source)
             with ThreadPoolExecutor(1) as pool:
-                listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED))
-                near = _near(table, query.vector, max(k, CANDIDATES))
+                listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED), where)
+                near = _near(table, query.vector, max(k, CANDIDATES), where)
                 words = listing.result()
                 scale = word_scale(len(query.words), table.count_rows())
             weights = mixture.whole + mixture.passages, mixture.words * scale
             ids = most_promising(near, words, weights, max(k, SCORED_EXACTLY))
+            if not ids:
+                return []
             rows = _taken(table, ids, ["source", "id", *([] if query.vector is None else SCORED)])
             scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
             rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
-            bm25 = {**words.scores, **_matching(table, asked, len(rest), rest).scores}
+            bm25 = {**words.scores, **_matching(table, asked, len(rest), _among(rest)).scores}
             scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
@@ -177,7 +180,7 @@ class LanceStore:
             query = table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), table.count_rows())
-            found = {word: _matching(table, [word], 1, ids).scores.values() for word in words}
+            found = {word: _matching(table, [word], len(ids), _among(ids)).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
@@ -191,7 +194,7 @@ class LanceStore:
                 # Two lists, however many keys: a chain of ORs as long as they are many is more than SQL can read.
                 query = query.where(f"source IN ({', '.join(sources)}) AND id IN ({', '.join(ids)})")
             elif source is not None:
-                query = query.where(f"source = {_quoted(source)}")
+                query = query.where(_within(source))
             rows = query.to_arrow().to_pylist()
         wanted = None if keys is None else set(keys)
         states = {(row["source"], row["id"]): StoredState(**{name: row[name] for name in STATE}) for row in rows}
@@ -242,25 +245,30 @@ def _index_words(table: Any) -> None:
     table.create_index("words", config=plain, replace=True)
 
 
-def _near(table: Any, vector: NDArray[np.float32] | None, depth: int) -> Listed:
-    """The documents of highest inner product, by the vector index where there is one, whose scores are rough."""
+def _near(table: Any, vector: NDArray[np.float32] | None, depth: int, where: str | None) -> Listed:
+    """The documents of highest inner product, by the vector index where there is one, whose scores are rough.
+
+    where: the SQL condition that they meet, None for any.
+    """
     if vector is None:
         return Listed({}, True)
     query = table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
     if depth > CANDIDATES:  # the partitions looked into may hold fewer
         query = query.bypass_vector_index()
+    if where is not None:
+        query = query.where(where, prefilter=True)
     found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
     scores = 1.0 - found["_distance"].to_numpy()
     return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
 
 
-def _matching(table: Any, words: Sequence[str], depth: int, among: Collection[int] | None = None) -> Listed:
-    """The documents of the highest BM25."""
-    if not words or (among is not None and not among):
+def _matching(table: Any, words: Sequence[str], depth: int, where: str | None) -> Listed:
+    """The documents of the highest BM25 among those that meet `where`, as above."""
+    if not words or not depth:
         return Listed({}, True)
     query = table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
-    if among is not None:
-        query = query.where(f"_rowid IN ({', '.join(map(str, among))})", prefilter=True)
+    if where is not None:
+        query = query.where(where, prefilter=True)
     found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
     scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
     return Listed(scores, len(scores) < depth)
@@ -301,6 +309,16 @@ def _condition(keys: Collection[Key]) -> str:
     return " OR ".join(f"(source = {_quoted(source)} AND id IN ({ids}))" for source, ids in lists.items())
 
 
+def _within(source: str | None) -> str | None:
+    """SQL that is true for the documents of a source; None, for all, without one."""
+    return None if source is None else f"source = {_quoted(source)}"
+
+
+def _among(ids: Collection[int]) -> str:
+    """SQL that is true for these row ids."""
+    return f"_rowid IN ({', '.join(map(str, ids))})"
+
+
 def _quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
@@ -309,8 +327,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _damaged(folder: Path, error: Exception) -> M2BertError:
-    return M2BertError(
+def _damaged(folder: Path, error: Exception) -> StoreError:
+    return StoreError(
         f"store: {str(folder)!r} cannot be read or written ({_one_line(error)}); "
         f"check permissions and space, restore a copy, or index into a new folder"
     )
