@@ -117,9 +117,8 @@ def exact_ranking(store: lance.LanceStore, folder: Path, queries: list[Query]) -
             row[start : start + ROWS_AT_ONCE] = mixture.whole * whole + mixture.passages * passages
     places = {row: place for place, row in enumerate(rows["_rowid"].to_pylist())}
     for row, query in zip(scores, queries, strict=True):
-        for found, bm25 in lance._matching(
-            table, query.words, count
-        ).scores.items():  # of all, which no search asks for
+        matching = lance._matching(table, query.words, count, None)  # of all, which no search asks for
+        for found, bm25 in matching.scores.items():
             row[places[found]] += mixture.words * bm25 * word_scale(len(query.words), count)
     ids = rows["id"].to_pylist()
     return [[ids[place] for place in np.argsort(-row, kind="stable")[:10]] for row in scores]

@@ -27,6 +27,7 @@ HELP = {
     "index": f"--store --overflow --truncate-dim --seconds-per-file --megabytes-per-file --model {RUNNING} --json "
     "--quiet -q",
     "search": f"-k --rank --model {RUNNING} --json --quiet -q",
+    "serve": f"--host --port --writable --token --workers --model {RUNNING} --quiet -q",
     "explain": f"--store --source --rows --png --model {RUNNING} --json --quiet -q",
     "demo": f"--questions --all --store --rank --model {RUNNING} --json --quiet -q",
     "check-leaks": "--tests --least --json --quiet -q",
@@ -106,7 +107,7 @@ def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
 
 def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
     program = "import sys; sys.argv[0] = 'm2bert'\nfrom m2bert.cli import main; main()"
-    for words, expected in (("m2bert se", ["search"]), ("m2bert index --batch", ["--batch-tokens"])):
+    for words, expected in (("m2bert sea", ["search"]), ("m2bert index --batch", ["--batch-tokens"])):
         asked = {"_M2BERT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **asked}
