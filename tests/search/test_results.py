@@ -17,6 +17,7 @@ from tiny import story, tiny_embedder
 from m2bert.errors import M2BertError
 from m2bert.search.documents import Document
 from m2bert.search.index import SearchIndex
+from m2bert.search.stores import lance
 
 TEXTS = {f"s{number}": story(40, seed=number) for number in range(12)}
 QUERIES = ["copper harbor", "winter garden", "paper engine signal", "ladder"]
@@ -177,3 +178,30 @@ def test_threads_search_at_once_while_another_adds(tmp_path: Path) -> None:
     assert [result.score for result in index.search(QUERIES[0], k=5, rank="whole")] == pytest.approx(
         expected[QUERIES[0]][-1], abs=1e-4
     )
+
+
+def test_a_search_stays_in_the_state_it_began_in(tmp_path: Path, monkeypatch: Any) -> None:
+    """While one thread is between two looks at the store, another replaces every document and searches too."""
+    index = SearchIndex(tmp_path / "store", BagOfWords())
+    index.add({name: f"river {name} old" for name in "abc"})
+    taken, listed, go_on = lance._taken, threading.Event(), threading.Event()
+
+    def waiting(*arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() and not go_on.is_set():
+            listed.set()
+            assert go_on.wait(60)
+        return taken(*arguments)
+
+    monkeypatch.setattr(lance, "_taken", waiting)
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(index.search, "river old")
+        assert listed.wait(60)
+        try:
+            SearchIndex(tmp_path / "store", BagOfWords()).add({name: f"river {name} new" for name in "abc"})
+            assert {result.passages[0].text for result in index.search("river old")} == {
+                f"river {n} new" for n in "abc"
+            }
+        finally:
+            go_on.set()
+        found = searching.result()
+    assert {result.passages[0].text for result in found} == {f"river {n} old" for n in "abc"}
