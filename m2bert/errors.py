@@ -26,3 +26,8 @@ class TextError(M2BertError):
     def __init__(self, who: str, number: int, reason: str) -> None:
         super().__init__(f"{who}: text {number} {reason}")
         self.number, self.reason = number, reason
+
+
+def missing_package(who: str, package: str, extra: str) -> M2BertError:
+    """What is raised where `who` needs a package that comes with an extra of ours and is not installed."""
+    return M2BertError(f"{who}: needs {package}; run pip install '.[{extra}]' in the project's folder")

@@ -17,6 +17,8 @@ _PUBLIC = {
     "Fusion": "m2bert.bench.systems",
     "RetrievalTask": "m2bert.bench.tasks",
     "as_mteb_model": "m2bert.bench.mteb_adapter",
+    "as_mteb_search": "m2bert.bench.mteb_adapter",
+    "as_mteb_task": "m2bert.bench.mteb_adapter",
     "evaluate_tasks": "m2bert.bench.evaluate",
     "load_task": "m2bert.bench.tasks",
 }

@@ -18,7 +18,7 @@ import numpy as np
 
 from m2bert.bench.systems import Progress
 from m2bert.encoders.protocol import Encoder
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
 from m2bert.jsonl import read_jsonl
 from m2bert.provenance import provenance
 
@@ -35,7 +35,7 @@ def load_sklearn() -> Any:
         import sklearn.manifold
         import sklearn.metrics
     except ImportError as error:
-        raise M2BertError("clusters: needs scikit-learn; run pip install '.[plots]' in the project's folder") from error
+        raise missing_package("clusters", "scikit-learn", "plots") from error
     return sklearn
 
 

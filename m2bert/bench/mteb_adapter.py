@@ -5,6 +5,7 @@
     from m2bert.bench.mteb_adapter import as_mteb_model
     results = mteb.evaluate(as_mteb_model(Embedder()), mteb.get_tasks(["NFCorpus", "SciFact"]))
 
+as_mteb_model compares vectors of whole texts; as_mteb_search ranks as our search does, by whole, passages and words.
 Needs mteb 2 (the extra `mteb`) when a function is called; mteb fetches its own tasks from the hub.
 Test: tests/bench/test_mteb_adapter.py.
 """
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2bert.bench.mixtures import MixedSystem, PartScores
 from m2bert.bench.tasks import RetrievalTask
 from m2bert.encoders.protocol import Encoder
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
+from m2bert.ranking.parts import ALL
 
 
 def load_mteb() -> Any:
@@ -26,7 +29,7 @@ def load_mteb() -> Any:
     try:
         import mteb
     except ImportError as error:
-        raise M2BertError("mteb: needs mteb; run pip install '.[mteb]' in the project's folder") from error
+        raise missing_package("mteb", "mteb", "mteb") from error
     return mteb
 
 
@@ -38,14 +41,10 @@ def as_mteb_model(encoder: Encoder) -> Any:
     """
     load_mteb()
     from mteb.models.abs_encoder import AbsEncoder
-    from mteb.models.model_meta import ModelMeta, ScoringFunction
     from mteb.types import PromptType
 
     class MtebModel(AbsEncoder):
-        mteb_model_meta = ModelMeta.create_empty({
-            "name": f"m2bert/{encoder.name}", "revision": encoder.fingerprint, "max_tokens": encoder.max_tokens,
-            "similarity_fn_name": ScoringFunction.COSINE, "open_weights": True,
-        })  # fmt: skip
+        mteb_model_meta = _meta_of(encoder)
 
         def __init__(self) -> None:
             self.model = encoder
@@ -56,6 +55,87 @@ def as_mteb_model(encoder: Encoder) -> Any:
             return _encode(encoder, texts, is_query=prompt_type == PromptType.query)
 
     return MtebModel()
+
+
+def as_mteb_search(encoder: Encoder, rank: str = ALL) -> Any:
+    """A search model for mteb.evaluate that ranks documents as SearchIndex does, without a store.
+
+    rank: "all" parts, or some of them joined by + (m2bert.ranking.parts). Texts without words are never found. Raises
+    M2BertError for another rank, and without mteb.
+    """
+    load_mteb()
+    scores = PartScores(encoder)
+    system = MixedSystem(scores, rank)
+
+    class MtebSearch:
+        mteb_model_meta = _meta_of(encoder, f"{encoder.name}-search-{rank}")
+
+        def index(self, corpus: Any, **options: Any) -> None:
+            """Take in rows of id, text and perhaps title; they are encoded with the first queries."""
+            texts = {row["id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in corpus}
+            self.corpus = {doc_id: text for doc_id, text in texts.items() if text}
+
+        def search(
+            self, queries: Any, *, top_k: int, top_ranked: Any = None, **options: Any
+        ) -> dict[str, dict[str, float]]:
+            """Scores of the `top_k` best documents of each query; of `top_ranked` ones alone where they are given."""
+            asked = {row["id"]: row["text"] for row in queries if row["text"].strip()}
+            task = RetrievalTask("mteb", "test", self.corpus, asked, {})
+            depth = top_k if top_ranked is None else len(self.corpus)
+            run = system.rank(task, depth, lambda what, fraction: None).run
+            if top_ranked is None:
+                return {query_id: dict(found) for query_id, found in run.items()}
+            return {
+                query_id: {doc_id: score for doc_id, score in found.items() if doc_id in top_ranked.get(query_id, ())}
+                for query_id, found in run.items()
+            }
+
+    return MtebSearch()
+
+
+def mini_meta() -> Any:
+    """What mteb wants to know of m2-bert-mini, as its list of models takes it."""
+    load_mteb()
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+    return ModelMeta(
+        loader=_load_mini,
+        name="m2bert/m2-bert-mini",
+        revision="6cb6c7d643d9f219",  # the fingerprint of its weights, configuration and tokenizer
+        release_date="2026-11-29",
+        languages=["eng-Latn"],
+        n_parameters=15_656_833,
+        n_embedding_parameters=6_291_456,
+        memory_usage_mb=32,
+        max_tokens=8192,
+        embed_dim=768,
+        license="apache-2.0",
+        open_weights=True,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["PyTorch", "Sentence Transformers", "Transformers", "safetensors"],
+        similarity_fn_name=ScoringFunction.COSINE,
+        use_instructions=False,
+        adapted_from="sentence-transformers/all-MiniLM-L6-v2",  # its teacher
+        training_datasets={"LEMBQMSumRetrieval", "MedicalQARetrieval", "NQ", "XQuADRetrieval"},
+        citation=None,
+    )
+
+
+def _load_mini(name: str, revision: str | None = None, **options: Any) -> Any:
+    """The loader of mini_meta: mteb gives it the name and the revision."""
+    from m2bert.encoders.embedder import Embedder
+
+    return as_mteb_model(Embedder())
+
+
+def _meta_of(encoder: Encoder, name: str = "") -> Any:
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+    return ModelMeta.create_empty({
+        "name": f"m2bert/{name or encoder.name}", "revision": encoder.fingerprint, "max_tokens": encoder.max_tokens,
+        "embed_dim": encoder.dim, "similarity_fn_name": ScoringFunction.COSINE, "open_weights": True,
+    })  # fmt: skip
 
 
 def _encode(encoder: Encoder, texts: list[str], *, is_query: bool) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
 
 Run = Mapping[str, Any]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -36,7 +36,7 @@ def load_matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise M2BertError("plots: needs matplotlib; run pip install '.[plots]' in the project's folder") from error
+        raise missing_package("plots", "matplotlib", "plots") from error
     return matplotlib
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2bert.encoders.protocol import EncodedDocument, Progress
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
 
 # A GPU idles between small batches; on a processor large ones only leave its cache.
 TEXTS_AT_ONCE = {"cpu": 32, "cuda": 256}
@@ -137,9 +137,7 @@ def _load(model: str | Path, device: str | None) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise M2BertError(
-            f"peers: {model} needs sentence-transformers; run pip install '.[peers]' in the project's folder"
-        ) from error
+        raise missing_package(f"peers: {model}", "sentence-transformers", "peers") from error
     try:
         return SentenceTransformer(str(model), device=device)
     except Exception as error:

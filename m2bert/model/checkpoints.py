@@ -23,9 +23,10 @@ from torch.overrides import TorchFunctionMode
 from m2bert.errors import M2BertError
 from m2bert.files import whole_folder
 from m2bert.model.architecture import MODEL_TYPE, Architecture, fields_of_fingerprint
+from m2bert.model.companions import write_companions
 from m2bert.model.network import M2BertNetwork
-from m2bert.model.tensors import few, read_tensors
-from m2bert.model.tokenization import PlainTokenizer, load_tokenizer
+from m2bert.model.tensors import few, read_shards, read_tensors
+from m2bert.model.tokenization import PlainTokenizer, load_tokenizer, write_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound=M2BertNetwork)
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SHARDED = ".index.json"
+"""Ending of the file that says which tensor is in which file, where transformers has divided the weights."""
 ENCODER, HEADS = "m2bert.", ("head.", "decoder.", "classifier.")
 # Parts that are stored in float32 whatever the rest is stored in.
 EXACT = ("long_conv", "residual_long_conv", "token_weights")
@@ -82,15 +85,17 @@ class _Uninitialised(TorchFunctionMode):
 
 def _with_weights(folder: Path, make: Callable[[], Network]) -> Network:
     """What `make` makes, with the weights in `folder`: float32, in evaluation mode."""
-    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    files = [folder / f"{name}{suffix}" for name in WEIGHTS for suffix in ("", SHARDED)]
+    weights = next((file for file in files if file.is_file()), None)
     if weights is None:
         names = " or ".join(WEIGHTS)
         raise M2BertError(f"load_model: no {names} in {folder}; save the model with save_model")
-    tensors = _encoder_tensors(read_tensors("load_model", weights))
+    read = read_shards if weights.name.endswith(SHARDED) else read_tensors
+    tensors = _encoder_tensors(read("load_model", weights))
     if any(name.startswith(("bert.", "module.bert.")) for name in tensors):
         raise M2BertError(
             f"load_model: {weights} has the reference implementation's names; "
-            "open it with load_reference and write it again with save_model"
+            f"write it in this library's with `m2bert convert {folder} OUT`"
         )
     with torch.device("meta"), _Uninitialised():
         model = make()
@@ -176,17 +181,20 @@ def save_model(
     folder: str | os.PathLike[str],
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write config.json, model.safetensors and the tokenizer's files to `folder`, all or nothing.
+    """Write config.json, model.safetensors, the tokenizer's files and those of m2bert.model.companions to `folder`.
 
-    Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their positions
-    apart; those of weighted pooling as well. Other files already in the folder stay. Raises M2BertError where it
-    cannot be written.
+    All or nothing. Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their
+    positions apart; those of weighted pooling as well. Whoever opens the folder computes in float32, and is told to
+    read as many tokens at once as the model has positions. Other files already in the folder stay. Raises M2BertError
+    where it cannot be written.
     """
     with whole_folder(folder, who="save_model", replace=True) as staging:
         save_file(_storable(model, dtype), staging / "model.safetensors", metadata={"format": "pt"})
         (staging / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
-        _write_config(model, staging, dtype)
+        _write_config(model, staging)
         tokenizer.save_pretrained(staging)
+        write_facts(staging, model_max_length=model.config.max_position_embeddings)
+        write_companions(staging, model.config)
 
 
 def fingerprint(model: M2BertNetwork | M2BertPreTrainedModel, tokenizer: PlainTokenizer | Any) -> str:
@@ -204,9 +212,10 @@ def fingerprint(model: M2BertNetwork | M2BertPreTrainedModel, tokenizer: PlainTo
     return digest.hexdigest()[:16]
 
 
-def model_folder(path_or_name: str | os.PathLike[str], who: str) -> Path:
+def model_folder(path_or_name: str | os.PathLike[str] = "m2-bert-mini", who: str = "model_folder") -> Path:
     """The folder that a model's name stands for: a model folder, a run's output with the model inside, a shipped model,
-    or, for `owner/name` where no folder `owner` is, a model of the Hugging Face hub, downloaded once.
+    or, for `owner/name` or `owner/name@revision` where no folder `owner` is, a model of the Hugging Face hub,
+    downloaded once. A revision is a branch, a tag or a commit.
 
     Raises M2BertError, beginning with `who`, when it is none of these or cannot be downloaded.
     """
@@ -219,19 +228,20 @@ def model_folder(path_or_name: str | os.PathLike[str], who: str) -> Path:
         return SHIPPED / name
     if folder.is_dir():
         raise M2BertError(f"{who}: no config.json in {folder}; a model folder is what save_model writes")
-    if HUB_ID.fullmatch(name) and not folder.parent.is_dir():
-        return _downloaded(name, who)
+    if (found := HUB_ID.fullmatch(name)) and not folder.parent.is_dir():
+        return _downloaded(found["name"], found["revision"], who)
     raise M2BertError(
-        f"{who}: a model must be a folder with config.json, a finished run, owner/name on the hub or a shipped model "
-        f"({', '.join(shipped) or 'there is none'}), got {name!r}; name one of these"
+        f"{who}: a model must be a folder with config.json, a finished run, owner/name[@revision] on the hub or a "
+        f"shipped model ({', '.join(shipped) or 'there is none'}), got {name!r}; name one of these"
     )
 
 
-def _downloaded(name: str, who: str) -> Path:
+def _downloaded(name: str, revision: str | None, who: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+        patterns = ["*.json", "*.safetensors", "*.bin"]
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise M2BertError(
@@ -303,9 +313,10 @@ def _storable(model: M2BertPreTrainedModel, dtype: torch.dtype) -> dict[str, Ten
     return stored
 
 
-def _write_config(model: M2BertPreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
+def _write_config(model: M2BertPreTrainedModel, folder: Path) -> None:
     fields: dict[str, Any] = model.config.to_diff_dict()
-    fields |= {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+    # What transformers computes in, whatever the weights are stored in.
+    fields |= {"architectures": [type(model).__name__], "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
-
+from m2bert.errors import missing_package
 from m2bert.model.architecture import MODEL_TYPE, Architecture
+
+try:
+    from transformers import AutoConfig, PreTrainedConfig
+except ImportError as error:
+    raise missing_package("M2BertConfig", "transformers", "transformers") from error
 
 
 class M2BertConfig(Architecture, PreTrainedConfig):
@@ -50,3 +54,6 @@ class M2BertConfig(Architecture, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         PreTrainedConfig.__post_init__(self, **kwargs)
         self.check()
+
+
+AutoConfig.register(MODEL_TYPE, M2BertConfig, exist_ok=True)

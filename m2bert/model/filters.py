@@ -188,6 +188,14 @@ def cache_budget_bytes() -> int:
     return int(megabytes * 2**20)
 
 
+def budget_on(device: torch.device) -> int:
+    """Bytes of spectra a model may keep on a device: cache_budget_bytes, on a GPU a quarter of its memory at most."""
+    budget = cache_budget_bytes()
+    if device.type != "cuda":
+        return budget
+    return min(budget, torch.cuda.get_device_properties(device).total_memory // 4)
+
+
 class FilterBank:
     """Filters of all long convolutions of one model: generated for training, kept as spectra at inference.
 
@@ -317,7 +325,7 @@ class FilterBank:
         Layers are visited in the same order in every pass: dropping the least recent spectrum of the same
         length would drop each one just before its next use.
         """
-        budget = cache_budget_bytes() - entry.spectrum.nbytes
+        budget = budget_on(entry.spectrum.data.device) - entry.spectrum.nbytes
         for other in [other for other in list(self._entries) if other[1] != key[1]]:
             if self.nbytes <= budget:
                 break

@@ -1,35 +1,25 @@
 """M2-BERT as transformers models: M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification.
 
+`import m2bert` is enough for transformers' Auto classes to know them.
 Tests: tests/model/test_modeling.py, tests/model/test_parity.py, tests/model/test_weighted_pooling.py,
-tests/model/test_bilinear_features.py, tests/model/test_term_weights.py.
+tests/model/test_bilinear_features.py, tests/model/test_term_weights.py, tests/model/test_auto_classes.py.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
-from transformers import initialization as init
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPooling,
-    MaskedLMOutput,
-    SequenceClassifierOutput,
-)
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
+from m2bert.errors import M2BertError, missing_package
 from m2bert.model.checkpoints import EXACT
+from m2bert.model.companions import describe, is_described, name_code
 from m2bert.model.configuration import M2BertConfig
 from m2bert.model.cross_entropy import cross_entropy_sum
 from m2bert.model.filters import FilterOutput, LongConv, positional_features
@@ -41,8 +31,27 @@ from m2bert.model.layers import (
     Mlp,
     ShortConv,
 )
+from m2bert.model.long_texts import pooled_in_windows
 from m2bert.model.network import M2BertNetwork
 from m2bert.model.pooling import BilinearFeatures, TermWeights, TokenWeights
+
+try:
+    from transformers import (
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        PreTrainedModel,
+    )
+    from transformers import initialization as init
+    from transformers.modeling_outputs import (
+        BaseModelOutputWithPooling,
+        MaskedLMOutput,
+        SequenceClassifierOutput,
+    )
+    from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+    from transformers.utils.output_capturing import capture_outputs
+except ImportError as error:
+    raise missing_package("M2BertModel", "transformers", "transformers") from error
 
 IGNORED_LABEL = -100
 # Shares of the published scale that filters and the MLP start with under `identity_init`.
@@ -69,6 +78,16 @@ class M2BertPreTrainedModel(PreTrainedModel):
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         for number, block in enumerate(blocks):
             block.checkpoint = gradient_checkpointing_func if enable and number % every_n_layers == 0 else None
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """As of transformers; sentence-transformers too then opens the folder with our pooling.
+
+        A folder that sentence-transformers itself has described is left so.
+        """
+        super().save_pretrained(save_directory, **options)
+        name_code(save_directory)
+        if not is_described(save_directory):
+            describe(save_directory, self.config)
 
     @property
     def is_activation_checkpointing(self) -> bool:
@@ -170,13 +189,51 @@ class M2BertModel(M2BertNetwork, M2BertPreTrainedModel):
 
         `attention_mask (batch, seqlen)` is nonzero at real tokens, on whichever side the padding is: padding
         changes nothing for them. Returns last_hidden_state (batch, seqlen, dim) and pooler_output (batch,
-        embedding_size) by `config.pooling`, not normalised. Raises M2BertError on inputs that are too long or do
-        not fit together.
+        embedding_size) by `config.pooling`, not normalised. More `input_ids` than `config.max_position_embeddings` are
+        read in windows (m2bert.model.long_texts), except where torch compiles or positions are given. Raises
+        M2BertError on inputs that are too long or do not fit together.
         """
+        if input_ids is not None and self._needs_windows(input_ids, token_type_ids, position_ids):
+            states, vectors = pooled_in_windows(self, input_ids, attention_mask)
+            return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=vectors)
         hidden, pooled = M2BertNetwork.forward(
             self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         )
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    def text_vectors(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """What `forward` gives as pooler_output, as (batch, 1, embedding_size): one state for each text.
+
+        sentence-transformers calls this (m2bert.model.companions): its own pooling then has nothing to choose from.
+        """
+        if self._needs_windows(input_ids, token_type_ids, None):
+            return pooled_in_windows(self, input_ids, attention_mask, with_states=False)[1][:, None]
+        return self(input_ids, attention_mask, token_type_ids, return_dict=True).pooler_output[:, None]
+
+    def term_vectors(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Texts' words as learned weights (batch, 1, vocab_size) float32 of unit norm, as Embedder.encode_sparse.
+
+        Each row is [CLS], text, [SEP] and padding, of any length; the first and the last token do not count. A text of
+        no word of weight is all 0. Called by sentence-transformers, as `text_vectors`. Raises M2BertError for a model
+        without term weights.
+        """
+        if self.term_weights is None:
+            raise M2BertError("M2BertModel: this model has no term weights; fine-tune it with term_weights")
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        place = mask.long().cumsum(dim=1)
+        within = mask.bool() & (place > 1) & (place < place[:, -1:])
+        return F.normalize(self.term_weights(input_ids, within), dim=1)[:, None]
+
+    def _needs_windows(self, input_ids: Tensor, token_type_ids: Tensor | None, position_ids: Tensor | None) -> bool:
+        """Whether texts are longer than the model and can be read in windows."""
+        if input_ids.dim() != 2 or position_ids is not None or not self.add_pooling:
+            return False
+        too_long = input_ids.shape[0] > 0 and input_ids.shape[1] > self.config.max_position_embeddings
+        if not too_long or torch.compiler.is_compiling():
+            return False
+        return token_type_ids is None or not bool(token_type_ids.any())
 
 
 class M2BertForMaskedLM(M2BertPreTrainedModel):
@@ -264,7 +321,6 @@ class M2BertForSequenceClassification(M2BertPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
-AutoConfig.register(M2BertConfig.model_type, M2BertConfig, exist_ok=True)
 AutoModel.register(M2BertConfig, M2BertModel, exist_ok=True)
 AutoModelForMaskedLM.register(M2BertConfig, M2BertForMaskedLM, exist_ok=True)
 AutoModelForSequenceClassification.register(M2BertConfig, M2BertForSequenceClassification, exist_ok=True)

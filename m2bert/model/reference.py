@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation (HazyResearch/m2): load_reference.
+"""Checkpoints of the reference implementation (HazyResearch/m2): load_reference, read_reference.
 
 Tests: tests/model/test_checkpoints.py, tests/model/test_parity.py.
 
@@ -41,6 +41,11 @@ DERIVED = re.compile(r"\.position_ids$|\.pos_emb\.t$|\.modulation\.deltas$|\.fla
 
 
 def load_reference(path: str | os.PathLike[str], **overrides: Any) -> M2BertModel | M2BertForMaskedLM:
+    """The model of :func:`read_reference`."""
+    return read_reference(path, **overrides)[0]
+
+
+def read_reference(path: str | os.PathLike[str], **overrides: Any) -> tuple[M2BertModel | M2BertForMaskedLM, list[str]]:
     """The model that a checkpoint of the reference implementation holds, in float32 and evaluation mode.
 
     `path` is a .safetensors, .bin, .pt or .pth file, or a folder with one. A checkpoint with a masked-LM head
@@ -48,10 +53,11 @@ def load_reference(path: str | os.PathLike[str], **overrides: Any) -> M2BertMode
     otherwise. `overrides` are fields of M2BertConfig that change no shape: `kernels`, `pooling`,
     `pad_to_max_length` (which the released retrieval models were trained with), ... Raises M2BertError,
     naming keys, where the file is damaged, a key is missing, unknown or of the wrong shape, or a pickle holds
-    more than tensors.
+    more than tensors. Beside the model the names in the file, without `module.` and `model.`, that it has no tensor of.
     """
-    source = _checkpoint_file(Path(path))
+    source = checkpoint_file(Path(path))
     tensors = {_strip_prefixes(name): x for name, x in read_tensors(WHO, source).items()}
+    names = sorted(tensors)
     derived = {name: x for name, x in tensors.items() if DERIVED.search(name)}
     tensors = {name: x for name, x in tensors.items() if name not in derived}
     config = _derive_config(source, tensors, overrides)
@@ -61,10 +67,12 @@ def load_reference(path: str | os.PathLike[str], **overrides: Any) -> M2BertMode
     state = _translate(source, model, tensors)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
-    return model.eval()
+    used = {theirs for _, theirs, _ in _name_pairs(config, with_head=_has_head(tensors))}
+    return model.eval(), [name for name in names if name not in used]
 
 
-def _checkpoint_file(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
+    """The file itself, or the one in a folder. Raises M2BertError where there is none, or several of other names."""
     if path.is_file():
         return path
     if not path.is_dir():

@@ -1,10 +1,11 @@
-"""Reading tensors from files: read_tensors. Never runs code from a file.
+"""Reading tensors from files: read_tensors, read_shards. Never runs code from a file.
 
 Test: tests/model/test_checkpoints.py.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -47,6 +48,25 @@ def read_tensors(who: str, path: Path) -> dict[str, Tensor]:
             f"{who}: {path} is not a whole torch file ({_first_line(error)}); copy or download it again"
         ) from error
     return _only_tensors(who, path, loaded)
+
+
+def read_shards(who: str, path: Path) -> dict[str, Tensor]:
+    """Named tensors of all the files that transformers' `path` (*.index.json) names, which lie beside it.
+
+    Raises M2BertError as read_tensors does, and where the index is damaged, names other folders or a missing file.
+    """
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise M2BertError(
+            f"{who}: {path} must say in weight_map which file holds each tensor ({error!r}); copy or download it again"
+        ) from error
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if Path(str(name)).name != name or not (path.parent / name).is_file():
+            raise M2BertError(f"{who}: {path} names {name!r}, which must lie beside it; copy or download it again")
+        tensors |= read_tensors(who, path.parent / name)
+    return tensors
 
 
 def few(names: Iterable[str], limit: int = 5) -> str:

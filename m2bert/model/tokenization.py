@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,7 +59,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 16384, *, max_tokens
 
 def _wrap(core: Any, max_tokens: int) -> Any:
     from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
 
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -67,7 +66,7 @@ def _wrap(core: Any, max_tokens: int) -> Any:
         special_tokens=[(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(
+    return _fast_tokenizer()(
         tokenizer_object=core,
         model_max_length=max_tokens,
         padding_side="right",
@@ -78,17 +77,24 @@ def _wrap(core: Any, max_tokens: int) -> Any:
     )
 
 
+def _fast_tokenizer() -> Any:
+    """transformers' class of such tokenizers."""
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError as error:
+        raise missing_package("tokenizer", "transformers", "transformers") from error
+    return PreTrainedTokenizerFast
+
+
 def load_tokenizer(path: str | Path) -> Any:
     """Load a tokenizer from a folder holding tokenizer.json (a trained tokenizer or a model folder).
 
     Raises M2BertError when the folder holds none or a broken one.
     """
-    from transformers import PreTrainedTokenizerFast
-
     folder = Path(path)
     read_core(folder)
     read_facts(folder)
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return _fast_tokenizer().from_pretrained(str(folder))
 
 
 def read_core(folder: Path) -> Tokenizer:
@@ -121,6 +127,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"load_tokenizer: {file} must hold a JSON object, got {type(facts).__name__}; restore the file"
         )
     return facts
+
+
+def write_facts(folder: Path, **facts: Any) -> None:
+    """Put these into what a folder's tokenizer_config.json says."""
+    text = json.dumps({**read_facts(folder), **facts}, indent=2, sort_keys=True) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

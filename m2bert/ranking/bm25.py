@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
 from m2bert.ranking.words import words_of
 
 K1, B = 1.2, 0.75
@@ -27,9 +27,7 @@ def load_bm25s() -> Any:
     try:
         import bm25s
     except ImportError as error:
-        raise M2BertError(
-            f"bm25: needs the package {error.name}; run pip install '.[evaluate]' in the project's folder"
-        ) from error
+        raise missing_package("bm25", f"the package {error.name}", "evaluate") from error
     return bm25s
 
 

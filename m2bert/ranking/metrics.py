@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2bert.errors import M2BertError
+from m2bert.errors import M2BertError, missing_package
 
 Run = dict[str, dict[str, float]]
 TIE_RULE = "score descending in float32, then document id descending (trec_eval)"
@@ -104,9 +104,7 @@ def load_trec_eval() -> Any:
     try:
         import pytrec_eval
     except ImportError as error:
-        raise M2BertError(
-            "metrics: needs pytrec-eval-terrier; run pip install '.[evaluate]' in the project's folder"
-        ) from error
+        raise missing_package("metrics", "pytrec-eval-terrier", "evaluate") from error
     return pytrec_eval
 
 

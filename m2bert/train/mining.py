@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from m2bert.data.contrast import LabelledSource
 from m2bert.data.examples import SpecialIds, pad_rows, wrap_special
@@ -28,6 +27,7 @@ from m2bert.files import whole_file
 from m2bert.ranking.bm25 import BM25, word_scale
 from m2bert.ranking.words import words_of
 from m2bert.train.retrieval import Scoring
+from m2bert.train.trainer import TrainerCallback
 
 ROWS_AT_ONCE = 64
 RUN_TOKENS, SKETCH_SIZE = 8, 64

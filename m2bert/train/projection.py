@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from m2bert.data.pairs import read_pairs
+from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.embedder import Embedder
 from m2bert.errors import M2BertError
 from m2bert.files import make_output
@@ -77,16 +78,18 @@ def fit_projection(
     exponent: float = 0.3,
     texts: int = 2000,
     seed: int = 17,
+    device: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Fit a projection for the model `checkpoint` and save it with the model in the folder `output`.
 
     Second moments of the passages of `texts` documents, of each its first MOST_CHARACTERS, and of as many queries,
     drawn evenly from the data sets of `pairs` and the train splits of `loco`, count one half each. A projection that
-    the model has is replaced. Returns the folder, and the numbers of passages and queries. Raises M2BertError for
-    models, data and sizes that do not fit.
+    the model has is replaced. device: "cpu" or "cuda"; None takes the GPU, if there is one. Returns the folder, and the
+    numbers of passages and queries. Raises M2BertError for models, data, sizes and devices that do not fit.
     """
     who = "project"
+    place = str(chosen_device(device, who))
     model, tokenizer = load_model(checkpoint)
     size = model.config.pooled_size
     if not 1 <= dim <= size:
@@ -97,7 +100,7 @@ def fit_projection(
     with_pooling(model, projection_dim=size)
     make_output(output)
     _set(model, torch.eye(size))
-    embedder = Embedder((model, tokenizer))
+    embedder = Embedder((model, tokenizer), device=place)
     documents, queries = (
         [rows[number].text[:MOST_CHARACTERS] for number in spread([row.source for row in rows], texts, seed)]
         for rows in (data.documents, data.queries)

@@ -129,6 +129,9 @@ class TrainConfig(TrainerSettings):
     gradient_checkpointing: bool = setting(False, "Keep each block's input alone and compute the block again.")
     report_to: list[str] = setting([], "Trackers besides the log, by transformers' names (tensorboard, wandb, ...).")
     threads: int = setting(0, "Threads of the processor; 0 leaves them as they are.", least=0)
+    device: str = setting(
+        "", "Where the model is trained: cpu or cuda; by default the GPU, if there is one.", choices=("", "cpu", "cuda")
+    )
     save_steps: int = setting(0, "Steps between two checkpoints; 0 for none by steps.", least=0)
     save_seconds: float = setting(300.0, "Seconds between two checkpoints; 0 for none by time.", least=0)
     resume: bool = setting(True, "Continue from the checkpoints in the output.")

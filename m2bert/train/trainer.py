@@ -15,17 +15,22 @@ from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_callback import ExportableState, PrinterCallback
 
-from m2bert.errors import M2BertError
+from m2bert.encoders.devices import chosen_device
+from m2bert.errors import M2BertError, missing_package
 from m2bert.files import make_output
 from m2bert.model.checkpoints import is_shipped, model_folder
 from m2bert.model.tokenization import load_tokenizer
 from m2bert.train.budget import Budget, OnProgress, Progress, is_main_process, schedule_factor
 from m2bert.train.parameter_groups import parameter_groups
 from m2bert.train.settings import TrainConfig, TrainerSettings, has_bf16
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
+    from transformers.trainer_callback import ExportableState, PrinterCallback
+except ImportError as error:
+    raise missing_package("train", "transformers and accelerate", "train") from error
 
 logger = logging.getLogger(__name__)
 LOG_NAME = "log.jsonl"
@@ -217,7 +222,7 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         max_steps=config.max_steps if config.max_steps > 0 else MANY_STEPS,
         per_device_train_batch_size=1,
         optim="adamw_torch_fused",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=chosen_device(config.device or None, "train").type == "cpu",
         save_strategy="no",
         save_total_limit=2,
         logging_first_step=True,

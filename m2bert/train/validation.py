@@ -17,6 +17,7 @@ from torch import Tensor
 from m2bert.data.examples import MIN_TOKENS, SpecialIds, continuing_pieces, masked_batch, special_ids
 from m2bert.data.probes import Probe, long_range_probes, probe_length
 from m2bert.data.tokens import TokenStore, load_tokens
+from m2bert.encoders.devices import chosen_device
 from m2bert.errors import M2BertError
 from m2bert.model.checkpoints import load_whole
 
@@ -175,13 +176,16 @@ def validate_checkpoint(
     probes: int = 64,
     seed: int = 17,
     cache: str | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Validate the masked LM in the folder, or run, `path` on the text files `data`, in float32.
 
-    length: tokens per row at most, 0 for the model's positions. cache: folder that keeps the text's tokens.
-    Returns what :meth:`HeldOut.validate` does.
-    Raises M2BertError when the model has no masked-LM head, for a length beyond its positions, and without text.
+    length: tokens per row at most, 0 for the model's positions. cache: folder that keeps the text's tokens. device:
+    "cpu" or "cuda"; None takes the GPU, if there is one. Returns what :meth:`HeldOut.validate` does.
+    Raises M2BertError when the model has no masked-LM head, for a length beyond its positions, without text, and for a
+    device that is not there.
     """
+    place = chosen_device(device, "validate")
     model, tokenizer = load_whole(path, "validate")
     if type(model).__name__ != "M2BertForMaskedLM":
         raise M2BertError(f"validate: needs a masked LM, got {type(model).__name__}; name a run of m2bert pretrain")
@@ -199,4 +203,4 @@ def validate_checkpoint(
         probes=probes,
         seed=seed,
     )
-    return held_out.validate(model, bf16=False)
+    return held_out.validate(model.to(place), bf16=False)

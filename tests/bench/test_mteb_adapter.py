@@ -23,7 +23,8 @@ import mteb
 import numpy as np
 from bag_of_words import BagOfWords
 from m2bert.bench.evaluate import evaluate_tasks
-from m2bert.bench.mteb_adapter import _encode, as_mteb_model, as_mteb_task
+from m2bert.bench.mixtures import MixedSystem, PartScores
+from m2bert.bench.mteb_adapter import _encode, as_mteb_model, as_mteb_search, as_mteb_task, mini_meta
 from m2bert.bench.systems import EncoderSystem
 from m2bert.bench.tasks import RetrievalTask
 
@@ -48,8 +49,17 @@ for limit in (None, 4):
     ours = evaluate_tasks([task], [EncoderSystem(encoder)], metrics=metrics).tasks[0].systems[0].metrics
     names = ["ndcg_at_10", "ndcg_at_3", "recall_at_10", "recall_at_100"]
     found[str(limit)] = [[scores[name] for name in names], [ours[name] for name in metrics]]
+    for rank in ("all", "words"):
+        result = mteb.evaluate(as_mteb_search(encoder, rank), [as_mteb_task(task)], cache=None)
+        scores = result[0].scores["test"][0]
+        system = MixedSystem(PartScores(encoder), rank)
+        ours = evaluate_tasks([task], [system], metrics=metrics).tasks[0].systems[0].metrics
+        found[f"{limit}, {rank}"] = [[scores[name] for name in names], [ours[name] for name in metrics]]
 blank = _encode(BagOfWords(), ["w1", " ", "w1"], is_query=False)
 found["blank"] = [float(abs(blank[1]).max()), float(blank[0] @ blank[2])]
+meta = mini_meta()
+opened = meta.loader(meta.name, meta.revision).mteb_model_meta
+found["meta"] = [getattr(meta, name) == getattr(opened, name) for name in ("revision", "embed_dim", "max_tokens")]
 print(json.dumps(found))
 """
 
@@ -61,7 +71,10 @@ def test_mteb_finds_our_scores_without_a_network() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    for theirs, ours in (found["None"], found["4"]):
-        assert theirs == pytest.approx(ours, abs=1.1e-5)
+    for name in ("None", "4", "None, all", "None, words", "4, all", "4, words"):
+        theirs, ours = found[name]
+        assert theirs == pytest.approx(ours, abs=1.1e-5), name
+    assert found["None, all"] != found["None, words"] != found["None"]
+    assert found["meta"] == [True, True, True]
     assert found["4"][0][0] < found["None"][0][0] - 0.05
     assert found["blank"] == [0.0, pytest.approx(1.0)]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import tiny_embedder, tiny_model, tiny_model_folder, tiny_tokenizer
+from typer.testing import CliRunner
 
 import m2bert.encoders.devices
+from m2bert.cli import build_app
 from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.embedder import Embedder
 from m2bert.encoders.opening import open_encoder
 from m2bert.errors import M2BertError
+from m2bert.train.projection import fit_projection
+from m2bert.train.settings import PretrainConfig
+from m2bert.train.trainer import training_arguments
+from m2bert.train.validation import validate_checkpoint
 
 
 @pytest.fixture
@@ -57,3 +63,18 @@ def test_an_encoder_opened_by_name_runs_where_it_is_told(tmp_path) -> None:
     assert open_encoder(folder, device="cpu").device == "cpu"  # type: ignore[attr-defined]
     with pytest.raises(M2BertError, match="device 'cuda:1' must be there, but torch sees no GPU"):
         open_encoder(folder, device="cuda:1")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_commands_that_run_a_model_refuse_a_device_before_they_begin(tmp_path) -> None:
+    refused = "device 'cuda' must be there, but torch sees no GPU"
+    with pytest.raises(M2BertError, match=f"validate: {refused}"):
+        validate_checkpoint("nowhere", [], device="cuda")
+    with pytest.raises(M2BertError, match=f"project: {refused}"):
+        fit_projection("nowhere", str(tmp_path / "out"), device="cuda")
+    settings = {"output": str(tmp_path), "tokenizer": "t", "max_steps": 1}
+    with pytest.raises(M2BertError, match=f"train: {refused}"):
+        training_arguments(PretrainConfig(**settings, device="cuda"))
+    assert training_arguments(PretrainConfig(**settings, device="cpu")).use_cpu
+    for name in ("project", "validate", "pretrain", "finetune", "distill"):
+        assert "--device" in CliRunner().invoke(build_app(), [name, "--help"], terminal_width=200).output, name

@@ -104,6 +104,16 @@ from m2bert import Embedder
 assert len(document.vector) == 768 and document.passages
 for package in ("transformers", "torch._dynamo", "sympy"):
     assert package not in sys.modules, package
+import m2bert
+from m2bert.model import load_tokenizer
+sys.modules["transformers"] = None  # as where it is not installed
+for needed in (lambda: m2bert.M2BertModel, lambda: m2bert.M2BertConfig, lambda: load_tokenizer(m2bert.model_folder())):
+    try:
+        needed()
+    except m2bert.M2BertError as error:
+        assert "needs transformers; run pip install '.[transformers]'" in str(error)
+    else:
+        raise AssertionError("transformers was not needed")
 """
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)

@@ -88,7 +88,7 @@ def test_save_model_keeps_other_files_and_leaves_nothing_behind(saved: Path) -> 
 
 @pytest.mark.parametrize("step", ["model.checkpoints.save_file", "model.checkpoints._write_config", "files._exchange"])
 def test_save_model_is_all_or_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+    before = {p: p.read_bytes() for p in saved.rglob("*") if p.is_file()}
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left on device")
@@ -96,7 +96,7 @@ def test_save_model_is_all_or_nothing(saved: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(f"m2bert.{step}", fail)
     with pytest.raises(M2BertError, match=r"save_model: cannot write .*no space left"):
         save_model(M2BertModel(tiny_config(hidden_size=64)), numbered_tokenizer(), saved)
-    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+    assert {p: p.read_bytes() for p in saved.rglob("*") if p.is_file()} == before
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
@@ -204,9 +204,9 @@ def test_load_reference_points_to_load_model(saved: Path, tmp_path: Path) -> Non
             load_reference(folder)
 
 
-def test_load_model_points_to_load_reference(saved: Path, reference_tensors: Tensors) -> None:
+def test_load_model_points_to_convert(saved: Path, reference_tensors: Tensors) -> None:
     save_file(reference_tensors, saved / "model.safetensors")
-    with pytest.raises(M2BertError, match="reference implementation's names; open it with load_reference"):
+    with pytest.raises(M2BertError, match=r"reference implementation's names; .* `m2bert convert .* OUT`"):
         load_model(saved)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from tiny import tiny_config, tiny_inputs
 from torch import Tensor
 
 from m2bert.errors import M2BertError
-from m2bert.model.filters import LongConv, cache_budget_bytes, decay_window, multiscale_window, positional_features
+from m2bert.model.filters import (
+    LongConv,
+    budget_on,
+    cache_budget_bytes,
+    decay_window,
+    multiscale_window,
+    positional_features,
+)
 from m2bert.model.modeling import M2BertModel
 
 
@@ -351,3 +359,13 @@ def test_filters_are_float32_whatever_the_default_is() -> None:
             torch.set_default_dtype(torch.float32)
     for exact, other in zip(made[:3], made[3:], strict=True):
         assert other.dtype == torch.float32 and torch.equal(other, exact)
+
+
+def test_filters_kept_on_a_gpu_take_a_quarter_of_its_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = {"cuda:0": 2**31, "cuda:1": 2**34}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory[str(device)])
+    )
+    monkeypatch.setenv("M2OPS_SPECTRUM_CACHE_MB", "1024")
+    found = [budget_on(torch.device(name)) for name in ("cpu", "cuda:0", "cuda:1")]
+    assert found == [2**30, 2**29, 2**30]

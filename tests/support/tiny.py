@@ -21,8 +21,8 @@ WORDS = "river stone light paper engine market garden winter signal harbor coppe
 
 @functools.cache
 def tiny_tokenizer(max_tokens: int = 64) -> Any:
-    """A lower-cased WordPiece tokenizer that knows WORDS, letters and punctuation."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    """A lower-cased WordPiece tokenizer of WORDS, letters and punctuation; texts lie between [CLS] and [SEP]."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -31,6 +31,7 @@ def tiny_tokenizer(max_tokens: int = 64) -> Any:
     core = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return PreTrainedTokenizerFast(
         tokenizer_object=core, model_max_length=max_tokens, pad_token="[PAD]", unk_token="[UNK]",
         cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
