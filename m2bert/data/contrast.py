@@ -6,6 +6,8 @@ Tests: tests/train/test_data.py, tests/model/test_term_weights.py.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -16,12 +18,15 @@ from m2bert.data.pairs import PairData
 from m2bert.data.tokens import TokenStore
 from m2bert.errors import M2BertError
 
+logger = logging.getLogger(__name__)
 COMMON_TOKENS = 150
 MIN_CLOZE_DOCUMENT = 96
 FREQUENCY_DOCUMENTS = 1500
 RAREST_SHARE = 1e-4
 # Queries, documents, and (queries, documents) bool: answers a query without being its own positive.
 Rows = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
+# Queries of a batch -> the same, some in another form.
+Variation = Callable[[Sequence[np.ndarray], np.random.Generator], list[np.ndarray]]
 
 
 class ContrastSettings(Protocol):
@@ -76,16 +81,22 @@ def crop_tokens(ids: np.ndarray, size: int, crop: str, rng: np.random.Generator)
 
 
 class LabelledSource:
-    """Pairs of one data set; a batch has distinct documents of similar length and distinct queries."""
+    """Pairs of one data set; a batch has distinct documents of similar length and distinct queries.
+
+    Documents of the same tokens are one, the first of them: two rows of one batch would each be the other's negative.
+    """
 
     def __init__(self, name: str, data: PairData, pairs: np.ndarray) -> None:
         self.name, self.data = name, data
         by_document: dict[int, list[int]] = {}
         answers: dict[bytes, set[int]] = {}
-        for number, document in pairs:
-            by_document.setdefault(int(document), []).append(int(number))
+        first: dict[bytes, int] = {}
+        for number, document in pairs.tolist():
+            text = hashlib.blake2b(data.documents.document(document).tobytes(), digest_size=16).digest()
+            document = first.setdefault(text, document)
+            by_document.setdefault(document, []).append(number)
             # A query with several answers is stored once for each: its text is what tells.
-            answers.setdefault(data.queries.document(int(number)).tobytes(), set()).add(int(document))
+            answers.setdefault(data.queries.document(number).tobytes(), set()).add(document)
         self.answers = answers
         self.several = {text: documents for text, documents in answers.items() if len(documents) > 1}
         lengths = data.documents.lengths
@@ -97,57 +108,60 @@ class LabelledSource:
         self, rng: np.random.Generator, settings: ContrastSettings, payload: int, mined: np.ndarray | None = None
     ) -> Rows:
         """See PairSource. A window of neighbours in length is drawn first, where asked, then documents within it."""
+        window = self._window(rng, settings)
+        longest = int(min(max(self.data.documents.lengths[i] for i in window), payload))
+        num_queries, num_documents = batch_rows(settings, longest, len(window))
+        queries, numbers = list[np.ndarray](), list[int]()
+        texts, places = list[np.ndarray](), list[int]()
+        asked, read = set[bytes](), set[bytes]()
+        for document in window:
+            if len(texts) == num_documents:
+                break
+            text = crop_tokens(self.data.documents.document(document), payload, settings.crop, rng)
+            # Texts that only differ beyond the crop would each be a negative of the other's query.
+            if text.tobytes() in read:
+                continue
+            if len(queries) < num_queries:
+                number = int(rng.choice(self.queries[document]))
+                query = crop_tokens(
+                    self.data.queries.document(number), settings.max_query_tokens - 2, settings.crop, rng
+                )
+                # Two equal queries with different documents would each make the other's positive a negative.
+                if query.tobytes() in asked:
+                    continue
+                asked.add(query.tobytes())
+                queries.append(query)
+                numbers.append(number)
+            read.add(text.tobytes())
+            texts.append(text)
+            places.append(document)
+        if mined is not None:
+            count = num_documents - len(queries)
+            hard = self._hard(mined[numbers], places[: len(queries)], count, rng)
+            rest = [i for i in range(len(queries), len(texts)) if places[i] not in hard][: count - len(hard)]
+            cropped = [crop_tokens(self.data.documents.document(i), longest, settings.crop, rng) for i in hard]
+            texts[len(queries) :] = cropped + [texts[i] for i in rest]
+            places[len(queries) :] = hard + [places[i] for i in rest]
+        return queries, texts, self._also_answers(numbers, places)
+
+    def _window(self, rng: np.random.Generator, settings: ContrastSettings) -> list[int]:
+        """Documents that a batch is drawn from, shuffled: neighbours in length, where asked, else all."""
         total = len(self.documents)
-        lengths = self.data.documents.lengths
         centre = int(rng.integers(0, total))
         reach = 2 * (settings.batch_size + settings.negatives) if settings.similar_lengths else total
         first = min(max(0, centre - reach), max(0, total - 2 * reach))
-        window = rng.permutation(self.documents[first : first + 2 * reach])
-        longest = int(min(max(lengths[i] for i in window), payload))
-        num_queries, num_documents = batch_rows(settings, longest, len(window))
-        queries: list[np.ndarray] = []
-        positives: list[np.ndarray] = []
-        negatives: list[np.ndarray] = []
-        numbers: list[int] = []
-        places: list[int] = []
-        spare: list[int] = []
-        texts: list[bytes] = []
-        seen: set[bytes] = set()
-        for document in window:
-            if len(positives) + len(negatives) == num_documents:
-                break
-            text = crop_tokens(self.data.documents.document(document), payload, settings.crop, rng)
-            if len(queries) == num_queries:
-                negatives.append(text)
-                spare.append(int(document))
-                continue
-            number = int(rng.choice(self.queries[int(document)]))
-            whole = self.data.queries.document(number)
-            query = crop_tokens(whole, settings.max_query_tokens - 2, settings.crop, rng)
-            # Two equal queries with different documents would each make the other's positive a negative.
-            if query.tobytes() not in seen:
-                seen.add(query.tobytes())
-                queries.append(query)
-                positives.append(text)
-                numbers.append(number)
-                places.append(int(document))
-                texts.append(whole.tobytes())
-        if mined is not None:
-            hard = self._hard(mined[numbers], places, num_documents - len(positives), rng)
-            rest = [(text, place) for text, place in zip(negatives, spare, strict=True) if place not in hard]
-            rest = rest[: num_documents - len(positives) - len(hard)]
-            cropped = [crop_tokens(self.data.documents.document(i), longest, settings.crop, rng) for i in hard]
-            negatives, spare = cropped + [text for text, _ in rest], hard + [place for _, place in rest]
-        return queries, positives + negatives, self._also_answers(texts, places + spare)
+        window: list[int] = rng.permutation(self.documents[first : first + 2 * reach]).tolist()
+        return window
 
     def _hard(self, mined: np.ndarray, taken: list[int], count: int, rng: np.random.Generator) -> list[int]:
         """At most `count` of the mined documents that are not in the batch yet, with equal chances."""
         candidates = [int(place) for place in np.unique(mined) if place >= 0 and int(place) not in taken]
         return [candidates[i] for i in rng.permutation(len(candidates))[:count]]
 
-    def _also_answers(self, texts: list[bytes], documents: list[int]) -> np.ndarray:
-        also = np.zeros((len(texts), len(documents)), dtype=np.bool_)
-        for i, text in enumerate(texts):
+    def _also_answers(self, numbers: list[int], documents: list[int]) -> np.ndarray:
+        also = np.zeros((len(numbers), len(documents)), dtype=np.bool_)
+        for i, number in enumerate(numbers):
+            text = self.data.queries.document(number).tobytes()
             if text in self.several:
                 also[i] = [j != i and document in self.several[text] for j, document in enumerate(documents)]
         return also
@@ -216,10 +230,14 @@ class ClozeSource:
 
 
 def labelled_sources(data: PairData) -> list[LabelledSource]:
-    """One source per data set of `data`."""
+    """One source per data set of `data`; those of a single document, which has no negatives, are left out."""
     names = data.documents.sources
     of_pair = data.documents.source_ids[data.pairs[:, 1]]
-    return [LabelledSource(name, data, data.pairs[of_pair == i]) for i, name in enumerate(names)]
+    sources = [LabelledSource(name, data, data.pairs[of_pair == i]) for i, name in enumerate(names)]
+    single = [source.name for source in sources if len(source.documents) < 2]
+    if single:
+        logger.info("left out, a single document each: %s", ", ".join(single))
+    return [source for source in sources if len(source.documents) > 1]
 
 
 def inverse_document_frequencies(sources: Sequence[LabelledSource], vocab_size: int) -> np.ndarray:
@@ -257,8 +275,9 @@ class ContrastBatches:
     ignored (queries, documents) bool, pairs that are no negatives because the document answers the query too.
 
     A data set is drawn with probability proportional to the square root of its size times its entry in `weights`
-    (default 1); `settings.cloze_share` of the batches come from plain text when there is any. `negatives_of` may be set
-    to what gives the mined negatives for a batch by its index.
+    (default 1); `settings.cloze_share` of the batches come from plain text when there is any. `vary` changes
+    queries (m2bert.data.query_variants), one that comes again in another way. `negatives_of` may be set to what gives
+    the mined negatives for a batch by its index.
     """
 
     def __init__(
@@ -269,9 +288,10 @@ class ContrastBatches:
         settings: ContrastSettings,
         *,
         weights: Mapping[str, float] | None = None,
+        vary: Variation | None = None,
         seed: int = 17,
     ) -> None:
-        self.ids, self.settings, self.seed = ids, settings, seed
+        self.ids, self.settings, self.vary, self.seed = ids, settings, vary, seed
         self.negatives_of: Callable[[int], np.ndarray | None] = lambda index: None
         self.sources = [*labelled, *cloze]
         if not self.sources:
@@ -300,6 +320,9 @@ class ContrastBatches:
         length = int(rng.choice(self.lengths, p=self.length_chances))
         source = self.sources[int(rng.choice(len(self.sources), p=self.chances))]
         queries, documents, ignored = source.draw(rng, self.settings, length - 2, self.negatives_of(index))
+        if self.vary is not None:
+            # Of its own, so that a run without changes sees the same rows.
+            queries = self.vary(queries, np.random.default_rng([self.seed, 8, index]))
         batch = {"ignored": ignored}
         for name, rows in (("query", queries), ("document", documents)):
             ids, mask = pad_rows([wrap_special(row, self.ids) for row in rows], self.ids.pad)

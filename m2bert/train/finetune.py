@@ -17,22 +17,26 @@ from m2bert.data.contrast import (
     ContrastBatches,
     LabelledSource,
     PairSource,
+    Variation,
     cloze_sources,
     inverse_document_frequencies,
     labelled_sources,
 )
 from m2bert.data.examples import SpecialIds, special_ids
 from m2bert.data.pairs import load_pairs
+from m2bert.data.query_variants import QueryVariants
 from m2bert.data.tokens import load_tokens
+from m2bert.errors import M2BertError
+from m2bert.ranking.parts import Mixture
 from m2bert.train.budget import OnProgress, Progress, is_main_process, process_group
 from m2bert.train.losses import LOSSES
-from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, model_scorer
+from m2bert.train.mining import Mining, MiningSettings, Scorer, bm25_scorer, model_scorer, search_scorer
 from m2bert.train.retrieval import (
     RetrievalLoss,
+    Scoring,
     TermWeightsAlone,
     TrainedPart,
     WholeModel,
-    encode,
     retrieval_loss,
 )
 from m2bert.train.settings import FinetuneConfig
@@ -63,29 +67,35 @@ def load_sources(
     return labelled, cloze
 
 
+def miner(config: FinetuneConfig, model: Any, tokenizer: Any) -> Scorer:
+    """What scores documents for the mined negatives of the settings; the encoder as it is when it is called."""
+    if config.negatives_from == "bm25":
+        return bm25_scorer(tokenizer)
+    mixture = Mixture()
+    in_search = config.negatives_from == "search"
+    by_model = model_scorer(
+        Scoring(WholeModel(model), config.chunk_tokens, passages=mixture.passages if in_search else config.passages),
+        model,
+        special_ids(tokenizer),
+        longest=max(config.lengths),
+        bf16=config.bf16,
+    )
+    return search_scorer(by_model, tokenizer, mixture.words) if in_search else by_model
+
+
 def mined_negatives(
     config: FinetuneConfig, labelled: list[LabelledSource], model: Any, tokenizer: Any
 ) -> Mining | None:
     """What mines the negatives that the settings ask for, with its first lists made; None for random ones."""
     if config.negatives_from == "random":
         return None
-    if config.negatives_from == "bm25":
-        scorer, refresh_steps = bm25_scorer(tokenizer), 0
-    else:
-        refresh_steps, whole = config.refresh_steps, WholeModel(model)
-        scorer = model_scorer(
-            lambda ids, mask: encode(partial(whole.vectors, model), ids, mask, config.chunk_tokens),
-            model,
-            special_ids(tokenizer),
-            longest=max(config.lengths),
-            bf16=config.bf16,
-        )
     rank, world = process_group()
     output = Path(config.output)
+    scorer = miner(config, model, tokenizer)
     settings = MiningSettings(
         depth=config.mining_depth,
         pool=config.mining_pool,
-        refresh_steps=refresh_steps,
+        refresh_steps=0 if config.negatives_from == "bm25" else config.refresh_steps,
         batches_per_step=config.gradient_accumulation_steps * world,
         folder=output / (f"mined-{rank}" if world > 1 else "mined"),
         seed=config.seed,
@@ -111,6 +121,29 @@ def loss_of(config: FinetuneConfig) -> RetrievalLoss:
     return partial(LOSSES[config.loss], **options)
 
 
+def scoring_of(config: FinetuneConfig, model: Any) -> Scoring:
+    """How the settings score queries and documents. Raises M2BertError when `model` cannot be scored so."""
+    part: TrainedPart = TermWeightsAlone(model) if config.only_term_weights else WholeModel(model)
+    part.check_tokens(max(config.lengths), config.max_query_tokens)
+    if config.passages > 0 and not model.config.sums_states:
+        raise M2BertError(
+            f"finetune: passages needs pooling mean or weighted, got {model.config.pooling!r}; set it to 0"
+        )
+    size = model.config.embedding_size
+    if config.matryoshka and max(config.matryoshka) >= size:
+        raise M2BertError(
+            f"finetune: matryoshka must be below the {size} numbers of a vector, got {config.matryoshka}; lower it"
+        )
+    return Scoring(part, config.chunk_tokens, config.cached, config.passages)
+
+
+def variation_of(config: FinetuneConfig, tokenizer: Any) -> Variation | None:
+    """What changes the share of queries that the settings ask for; None for nothing."""
+    if config.query_variants == 0:
+        return None
+    return QueryVariants(tokenizer, config.query_variants, longest=config.max_query_tokens - 2)
+
+
 def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> dict[str, Any]:
     """Fine-tune the encoder of `config.init` and save it in the folder `model` of `config.output`.
 
@@ -126,12 +159,12 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     torch.manual_seed(config.seed)  # fresh layers are drawn
     new_terms = config.term_weights and model.term_weights is None
     with_pooling(model, config.pooling, config.bilinear_features, config.projection_dim, config.term_weights)
-    part: TrainedPart = TermWeightsAlone(model) if config.only_term_weights else WholeModel(model)
-    part.check_tokens(max(config.lengths), config.max_query_tokens)
+    scoring = scoring_of(config, model)
     labelled, cloze = load_sources(config, tokenizer, on_progress)
     if new_terms:
         start_term_weights(model, labelled, ids)
-    batches = ContrastBatches(labelled, cloze, ids, config, weights=config.weights, seed=config.seed)
+    vary = variation_of(config, tokenizer)
+    batches = ContrastBatches(labelled, cloze, ids, config, weights=config.weights, vary=vary, seed=config.seed)
     for source, chance in zip(batches.sources, batches.chances, strict=True):
         logger.info("%-28s %5.1f %% of the batches", source.name, 100 * chance)
     output = prepare_output(config)
@@ -141,9 +174,9 @@ def finetune(config: FinetuneConfig, on_progress: OnProgress | None = None) -> d
     model.train()
     result = run_training(
         config,
-        part.module,
+        scoring.part.module,
         batches,
-        retrieval_loss(loss_of(config), part, config.chunk_tokens, config.cached),
+        retrieval_loss(loss_of(config), scoring, config.matryoshka),
         stage=f"finetuning ({config.loss})",
         on_progress=on_progress,
         callbacks=[] if mining is None else [mining],

@@ -1,11 +1,14 @@
-"""From a batch of queries and documents to its loss: which part of the model is trained, how it makes their vectors.
+"""From a batch of queries and documents to its loss: which part of the model is trained, its vectors, their scores.
 
-Tests: tests/train/test_finetune.py, tests/train/test_trained_part.py.
+Queries and documents are encoded apart, so that neither is padded to the other's length.
+Tests: tests/train/test_finetune.py, tests/train/test_trained_part.py, tests/train/test_scores.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -13,11 +16,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from m2bert.errors import M2BertError
+from m2bert.train.scores import passage_counts, passage_sums, score_matrix
 from m2bert.train.trainer import LossFn
 
-# Token ids and attention mask (rows, tokens) -> vectors (rows, dim).
+# Token ids and attention mask (rows, tokens) -> vectors (rows, dim) or (rows, passages, dim).
 Vectors = Callable[[Tensor, Tensor], Tensor]
-RetrievalLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# Scores (nq, nd), and which of them are no negatives -> a scalar.
+RetrievalLoss = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class TrainedPart(Protocol):
@@ -30,6 +35,9 @@ class TrainedPart(Protocol):
 
     def vectors(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Vectors (rows, dim) by `module`, or by what several processes wrap around it."""
+
+    def passages(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, most: int) -> Tensor:
+        """What each passage adds to them (rows, most, dim), as m2bert.train.scores.passage_sums."""
 
 
 class WholeModel:
@@ -51,6 +59,11 @@ class WholeModel:
         """See TrainedPart."""
         pooled: Tensor = module(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return pooled
+
+    def passages(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, most: int) -> Tensor:
+        """See TrainedPart."""
+        states = module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return passage_sums(self.module, states, input_ids, attention_mask, most)
 
 
 class TermWeightsAlone:
@@ -76,11 +89,15 @@ class TermWeightsAlone:
         terms: Tensor = module(input_ids=input_ids, attention_mask=attention_mask)
         return terms
 
+    def passages(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, most: int) -> Tensor:
+        """Raises M2BertError: log2(1 + n) of a text is no sum over its passages."""
+        raise M2BertError("finetune: only_term_weights has no passages; set passages to 0")
+
 
 def encode(
     vectors_of: Vectors, input_ids: Tensor, attention_mask: Tensor, chunk_tokens: int, *, cached: bool = False
 ) -> Tensor:
-    """Vectors (rows, dim) of padded rows, in groups of similar length, each padded to its own longest.
+    """Vectors (rows, ...) of padded rows, in groups of similar length, each padded to its own longest.
 
     With `cached` only the vectors are kept for the gradient, and a group's activations are made again when its turn
     comes: GradCache (arXiv 2101.06983) for any loss.
@@ -99,19 +116,52 @@ def encode(
     return torch.cat(vectors)[back.to(input_ids.device)]
 
 
-def retrieval_loss(loss: RetrievalLoss, part: TrainedPart, chunk_tokens: int, cached: bool = False) -> LossFn:
-    """`loss` of a batch of query_*, document_* and, optionally, `ignored`, as the training loop wants it."""
+@dataclass(frozen=True)
+class Scoring:
+    """How a run scores queries and documents: by the vectors of `part`, the best pair of passages counting `passages`.
+
+    chunk_tokens, cached: as in encode. passages: 0 to 1, the share of the passages in a score.
+    """
+
+    part: TrainedPart
+    chunk_tokens: int
+    cached: bool = False
+    passages: float = 0.0
+
+    def queries(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors (rows, dim)."""
+        return self._encoded(partial(self.part.vectors, module), input_ids, attention_mask)
+
+    def documents(self, module: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums (rows, passages, dim) and counts (rows,) of passages; the whole as the only one if none are scored."""
+        if self.passages == 0:
+            vectors = self._encoded(partial(self.part.vectors, module), input_ids, attention_mask)
+            return vectors[:, None], torch.ones(len(vectors), dtype=torch.long, device=vectors.device)
+        counts = passage_counts(attention_mask)
+        sums_of = partial(self.part.passages, module, most=int(counts.max()))
+        return self._encoded(sums_of, input_ids, attention_mask), counts
+
+    def _encoded(self, vectors_of: Vectors, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return encode(vectors_of, input_ids, attention_mask, self.chunk_tokens, cached=self.cached)
+
+    def scores(self, queries: Tensor, documents: tuple[Tensor, Tensor], dim: int | None = None) -> Tensor:
+        """Scores (nq, nd) by the first `dim` numbers of what `queries` and `documents` gave; None for all."""
+        sums, counts = documents
+        return score_matrix(queries[:, :dim], sums[:, :, :dim], counts, self.passages)
+
+
+def retrieval_loss(loss: RetrievalLoss, scoring: Scoring, matryoshka: Sequence[int] = ()) -> LossFn:
+    """`loss` of a batch of query_*, document_* and, optionally, `ignored`, as the training loop wants it.
+
+    matryoshka: lengths; the result is the mean of the losses of whole vectors and of so many of their first numbers,
+    each brought to unit norm again (arXiv 2205.13147, all lengths of the same importance).
+    """
 
     def loss_of(module: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        def vectors_of(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            return part.vectors(module, input_ids, attention_mask)
-
-        sides = [
-            encode(
-                vectors_of, inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"], chunk_tokens, cached=cached
-            )
-            for side in ("query", "document")
-        ]
-        return loss(sides[0], sides[1], inputs.get("ignored"))
+        queries = scoring.queries(module, inputs["query_input_ids"], inputs["query_attention_mask"])
+        documents = scoring.documents(module, inputs["document_input_ids"], inputs["document_attention_mask"])
+        ignored = inputs.get("ignored")
+        losses = [loss(scoring.scores(queries, documents, dim), ignored) for dim in (None, *matryoshka)]
+        return torch.stack(losses).mean()
 
     return loss_of

@@ -23,7 +23,7 @@ CPU_FACTS = Path("/proc/cpuinfo")
 # Instruction sets that multiply bfloat16, as Linux names them on x86 and Arm.
 BF16_FLAGS = frozenset(("amx_bf16", "avx512_bf16", "bf16"))
 LOSS_NAMES = ("mnrl", "mnrl-symmetric", "opl", "cosent")
-NEGATIVES = ("random", "bm25", "self")
+NEGATIVES = ("random", "bm25", "self", "search")
 RANKING_SCALE = 20.0
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": {
@@ -254,7 +254,9 @@ class FinetuneConfig(PairSettings, TrainConfig):
     batch_tokens: int = with_default(TrainConfig, "batch_tokens", 32768)
     negatives: int = setting(0, "Extra documents per batch.", least=0)
     negatives_from: str = setting(
-        "random", "Which those are: random, the best by bm25, or by the model itself (self).", choices=NEGATIVES
+        "random",
+        "Which those are: random, the best by bm25, by the model itself (self), or by both as search ranks (search).",
+        choices=NEGATIVES,
     )
     refresh_steps: int = setting(200, "Steps after which the model mines negatives anew; 0 for never.", least=0)
     mining_depth: int = setting(20, "Negatives mined for each query.", least=1)
@@ -272,7 +274,17 @@ class FinetuneConfig(PairSettings, TrainConfig):
     )
     cached: bool = setting(False, "Encode groups again for their gradients, one at a time (GradCache): less memory.")
     learning_rate: float = with_default(TrainConfig, "learning_rate", 3e-4)
-    scale: float = setting(RANKING_SCALE, "What the losses that rank multiply cosines by.", above=0)
+    scale: float = setting(RANKING_SCALE, "What the losses that rank multiply scores by.", above=0)
+    passages: float = setting(
+        0.0,
+        "Share of the best pair of passages in a document's score, the rest is the whole; search has 0.3.",
+        least=0,
+        most=1,
+    )
+    matryoshka: list[int] = setting([], "The loss is also taken of so many first numbers; may be repeated.")
+    query_variants: float = setting(
+        0.0, "Share of the queries seen misspelt, as keywords alone, or in other letters (A, a).", least=0, most=1
+    )
     bf16_weights: bool = setting(True, "Store the result in bfloat16, half the size.")
     pooling: str = setting("", "Pooling to go on with (mean, cls, cls_dense, weighted); by default that of --init.")
     bilinear_features: int = setting(0, "Bilinear features to go on with; 0 for those of --init.")
@@ -293,6 +305,13 @@ class FinetuneConfig(PairSettings, TrainConfig):
             raise M2BertError(f"{who}: mined negatives need negatives above 0 and pairs or tasks, got none; pass them")
         if self.loss == "opl" and self.scale != RANKING_SCALE:
             raise M2BertError(f"{who}: scale must be left alone with loss opl, which has none, got {self.scale}")
+        if not all(isinstance(dim, int) and dim >= 1 for dim in self.matryoshka):
+            raise M2BertError(f"{who}: matryoshka must be whole numbers of at least 1, got {self.matryoshka}")
+        if self.only_term_weights and (self.passages > 0 or self.matryoshka):
+            raise M2BertError(
+                f"{who}: only_term_weights trains sparse vectors, which have neither passages nor first numbers; "
+                "set passages to 0 and matryoshka to []"
+            )
         if self.only_term_weights and self.gradient_checkpointing:
             raise M2BertError(
                 f"{who}: only_term_weights runs no blocks to checkpoint; set gradient_checkpointing to false"

@@ -379,6 +379,50 @@ def test_other_answers_of_a_query_are_no_negatives(tokenizer: Any) -> None:
     assert found > 0
 
 
+def test_equal_texts_never_share_a_batch(tokenizer: Any) -> None:
+    """Copies are one document with the queries of both; texts that differ beyond the crop alone come one at a time."""
+
+    def store(texts: list[str]) -> TokenStore:
+        return tokenize_documents([Document(text, "set") for text in texts], tokenizer)
+
+    beginning = make_text(0, 60, 1)
+    documents = [beginning + " " + make_text(1, 9, 2), beginning + " " + make_text(2, 9, 3)]
+    documents += [make_text(topic, 70, 4) for topic in (3, 4, 5, 3)]
+    queries = [make_text(topic % 6, 8, 10 + topic) for topic in range(6)]
+    (source,) = labelled_sources(PairData(store(queries), store(documents), np.asarray([[i, i] for i in range(6)])))
+    assert sorted(source.documents) == [0, 1, 2, 3, 4]  # the last is a copy of the third
+    assert source.queries[2] == [2, 5]
+    settings = FinetuneConfig(lengths={512: 1.0}, batch_size=8, crop="head")
+    sizes: dict[int, set[int]] = {20: set(), 510: set()}
+    for payload, found in sizes.items():
+        for seed in range(6):
+            drawn, texts, _ = source.draw(np.random.default_rng(seed), settings, payload)
+            assert len({text.tobytes() for text in texts}) == len(texts) == len(drawn)
+            found.add(len(texts))
+    assert sizes == {20: {4}, 510: {5}}
+
+
+def test_a_set_of_one_document_is_left_out(tokenizer: Any) -> None:
+    documents = [Document(make_text(0, 9, i), "alone" if i == 0 else "set") for i in range(3)]
+    store = tokenize_documents(documents, tokenizer)
+    found = labelled_sources(PairData(store, store, np.asarray([[0, 0], [1, 1], [2, 2], [1, 0]])))
+    assert [source.name for source in found] == ["set"]
+
+
+def test_short_and_long_documents_come_by_their_shares(tmp_path: Path, tokenizer: Any) -> None:
+    """Lengths are drawn batch by batch; a batch of long documents has fewer rows, so that its tokens are as many."""
+    batches = make_contrast(
+        tmp_path, tokenizer, cloze_share=0.0, lengths={32: 0.7, 128: 0.3}, batch_size=16, crop="head",
+        weights={"tinytask": 0.0},
+    )  # fmt: skip
+    shapes = [batches[index]["document_input_ids"].shape for index in range(200)]
+    assert {width for _, width in shapes} == {32, 128}
+    # Five standard deviations of a binomial.
+    assert np.mean([width == 128 for _, width in shapes]) == pytest.approx(0.3, abs=5 * (0.21 / 200) ** 0.5)
+    assert {rows for rows, width in shapes if width == 32} == {16}
+    assert {rows for rows, width in shapes if width == 128} == {640 // 128}
+
+
 def test_cloze_queries_come_from_their_document(tmp_path: Path, tokenizer: Any) -> None:
     kept = make_contrast(tmp_path, tokenizer, cloze_share=1.0, keep_share=1.0, keyword_share=0.0)
     removed = make_contrast(tmp_path, tokenizer, cloze_share=1.0, keep_share=0.0, keyword_share=0.0)

@@ -16,7 +16,7 @@ from m2bert import load_model
 from m2bert.errors import M2BertError
 from m2bert.train.finetune import finetune
 from m2bert.train.losses import LOSSES
-from m2bert.train.retrieval import Vectors, WholeModel, encode, retrieval_loss
+from m2bert.train.retrieval import Scoring, Vectors, WholeModel, encode, retrieval_loss
 from m2bert.train.settings import FinetuneConfig, has_bf16
 from m2bert.train.trainer import last_checkpoint, prepare_output, run_training
 
@@ -87,6 +87,16 @@ def test_a_killed_process_continues(world: Path, whole: Path, tmp_path: Path) ->
     assert logged_losses(tmp_path / "killed") == pytest.approx(logged_losses(whole), rel=1e-5)
 
 
+def test_a_run_of_all_that_search_scores_resumes(world: Path, whole: Path, tmp_path: Path) -> None:
+    """Passages, first numbers and changed queries together: the same losses after a stop, and others than without."""
+    every = {"passages": 0.3, "matryoshka": [16], "query_variants": 0.5}
+    finetune(FinetuneConfig(**settings(world, tmp_path / "all", **every)))
+    with pytest.raises(Stopped):
+        finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **every)), stop_at(4))
+    finetune(FinetuneConfig(**settings(world, tmp_path / "stopped", **every)))
+    assert logged_losses(tmp_path / "stopped") == logged_losses(tmp_path / "all") != logged_losses(whole)
+
+
 class SingleQueries:
     """The queries of one batch, one at a time, each with its positive first and all other documents after it."""
 
@@ -133,7 +143,7 @@ def test_opl_one_query_at_a_time_accumulates_to_the_large_batch(world: Path, tmp
         values = settings(world, tmp_path / name, max_steps=1, gradient_accumulation_steps=batches, warmup_ratio=0.0)
         config = FinetuneConfig(**values, lr_scheduler_type="constant")
         prepare_output(config)
-        loss_of = retrieval_loss(LOSSES["opl"], WholeModel(model), 10_000)
+        loss_of = retrieval_loss(LOSSES["opl"], Scoring(WholeModel(model), 10_000))
         run_training(config, model, source, loss_of, stage="test")
         row = json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0])
         norms[name] = row["grad_norm"]
@@ -145,7 +155,8 @@ def gradients(world: Path, loss: str, batches: list[dict[str, Any]], **options: 
     """Mean gradient over `batches` of all parameters, one vector."""
     model, _ = load_model(world / "model")
     model.train()
-    loss_of = retrieval_loss(LOSSES[loss], WholeModel(model), options.pop("chunk_tokens", 10_000), **options)
+    scoring = Scoring(WholeModel(model), options.pop("chunk_tokens", 10_000), **options)
+    loss_of = retrieval_loss(LOSSES[loss], scoring)
     for batch in batches:
         inputs = {name: torch.as_tensor(array) for name, array in batch.items()}
         (loss_of(model, inputs) / len(batches)).backward()
@@ -230,6 +241,11 @@ def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
         ({"pooling": "max"}, "pooling must be one of mean, cls, cls_dense, weighted, got 'max'"),
         ({"pooling": "cls", "projection_dim": 8}, "projection_dim needs pooling mean or weighted, got 'cls'; set it"),
         ({"only_term_weights": True}, "only_term_weights needs a model with term weights, got none"),
+        ({"passages": 1.5}, "passages must be at least 0 and at most 1, got 1.5; lower it"),
+        ({"passages": 0.3, "pooling": "cls"}, "passages needs pooling mean or weighted, got 'cls'; set it to 0"),
+        ({"matryoshka": [16, 32]}, "matryoshka must be below the 32 numbers of a vector, got .16, 32.; lower it"),
+        ({"matryoshka": ["a"]}, "matryoshka must be whole numbers of at least 1, got .'a'."),
+        ({"only_term_weights": True, "passages": 0.3}, "neither passages nor first numbers; set passages to 0"),
         ({"keep_share": 2.0}, "keep_share must be at least 0 and at most 1, got 2.0; lower it"),
         ({"pairs": [], "loco": [], "cloze": []}, "needs pairs, tasks or plain text"),
     ],
@@ -237,7 +253,7 @@ def test_encoding_in_groups_gives_the_same_vectors(world: Path) -> None:
 def test_bad_settings(world: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
     for name, value in overrides.items():
         if isinstance(value, list):
-            overrides[name] = [item.format(world=world) for item in value]
+            overrides[name] = [item.format(world=world) if isinstance(item, str) else item for item in value]
     with pytest.raises(M2BertError, match=message):
         finetune(FinetuneConfig(**settings(world, tmp_path, **overrides)))
 
@@ -247,7 +263,9 @@ def test_command(world: Path, tmp_path: Path) -> None:
 
     flags = ["--init", str(world / "model"), "--output", str(tmp_path), "--pairs", str(world / "pairs.jsonl.gz")]
     flags += ["--loss", "opl", "--lengths", "64", "--batch-size", "2", "--negatives", "2", "--max-steps", "2"]
+    flags += ["--passages", "0.3", "--matryoshka", "8", "--matryoshka", "16", "--set", "query_variants=0.3"]
     done = CliRunner().invoke(build_app(), ["finetune", *flags, "--set", "cloze_share=0"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["step"] == 2
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "settings.json").read_text())["matryoshka"] == [8, 16]

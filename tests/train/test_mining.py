@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
 from training_data import Stopped, logged_losses, small_tokenizer, stop_at, topic_words
 
+from m2bert.bench.mixtures import word_scores
+from m2bert.bench.tasks import RetrievalTask
 from m2bert.data.contrast import ContrastBatches, LabelledSource, labelled_sources
 from m2bert.data.examples import special_ids
 from m2bert.data.pairs import PairData, load_pairs
@@ -18,7 +22,8 @@ from m2bert.data.tokens import TokenStore
 from m2bert.errors import M2BertError
 from m2bert.train.budget import process_group
 from m2bert.train.finetune import finetune
-from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, mine
+from m2bert.train.mining import Mining, MiningSettings, bm25_scorer, mine, model_scorer, search_scorer
+from m2bert.train.retrieval import Scoring, WholeModel
 from m2bert.train.settings import FinetuneConfig
 
 
@@ -59,22 +64,77 @@ def test_mined_are_the_best_that_do_not_answer(sources: list[LabelledSource]) ->
     assert (mined >= 0).all()
 
 
+def store_of(*texts: list[int]) -> TokenStore:
+    offsets = np.cumsum([0, *map(len, texts)])
+    return TokenStore(np.concatenate(texts), offsets, np.zeros(len(texts), dtype=np.int32), ("set",))
+
+
+def test_a_copy_of_an_answer_is_no_negative() -> None:
+    data = PairData(store_of([5], [6], [7]), store_of([10, 11], [12], [10, 11]), np.asarray([[0, 0], [1, 1], [2, 2]]))
+    mined = mine(labelled_sources(data), random_scorer, depth=3, pool=9, rng=np.random.default_rng(0))
+    assert mined.tolist() == [[1, -1, -1], [0, -1, -1], [1, -1, -1]]
+
+
+def test_what_says_nearly_the_same_as_an_answer_is_no_negative() -> None:
+    """To a text of 300 tokens: all but 20 in the middle, and two thirds of it, are near; one third of it is not."""
+    rng = np.random.default_rng(0)
+    text, other = rng.integers(5, 900, 300).tolist(), rng.integers(5, 900, 300).tolist()
+    documents = [text, text[:140] + other[:20] + text[160:], text[:100] + other[:200], text[:200], other]
+    data = PairData(
+        store_of(*([5 + i] for i in range(5))), store_of(*documents), np.asarray([[i, i] for i in range(5)])
+    )
+    mined = mine(labelled_sources(data), random_scorer, depth=5, pool=9, rng=np.random.default_rng(0))
+    assert sorted(mined[0].tolist()) == [-1, -1, -1, 2, 4]
+    assert sorted(mined[1].tolist()) == [-1, -1, -1, 2, 4]
+    assert sorted(mined[2].tolist()) == sorted(mined[4].tolist()) == [-1, -1, 0, 1, 3]
+
+
+@pytest.mark.parametrize("passages", [0.0, 0.3])
+def test_the_models_own_negatives_are_scored_as_its_loss_scores(
+    passages: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than are encoded at once, of other lengths, against one text at a time."""
+    monkeypatch.setattr("m2bert.train.scores.PASSAGE_TOKENS", 8)
+    model, ids = tiny_model(pooling="weighted").train(), special_ids(tiny_tokenizer())
+    rng = np.random.default_rng(0)
+    queries, documents = ([rng.integers(5, 60, n) for n in lengths] for lengths in ((3, 9), rng.integers(2, 90, 70)))
+    scoring = Scoring(WholeModel(model), 300, passages=passages)
+    found = np.stack(list(model_scorer(scoring, model, ids, longest=50, bf16=False)(queries, documents)))
+    assert model.training and found.shape == (2, 70)
+    model.eval()
+
+    def row(tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        wrapped = torch.as_tensor([[ids.cls, *tokens[:48].tolist(), ids.sep]])
+        return wrapped, torch.ones_like(wrapped)
+
+    for i, query in enumerate(queries):
+        for j in range(0, 70, 9):
+            one = scoring.scores(scoring.queries(model, *row(query)), scoring.documents(model, *row(documents[j])))
+            assert found[i, j] == pytest.approx(one.item(), abs=1e-5)
+
+
+def test_negatives_of_search_are_ranked_by_words_too(sources: list[LabelledSource]) -> None:
+    """The words' share is that which the benchmark ranks by."""
+    tokenizer, source = small_tokenizer(), sources[0]
+    texts = [
+        [tokenizer.decode(store.document(i).tolist()) for i in numbers]
+        for store, numbers in ((source.data.queries, [0, 5, 9]), (source.data.documents, source.documents))
+    ]
+    named = [{str(i): text for i, text in enumerate(side)} for side in texts]
+    task = RetrievalTask("set", "train", named[1], named[0], {name: {"0": 1} for name in named[0]})
+    queries = [source.data.queries.document(i) for i in (0, 5, 9)]
+    documents = [source.data.documents.document(i) for i in source.documents]
+    found = np.stack(list(search_scorer(random_scorer, tokenizer, 0.7)(queries, documents)))
+    by_model = np.stack(list(random_scorer(queries, documents)))
+    np.testing.assert_allclose(found - by_model, 0.7 * word_scores(task), atol=1e-5)
+    assert (found - by_model).max() > 0.1
+
+
 def test_a_pool_and_a_short_list(sources: list[LabelledSource]) -> None:
     mined = mine(sources, random_scorer, depth=30, pool=6, rng=np.random.default_rng(0))
     for row in mined:
         found = row[row >= 0]
         assert 3 <= len(found) <= 6 and (row[len(found) :] == -1).all() and len(set(found)) == len(found)
-
-
-def test_a_copy_of_an_answer_is_no_negative() -> None:
-    def store(*texts: list[int]) -> TokenStore:
-        offsets = np.cumsum([0, *map(len, texts)])
-        return TokenStore(np.concatenate(texts), offsets, np.zeros(len(texts), dtype=np.int32), ("set",))
-
-    data = PairData(store([5], [6], [7]), store([10, 11], [12], [10, 11]), np.asarray([[0, 0], [1, 1], [2, 2]]))
-    mined = mine(labelled_sources(data), random_scorer, depth=3, pool=9, rng=np.random.default_rng(0))
-    assert mined[0].tolist() == mined[2].tolist() == [1, -1, -1]
-    assert sorted(mined[1].tolist()) == [-1, 0, 2]
 
 
 def test_bm25_finds_texts_of_the_same_words(sources: list[LabelledSource]) -> None:
@@ -178,7 +238,11 @@ def test_a_run_that_mines_resumes_to_the_same_losses(world: Path, tmp_path: Path
     assert logged_losses(tmp_path / "stopped") == logged_losses(tmp_path / "whole")
     finetune(FinetuneConfig(**settings(world, tmp_path / "random", learning_rate=1e-2)))
     finetune(FinetuneConfig(**settings(world, tmp_path / "bm25", negatives_from="bm25", learning_rate=1e-2)))
-    assert logged_losses(tmp_path / "bm25") != logged_losses(tmp_path / "random") != logged_losses(tmp_path / "whole")
+    as_search = {**mines, "negatives_from": "search", "max_steps": 3}
+    finetune(FinetuneConfig(**settings(world, tmp_path / "search", **as_search)))
+    logs = [str(logged_losses(tmp_path / name)) for name in ("whole", "random", "bm25", "search")]
+    assert len(set(logs)) == 4
+    assert len(list((tmp_path / "search" / "mined").iterdir())) == 2
     # Harder negatives: the untrained model's own neighbours cost more than documents drawn at random.
     assert logged_losses(tmp_path / "whole")[1] > logged_losses(tmp_path / "random")[1]
 
@@ -194,7 +258,7 @@ def test_processes_that_have_not_met_know_their_number(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"negatives_from": "hard"}, "negatives_from must be one of random, bm25, self"),
+        ({"negatives_from": "hard"}, "negatives_from must be one of random, bm25, self, search"),
         ({"negatives_from": "self", "negatives": 0}, "mined negatives need negatives above 0"),
         ({"negatives_from": "bm25", "pairs": [], "cloze": ["x"]}, "mined negatives need"),
         ({"mining_depth": 0}, "mining_depth must be at least 1"),

@@ -90,8 +90,8 @@ def test_every_flag_reaches_its_field(tmp_path: Path, monkeypatch: pytest.Monkey
                 flags.append(flag_of(item.name) if not default else flag_of("no_" + item.name))
                 continue
             if isinstance(default, list):
-                expected[item.name] = ["one", "two"]
-                flags += [flag_of(item.name), "one", flag_of(item.name), "two"]
+                expected[item.name] = [384, 64] if item.type == "list[int]" else ["one", "two"]
+                flags += [each for value in expected[item.name] for each in (flag_of(item.name), str(value))]
                 continue
             if not isinstance(default, dict):
                 texts[item.name] = "text" if isinstance(default, str) else default + 7

@@ -12,7 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from m2bert.errors import M2BertError
 from m2bert.train.losses import LOSSES, multiple_negatives_ranking
-from m2bert.train.retrieval import TermWeightsAlone, WholeModel, retrieval_loss
+from m2bert.train.retrieval import Scoring, TermWeightsAlone, WholeModel, retrieval_loss
 
 QUERIES = ["river stone light", "paper engine market", "garden winter signal"]
 DOCUMENTS = ["stone river light light copper", "market engine, paper!", "garden signal summer", "window thread ladder"]
@@ -58,20 +58,22 @@ def test_term_weights_alone_learn_from_counts_of_pieces(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(type(model.encoder), "forward", never)
     loss, part = partial(multiple_negatives_ranking, scale=2.0), TermWeightsAlone(model)
-    found = retrieval_loss(loss, part, 40)(part.module, inputs)
+    found = retrieval_loss(loss, Scoring(part, 40))(part.module, inputs)
     (gradient,) = torch.autograd.grad(found, [model.term_weights.weight])
     assert found.item() == pytest.approx(expected.item(), abs=1e-6) and wanted.norm() > 1e-3
     torch.testing.assert_close(gradient.double(), wanted, rtol=1e-4, atol=1e-6)
     assert [parameter.shape for parameter in part.module.parameters()] == [(len(tiny_tokenizer()),)]
     part.check_tokens(10**6, 10**6)
+    with pytest.raises(M2BertError, match="only_term_weights has no passages"):
+        retrieval_loss(loss, Scoring(part, 40, passages=0.3))(part.module, inputs)
     with pytest.raises(AssertionError, match="the encoder was run"):
-        retrieval_loss(loss, WholeModel(model), 40)(model, inputs)
+        retrieval_loss(loss, Scoring(WholeModel(model), 40))(model, inputs)
 
 
 def test_a_whole_model_trains_what_dense_vectors_depend_on_and_reads_its_positions_only() -> None:
     model, inputs = term_model(), batch()
     part = WholeModel(model)
-    retrieval_loss(LOSSES["mnrl"], part, 40)(part.module, inputs).backward()
+    retrieval_loss(LOSSES["mnrl"], Scoring(part, 40))(part.module, inputs).backward()
     without = [name for name, parameter in part.module.named_parameters() if parameter.grad is None]
     assert without == ["term_weights.weight"]
     assert all(p.grad.abs().max() > 0 for name, p in part.module.named_parameters() if "mlp" in name)
