@@ -186,8 +186,8 @@ def test_models_with_hashed_features_are_refused(load: Any, tmp_path: Path) -> N
 
 def test_frequencies_count_each_data_set_the_same() -> None:
     """Piece 5 is in every document of the small data set, piece 6 in half of those of the large one."""
-    small = [np.array([5, 5, 7])] * 2
-    large = [np.array([6, 8] if i % 2 else [8], dtype=np.int64) for i in range(10)]
+    small = [np.array([5, 5, 7]), np.array([5, 7])]
+    large = [np.array([6, 8] if i % 2 else [8]).repeat(i + 1) for i in range(10)]  # no two are equal
     documents = token_store(small + large, sources=[0] * 2 + [1] * 10)
     pairs = np.asarray([(i, i) for i in range(12)])
     queries = token_store([np.array([9, i]) for i in range(12)])
