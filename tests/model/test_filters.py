@@ -263,10 +263,11 @@ def test_filter_bank_serves_several_threads() -> None:
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
-def test_filter_bank_refuses_a_bad_budget(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_filter_bank_refuses_a_bad_budget(monkeypatch: pytest.MonkeyPatch, text: str, device: str) -> None:
     monkeypatch.setenv("M2OPS_SPECTRUM_CACHE_MB", text)
     with pytest.raises(M2BertError, match="M2OPS_SPECTRUM_CACHE_MB: must be a number of megabytes"):
-        cache_budget_bytes()
+        cache_budget_bytes(torch.device(device))
 
 
 @torch.no_grad()
