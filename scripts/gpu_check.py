@@ -1,12 +1,12 @@
 """Checks and times m2ops on a machine that has a GPU: `python scripts/gpu_check.py`.
 
-Needs the built package and torch with CUDA; the build itself can come from a machine without a GPU. Every operator
-against float64, forward and backward; streams, devices, CUDA graphs, torch.compile, more than 2^31 elements;
-compute-sanitizer where it is on PATH; then the times against the memory floor (bytes over the copy rate measured here)
-and every peer that can be imported. Prints one table, writes one JSON (the form of benchmarks/results), exits with 1 if
-a check or a goal failed. Ends within --minutes; what found no time is named in the JSON. `--device cpu` runs the same
-on tiny sizes and judges no goal.
-Guide: docs/gpu.md. Operators: scripts/gpu_operators.py. Timing, peers and goals: scripts/gpu_times.py.
+Needs the built package and torch with CUDA; the build itself can come from a machine without a GPU. First
+compute-sanitizer, where it is on PATH; then every operator against float64, forward and backward; streams, devices,
+CUDA graphs, torch.compile, more than 2^31 elements; then the times against the memory floor (bytes over the copy rate
+measured here) and every peer that can be imported. Prints one table, writes one JSON (the form of benchmarks/results),
+exits with 1 if a check or a goal failed. Ends within --minutes; what found no time is named in the JSON. `--parts` runs
+some of it, `--device cpu` the same on tiny sizes, and judges no goal.
+Guide: docs/gpu.md. Operators: scripts/gpu_operators.py. Rows, peers and goals: scripts/gpu_times.py.
 Test: tests/cuda/test_gpu_check.py.
 """
 
@@ -38,6 +38,7 @@ import gpu_times
 from gpu_operators import LENGTHS, Check, compare, large_checks, operator_checks, random, repeat_checks
 
 SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SANITIZER_SECONDS = 90.0
 
 
 class Run:
@@ -159,6 +160,15 @@ def check_sanitizer(tool: str, seconds: float) -> None:
     assert "checks passed" in done.stdout, f"the run ended with {done.returncode}"
 
 
+def sanitizers(run: Run) -> None:
+    if run.device.type == "cpu" or shutil.which("compute-sanitizer") is None:
+        run.skip("compute-sanitizer", "there is no GPU" if run.tiny else "it is not on PATH")
+        return
+    for tool in SANITIZER_TOOLS:
+        if run.fits(f"compute-sanitizer {tool}", SANITIZER_SECONDS):
+            run.check(f"compute-sanitizer {tool}", partial(check_sanitizer, tool, SANITIZER_SECONDS))
+
+
 def correctness(run: Run) -> None:
     lengths = (1, 63, 130) if run.tiny else LENGTHS
     for name, action in operator_checks(run.device, lengths):
@@ -167,12 +177,6 @@ def correctness(run: Run) -> None:
     for name, action in machinery_checks(run):
         if run.fits(name, 10.0 if not run.tiny else 1.0):
             run.check(name, action)
-    if run.device.type == "cpu" or shutil.which("compute-sanitizer") is None:
-        run.skip("compute-sanitizer", "there is no GPU" if run.tiny else "it is not on PATH")
-        return
-    for tool in SANITIZER_TOOLS:
-        if run.fits(f"compute-sanitizer {tool}", 200.0):  # keeps three minutes for the times
-            run.check(f"compute-sanitizer {tool}", partial(check_sanitizer, tool, 60.0))
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -195,10 +199,19 @@ def print_report(run: Run) -> None:
         print(f"left out  {part['part']}: {part['reason']}")
 
 
+# In the order of work: what may be wrong with all of it first.
+PARTS: dict[str, Callable[[Run], None]] = {
+    "sanitizer": sanitizers,
+    "checks": correctness,
+    "times": gpu_times.measure,
+}
+
+
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a try on tiny sizes (default cuda)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time budget (default 8)")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time budget (default 15)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to run (default all)")
     parser.add_argument("--json", type=Path, help="file to write (default benchmarks/results/DATE-DEVICE.json)")
     parser.add_argument("--operators-only", action="store_true", help="small operator checks, no times, no file")
     return parser.parse_args(argv)
@@ -221,8 +234,11 @@ def main(argv: list[str] | None = None) -> int:
             run.check(name, action)
         print_report(run)
         return int(not all(c["passed"] for c in run.checks))
-    correctness(run)
-    gpu_times.measure(run)
+    for name, part in PARTS.items():
+        if name in args.parts:
+            part(run)
+        else:
+            run.skip(name, "not asked for")
     print_report(run)
     name = str(machine(device).get("gpu", "cpu")).lower().replace(" ", "-")
     path = args.json or Path(__file__).resolve().parent.parent / f"benchmarks/results/{date.today()}-{name}.json"

@@ -291,7 +291,7 @@ int64_t fft_conv_long_bwd_work(const FftConvBwdArgs& args, int64_t points) {
   return 2 * args.fft_size * (2 * chunk.batch + 1) * chunk.dim;
 }
 
-int64_t filter_spectrum_long_work(int64_t dim, int64_t fft_size, int64_t points) {
+int64_t filter_spectrum_long_bwd_work(int64_t dim, int64_t fft_size, int64_t points) {
   return 2 * fft_size * largest_chunk(1, dim, fft_size, false, points).dim;
 }
 
@@ -344,17 +344,15 @@ cudaError_t fft_conv_long_bwd(const FftConvBwdArgs& args, float* work, cudaStrea
   return error == cudaSuccess ? sum_spectrum_gradients(args, 1, stream) : error;
 }
 
-cudaError_t filter_spectrum_long_fwd(const FilterSpectrumArgs& args, float* work, cudaStream_t stream,
-                                     LaunchShape* shape, int64_t points) {
+// In place, all channels at once: the spectrum itself is the work, as every block reads a row before it writes it.
+cudaError_t filter_spectrum_long_fwd(const FilterSpectrumArgs& args, cudaStream_t stream, LaunchShape* shape) {
   LongFftPlan plan;
   const cudaError_t unplanned = find_long_plan(args.fft_size, &plan);
-  if (unplanned != cudaSuccess) return unplanned;
-  return each_chunk(1, args.dim, largest_chunk(1, args.dim, args.fft_size, false, points), [&](const Chunk& chunk) {
-    const Work rows = {reinterpret_cast<Complex*>(work), args.fft_size, chunk};
-    const cudaError_t error = launch_passes_fwd(plan, rows, FilterPort{args}, stream);
-    if (error != cudaSuccess) return error;
-    return launch_row_task(plan, {rows, RowTask::to_spectrum, nullptr, nullptr, 0, args.spectrum}, stream, shape);
-  });
+  if (unplanned != cudaSuccess || args.dim == 0) return unplanned;
+  const Work rows = {reinterpret_cast<Complex*>(args.spectrum), args.fft_size, Chunk{0, 1, 0, args.dim}};
+  const cudaError_t error = launch_passes_fwd(plan, rows, FilterPort{args}, stream);
+  if (error != cudaSuccess) return error;
+  return launch_row_task(plan, {rows, RowTask::to_spectrum, nullptr, nullptr, 0, args.spectrum}, stream, shape);
 }
 
 cudaError_t filter_spectrum_long_bwd(const FilterSpectrumBwdArgs& args, float* work, cudaStream_t stream,

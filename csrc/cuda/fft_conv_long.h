@@ -29,14 +29,13 @@ constexpr int64_t kWorkPoints = int64_t{1} << 21;
 // frequencies depends on the plan, so on the device's shared memory.
 int64_t fft_conv_long_work(const FftConvArgs& args, int64_t points = kWorkPoints);
 int64_t fft_conv_long_bwd_work(const FftConvBwdArgs& args, int64_t points = kWorkPoints);  // args.scratch is not used
-int64_t filter_spectrum_long_work(int64_t dim, int64_t fft_size, int64_t points = kWorkPoints);
+int64_t filter_spectrum_long_bwd_work(int64_t dim, int64_t fft_size, int64_t points = kWorkPoints);
 
 cudaError_t fft_conv_long_fwd(const FftConvArgs& args, float* work, cudaStream_t stream, LaunchShape* shape = nullptr,
                               int64_t points = kWorkPoints);
 cudaError_t fft_conv_long_bwd(const FftConvBwdArgs& args, float* work, cudaStream_t stream,
                               LaunchShape* shape = nullptr, int64_t points = kWorkPoints);
-cudaError_t filter_spectrum_long_fwd(const FilterSpectrumArgs& args, float* work, cudaStream_t stream,
-                                     LaunchShape* shape = nullptr, int64_t points = kWorkPoints);
+cudaError_t filter_spectrum_long_fwd(const FilterSpectrumArgs& args, cudaStream_t stream, LaunchShape* shape = nullptr);
 cudaError_t filter_spectrum_long_bwd(const FilterSpectrumBwdArgs& args, float* work, cudaStream_t stream,
                                      LaunchShape* shape = nullptr, int64_t points = kWorkPoints);
 

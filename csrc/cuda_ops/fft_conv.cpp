@@ -153,8 +153,7 @@ Tensor filter_spectrum_cuda(const Tensor& k, const OptTensor& k_rev, int64_t fft
   args.spectrum = static_cast<float*>(spectrum.mutable_data_ptr());
   LaunchShape shape;
   if (is_long) {
-    const Tensor work = new_work(k, filter_spectrum_long_work(args.dim, fft_size));
-    const cudaError_t error = filter_spectrum_long_fwd(args, floats_of(work), device.stream(), &shape);
+    const cudaError_t error = filter_spectrum_long_fwd(args, device.stream(), &shape);
     check_launch("filter_spectrum", "fft_rows_kernel or a pass around it", fft_size, error, shape, k);
   } else {
     const cudaError_t error = filter_spectrum_fwd(args, device.stream(), &shape);
@@ -186,7 +185,7 @@ std::tuple<Tensor, Tensor> filter_spectrum_bwd_cuda(const Tensor& dspectrum, int
   args.dk_rev = static_cast<float*>(dk_rev.mutable_data_ptr());
   LaunchShape shape;
   if (is_long) {
-    const Tensor work = new_work(source, filter_spectrum_long_work(args.dim, args.fft_size));
+    const Tensor work = new_work(source, filter_spectrum_long_bwd_work(args.dim, args.fft_size));
     const cudaError_t error = filter_spectrum_long_bwd(args, floats_of(work), device.stream(), &shape);
     check_launch(op, "fft_rows_kernel or a pass around it", args.fft_size, error, shape, dspectrum);
   } else {

@@ -144,14 +144,13 @@ struct Problem {
     must(max_fft_size(&largest), "max_fft_size");
     if (shape.fft_size > largest) {
       const int64_t points = shape.points;
-      auto work = memory(filter_spectrum_long_work(shape.dim, shape.fft_size, points));
-      must(filter_spectrum_long_fwd(filter_args(), work.data(), nullptr, nullptr, points), "filter_spectrum_long_fwd");
-      work = memory(fft_conv_long_work(forward_args(), points));
+      must(filter_spectrum_long_fwd(filter_args(), nullptr), "filter_spectrum_long_fwd");
+      auto work = memory(fft_conv_long_work(forward_args(), points));
       if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
       else must(fft_conv_long_fwd(forward_args(), work.data(), nullptr, nullptr, points), "fft_conv_long_fwd");
       work = memory(fft_conv_long_bwd_work(conv, points));
       must(fft_conv_long_bwd(conv, work.data(), nullptr, nullptr, points), "fft_conv_long_bwd");
-      work = memory(filter_spectrum_long_work(shape.dim, shape.fft_size, points));
+      work = memory(filter_spectrum_long_bwd_work(shape.dim, shape.fft_size, points));
       must(filter_spectrum_long_bwd(filter_bwd_args(), work.data(), nullptr, nullptr, points), "filter_spectrum_long_bwd");
       return;
     }

@@ -84,9 +84,8 @@ struct Problem {
     filter.k_rev = shape.taps_rev ? k_rev.data() : nullptr, filter.taps_rev = filter.stride_k_rev_dim = shape.taps_rev;
     int64_t largest = 0;
     if (max_fft_size(&largest) != cudaSuccess) throw std::runtime_error("max_fft_size");
-    std::vector<float> work(size_t(filter_spectrum_long_work(shape.dim, shape.fft_size)), NAN);
     const cudaError_t error = shape.fft_size <= largest ? filter_spectrum_fwd(filter, nullptr)
-                                                        : filter_spectrum_long_fwd(filter, work.data(), nullptr);
+                                                        : filter_spectrum_long_fwd(filter, nullptr);
     if (error != cudaSuccess) throw std::runtime_error("filter_spectrum");
     if (fft_conv_mma_fwd(args(), scales.data(), nullptr) != cudaSuccess) throw std::runtime_error("fft_conv_mma_fwd");
   }

@@ -46,7 +46,7 @@ class Embedder:
 
     Several threads may use one. A model that was given stays as it is, whatever mode it is in, and may be used and
     trained beside: embeddings follow its weights. The long filters that queries need are kept from call to call, within
-    the environment's M2OPS_SPECTRUM_CACHE_MB.
+    the environment's M2OPS_SPECTRUM_CACHE_MB (1024, on a GPU an eighth of its memory).
     """
 
     def __init__(

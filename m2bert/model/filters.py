@@ -26,10 +26,13 @@ from m2bert.model.architecture import Architecture
 
 WINDOW_TARGET = 1e-2
 FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
-# Values of a filter that are turned into a spectrum at a time, and the fewest channels: a block of them stays in cache.
+# Values of a filter that are turned into a spectrum at a time, and the fewest channels: a block of them stays in the
+# cache of a CPU. A GPU waits for Python between blocks: there a block is a gigabyte, all channels of 80M at 32,768.
 BLOCK_VALUES, MIN_BLOCK = 1 << 21, 16
+CUDA_BLOCK_VALUES = 1 << 28
 CACHE_VARIABLE = "M2OPS_SPECTRUM_CACHE_MB"
 CACHE_MEGABYTES = 1024.0
+CUDA_CACHE_SHARE = 1 / 8  # of a GPU's memory: 80 GB hold the 24 spectra of 80M at 32,768, 4.8 GB, twice
 # The longest transform whose filters outlive a call of an encoder: queries are shorter, and all of these lengths
 # together take 52 MB of m2-bert-mini.
 POSITIONS_OF_QUERIES = 512
@@ -176,11 +179,16 @@ class _Entry:
     source: _Source | None  # None where nobody asks
 
 
-def cache_budget_bytes() -> int:
-    """Bytes of spectra a model may keep: the environment's M2OPS_SPECTRUM_CACHE_MB, 1024 by default."""
-    text = os.environ.get(CACHE_VARIABLE, str(CACHE_MEGABYTES))
+def cache_budget_bytes(device: torch.device) -> int:
+    """Bytes of spectra a model may keep on `device`: the environment's M2OPS_SPECTRUM_CACHE_MB.
+
+    Without it, an eighth of a GPU's memory, and 1024 MB elsewhere. Raises M2BertError if it is no such number.
+    """
+    text = os.environ.get(CACHE_VARIABLE)
+    if text is None and device.type == "cuda":
+        return int(CUDA_CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory)
     try:
-        megabytes = float(text)
+        megabytes = CACHE_MEGABYTES if text is None else float(text)
     except ValueError:
         megabytes = -1.0
     if not 0 <= megabytes < math.inf:
@@ -188,12 +196,9 @@ def cache_budget_bytes() -> int:
     return int(megabytes * 2**20)
 
 
-def budget_on(device: torch.device) -> int:
-    """Bytes of spectra a model may keep on a device: cache_budget_bytes, on a GPU a quarter of its memory at most."""
-    budget = cache_budget_bytes()
-    if device.type != "cuda":
-        return budget
-    return min(budget, torch.cuda.get_device_properties(device).total_memory // 4)
+def channels_at_once(taps: int, device: torch.device) -> int:
+    """Channels of a filter of `taps` positions that are made and transformed together."""
+    return max(MIN_BLOCK, (CUDA_BLOCK_VALUES if device.type == "cuda" else BLOCK_VALUES) // taps)
 
 
 class FilterBank:
@@ -201,8 +206,8 @@ class FilterBank:
 
     Spectra are kept per convolution and transform length, so that one serves every sequence up to that length. The
     parameters they were made from are kept beside them: an entry is used only while the parameters still have these
-    values, however they were written (`.data` and fused optimizers leave no mark). The memory of spectra is bounded by
-    the environment's M2OPS_SPECTRUM_CACHE_MB.
+    values, however they were written (`.data` and fused optimizers leave no mark). The memory of spectra is bounded
+    (cache_budget_bytes).
     """
 
     def __init__(self, config: Architecture) -> None:
@@ -309,7 +314,7 @@ class FilterBank:
     def _make_spectrum(self, conv: LongConv, taps: int) -> m2ops.FilterSpectrum:
         dim, data = self.config.hidden_size, None
         window = self.window(taps, conv.skip.device)
-        block = max(MIN_BLOCK, BLOCK_VALUES // taps)
+        block = channels_at_once(taps, conv.skip.device)
         for first, (k, k_rev) in zip(range(0, dim, block), conv.blocks(window, block), strict=True):
             part = self._kernel("filter_spectrum")(k, k_rev, taps)
             if block >= dim:
@@ -325,7 +330,7 @@ class FilterBank:
         Layers are visited in the same order in every pass: dropping the least recent spectrum of the same
         length would drop each one just before its next use.
         """
-        budget = budget_on(entry.spectrum.data.device) - entry.spectrum.nbytes
+        budget = cache_budget_bytes(entry.spectrum.data.device) - entry.spectrum.nbytes
         for other in [other for other in list(self._entries) if other[1] != key[1]]:
             if self.nbytes <= budget:
                 break

@@ -69,8 +69,8 @@ class M2BertNetwork(nn.Module):
         """Context in which, without gradients, filters are made once per transform length and reused.
 
         Outside of it evaluation without gradients keeps them too, but looks each time whether parameters
-        changed. The memory is bounded by the environment's M2OPS_SPECTRUM_CACHE_MB (default 1024) and freed
-        at the end.
+        changed. The memory is bounded by the environment's M2OPS_SPECTRUM_CACHE_MB (default 1024, on a GPU an
+        eighth of its memory) and freed at the end.
         """
         return self.filter_bank.pin()
 
