@@ -97,7 +97,7 @@ def test_what_has_no_position_stays() -> None:
     inputs = tiny_inputs(seqlen=50)
     assert longer(inputs).last_hidden_state.isfinite().all()
     with pytest.raises(M2BertError, match="1 to 33 tokens"):
-        model(inputs)
+        model.states(inputs)
 
 
 def test_short_memories_of_multiscale_windows_hardly_change() -> None:

@@ -245,7 +245,7 @@ def test_identity_initialisation_passes_words_on() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"input_ids": torch.ones(1, 97, dtype=torch.long)}, "must have 1 to 96 tokens, got 97; truncate it"),
+        ({"inputs_embeds": torch.ones(1, 97, 32)}, "must have 1 to 96 tokens, got 97; truncate it"),
         ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "must have 1 to 96 tokens, got 0"),
         ({}, "exactly one of input_ids and inputs_embeds"),
         ({"input_ids": torch.ones(5, dtype=torch.long)}, "input_ids must have shape"),
