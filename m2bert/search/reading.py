@@ -25,6 +25,7 @@ from m2bert.search.sections import Section
 
 # -P: what lies in the working folder, which may be the one that is read, is never taken for a module.
 WORKER = (sys.executable, "-P", "-m", "m2bert.search.formats.worker")
+SECONDS_TO_START = 120.0
 # Files that are read at once: more processes than this wait for the disk.
 MOST_AT_ONCE = min(4, os.cpu_count() or 1)
 
@@ -101,9 +102,9 @@ class _Worker:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.timed_out = False
-        self._command = command
         self.code: int | None = None
-        # It finds modules where this process does, and is no shell for what its libraries print.
+        self._command = command
+        # It finds modules where this process does.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
@@ -112,29 +113,38 @@ class _Worker:
         self._is_ready = False
 
     def ask(self, path: str, seconds: float) -> dict[str, Any] | None:
-        """What it answers within `seconds` of being ready; None when it ends without an answer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        """What it answers within `seconds` of being ready; None when it ends, or is ended, without an answer."""
         if not self._is_ready:
-            self._is_ready = bool(self._process.stdout.readline())
+            self._is_ready = bool(self._line("", SECONDS_TO_START))
         if not self._is_ready:
             raise M2BertError(
-                f"read_corpus: a process that reads files must start, got code {self._process.wait()}; try "
+                f"read_corpus: a process that reads files must start, got code {self.code}; try "
                 f"`{' '.join(self._command)}`, or allow it more memory (Limits)"
             )
+        line = self._line(json.dumps(path) + "\n", seconds)
+        if not line:
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _line(self, question: str, seconds: float) -> str:
+        """A whole line of its answers, in time; empty when there is none and it has ended."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         timer = threading.Timer(seconds, self._stop)
         timer.start()
         try:
-            print(json.dumps(path), file=self._process.stdin, flush=True)
+            self._process.stdin.write(question)
+            self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
         finally:
             timer.cancel()
-        if not line.endswith("\n"):
+            timer.join()  # it may be stopping the process just now
+        if self.timed_out or not line.endswith("\n"):
             self.code = self._process.wait()
-            return None
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            return ""
+        return line
 
     def end(self) -> None:
         """End it, whatever it does."""
