@@ -117,18 +117,24 @@ def new_student(config: DistillConfig, teacher: Any, tokenizer: Any, ids: Specia
     return model
 
 
-def _check_student(model: Any, teachers: list[Any], window_tokens: int) -> None:
+def open_student(config: DistillConfig, teachers: list[Any], tokenizer: Any, ids: SpecialIds) -> Any:
+    """The model to start from, or a new one. Raises M2BertError where it does not fit the teachers or the windows."""
+    from m2bert.model.checkpoints import load_model, with_pooling
+
+    model = load_model(config.init)[0] if config.init else new_student(config, teachers[0], tokenizer, ids)
+    with_pooling(model, config.pooling, config.bilinear_features, config.projection_dim)
     dim, found = sum(teacher.dim for teacher in teachers), model.config.embedding_size
     if found != dim:
         raise M2BertError(
             f"distill: the student's embeddings must be as long as the teachers' together, {dim}, got {found}; "
             f"set projection_dim={dim} or choose other teachers"
         )
-    if window_tokens + 2 > model.config.max_position_embeddings:
+    if config.window_tokens + 2 > model.config.max_position_embeddings:
         raise M2BertError(
             f"distill: window_tokens + 2 must be within the student's {model.config.max_position_embeddings} "
-            f"positions, got {window_tokens}; lower it"
+            f"positions, got {config.window_tokens}; lower it"
         )
+    return model
 
 
 def segment_sums(states: Tensor, weights: Tensor, segment_ids: Tensor, segments: int) -> tuple[Tensor, Tensor]:
@@ -218,15 +224,13 @@ def distill(
     seconds, tokens_per_second, segments and, with held-out text, held_out_loss. Raises M2BertError for settings, data
     or models that do not fit.
     """
-    from m2bert.model.checkpoints import load_model, save_model, with_pooling
+    from m2bert.model.checkpoints import save_model
 
     config.check()
     tokenizer = load_run_tokenizer(config, "distill")
     ids = special_ids(tokenizer)
     teachers = open_teachers(config.teacher, cache_folder(config))
-    model = load_model(config.init)[0] if config.init else new_student(config, teachers[0], tokenizer, ids)
-    with_pooling(model, config.pooling, config.bilinear_features, config.projection_dim)
-    _check_student(model, teachers, config.window_tokens)
+    model = open_student(config, teachers, tokenizer, ids)
     groups = windows or load_windows(config, tokenizer, on_progress)
     batches, held_out = make_batches(config, groups, teachers, tokenizer, on_progress)
     output = prepare_output(config)
