@@ -58,6 +58,10 @@ class Client(asyncio.Protocol):
         assert self._answered is not None
         self._answered.set_result(self._parser.get_status_code())
 
+    def close(self) -> None:
+        """End the connection."""
+        self._transport.close()
+
     async def ask(self, body: bytes) -> int:
         """The status of one request."""
         self._answered = asyncio.get_running_loop().create_future()
@@ -127,8 +131,10 @@ async def measure(address: str, kind: str, clients: int, seconds: float) -> dict
             assert status == 200, f"{address} answered {status}"
             times.append((start, time.perf_counter()))
             done += 1
+        client.close()
 
     await asyncio.gather(*(work(number) for number in range(clients)))
+    await asyncio.sleep(0)  # connections close
     warm = begun + seconds / 10
     counted = [(start, end) for start, end in times if start >= warm] or times
     spent = max(end for _, end in counted) - min(start for start, _ in counted)
@@ -149,6 +155,9 @@ async def watch_memory(address: str, requests: int) -> list[int]:
 
         await asyncio.gather(*(work(client, first) for first, client in enumerate(clients)))
         found.append(await resident(address))
+    for client in clients:
+        client.close()
+    await asyncio.sleep(0)
     return found
 
 
@@ -159,6 +168,7 @@ async def resident(address: str) -> int:
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % address.encode())
     text = (await reader.read()).decode()
     writer.close()
+    await writer.wait_closed()
     found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
     assert found is not None, f"{address} has no process_resident_memory_bytes in /metrics"
     return round(float(found[1]) / 1e6)

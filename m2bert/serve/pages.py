@@ -185,8 +185,8 @@ def _shown_result(store: ServedStore, query: str, result: SearchResult, largest:
 
 
 def source_name(source: str) -> str:
-    """The name of a source: the last part of a path."""
-    return os.path.basename(source.rstrip("/\\")) or source
+    """The name of a source: of a path its last part."""
+    return os.path.basename(source.rstrip(os.sep)) if os.path.isabs(source) else source
 
 
 def place_of(hit: SearchHit) -> str:
