@@ -25,7 +25,11 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 if TYPE_CHECKING:
     from m2bert.bench.evaluate import evaluate_tasks as evaluate_tasks
-    from m2bert.bench.mteb_adapter import as_mteb_model as as_mteb_model
+    from m2bert.bench.mteb_adapter import (
+        as_mteb_model as as_mteb_model,
+        as_mteb_search as as_mteb_search,
+        as_mteb_task as as_mteb_task,
+    )
     from m2bert.bench.systems import BM25System as BM25System, EncoderSystem as EncoderSystem, Fusion as Fusion
     from m2bert.bench.tasks import RetrievalTask as RetrievalTask, load_task as load_task
 else:
