@@ -17,7 +17,7 @@ TOUR = Path(__file__).resolve().parents[2] / "examples" / "tour.py"
 
 
 def test_a_day_with_the_library_works_at_the_first_try(tmp_path: Path) -> None:
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # threads that wait for each other burn time
     command = [sys.executable, str(TOUR), str(tmp_path / "day")]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
