@@ -202,6 +202,12 @@ cudaError_t launch(void (*kernel)(Parameters...), unsigned blocks, unsigned thre
   const emulator::Options& device = emulator::options();
   if (!blocks || !threads || threads > device.threads_per_block || shared_bytes > device.shared_bytes_per_block)
     return cudaErrorInvalidConfiguration;
+  if (!device.record.empty()) {
+    std::vector<unsigned char> parameters;
+    (emulator::add_parameter<Parameters>(parameters, arguments), ...);
+    emulator::record_launch(reinterpret_cast<const void*>(kernel), blocks, threads, shared_bytes, parameters);
+    return cudaSuccess;
+  }
   emulator::Launch({blocks}, {threads}, shared_bytes, [&] { kernel(arguments...); }).run();
   return cudaSuccess;
 #endif

@@ -21,12 +21,14 @@
 // Rules for a kernel that wants to run here: no <<<>>> and no inline PTX in its file (m2::cuda::launch and wrappers
 // in common.cuh and mma.cuh), no static __shared__ arrays (m2::cuda::SharedArray), operations of a warp for all of its
 // threads (mask ~0u).
-// Not modelled: the memory model below barriers, bank conflicts, occupancy, concurrency of blocks.
+// Not modelled: the memory model below barriers, occupancy, concurrency of blocks. What a kernel costs is asked of its
+// machine code: with options().record launches are written down for scripts/gpu_model.py instead of being run.
 #pragma once
 #if !defined(__x86_64__)
 #error "the CUDA emulator switches stacks in x86-64 assembly; on other machines skip the emulated tests"
 #endif
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -69,11 +71,34 @@ struct Options {
   size_t shared_bytes_per_block = 227 * 1024;  // the most a launch may ask for; H100: 227, A100: 163, RTX 4090: 99 KB
   unsigned threads_per_block = 1024;
   int processors = 2;  // few, so that a block that walks over many rows does so in small tests
+  std::string record;  // a file to which launches are written instead of being run, one a line
 };
 
 inline Options& options() {
   static thread_local Options instance;
   return instance;
+}
+
+// Adds a parameter to those before it as a kernel finds them: at a multiple of its alignment.
+template <class T>
+void add_parameter(std::vector<unsigned char>& bytes, const T& value) {
+  bytes.resize((bytes.size() + alignof(T) - 1) / alignof(T) * alignof(T));
+  const auto* first = reinterpret_cast<const unsigned char*>(&value);
+  bytes.insert(bytes.end(), first, first + sizeof(T));
+}
+
+// Writes a launch to options().record: the kernel's address in its library, blocks, threads, bytes of shared memory and the
+// bytes of its parameters, in hexadecimal. scripts/gpu_model.py runs the machine code of that kernel with them.
+inline void record_launch(const void* kernel, unsigned blocks, unsigned threads, size_t shared_bytes,
+                          const std::vector<unsigned char>& parameters) {
+  Dl_info info = {};
+  std::FILE* file = std::fopen(options().record.c_str(), "a");
+  if (!file || !dladdr(kernel, &info)) throw std::runtime_error("emulator: cannot record a launch in " + options().record);
+  const size_t offset = size_t(static_cast<const char*>(kernel) - static_cast<const char*>(info.dli_fbase));
+  std::fprintf(file, "%zx %u %u %zu ", offset, blocks, threads, shared_bytes);
+  for (const unsigned char byte : parameters) std::fprintf(file, "%02x", byte);
+  std::fprintf(file, "\n");
+  std::fclose(file);
 }
 
 // The barrier that M2_EMULATOR_WITHOUT names; no file if there is none.

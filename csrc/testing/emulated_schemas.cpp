@@ -1,5 +1,13 @@
-// The schemas of ../ops.cpp that have CUDA kernels, for the emulated library alone.
+// The schemas of ../ops.cpp that have CUDA kernels, and what tests ask of the emulator, for the emulated library alone.
 #include <torch/csrc/stable/library.h>
+
+#include "cuda_emulator.h"
+
+// From now on this thread's launches, on a device of so many processors, are written to `path`; run again if it is empty.
+extern "C" __attribute__((visibility("default"))) void m2_emulator_record(const char* path, int processors) {
+  m2::emulator::options().record = path;
+  m2::emulator::options().processors = processors;
+}
 
 STABLE_TORCH_LIBRARY(m2ops_emulated, m) {
   m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from native import CHECKED_ARCHS, CSRC, built, compiled_archs, find_nvcc, library_archs
-
-from m2ops._library import CUDA_LIBRARY
+from native import CHECKED_ARCHS, CSRC, built, compiled_archs, find_nvcc, library_archs, machine_code
 
 CUDA = CSRC / "cuda"
 
@@ -97,11 +95,6 @@ def read_reports(binary: Path, arch: str) -> list[Report]:
     reports = [Report(name, arch, int(stack), int(registers)) for name, registers, stack in pattern.findall(text)]
     assert len(reports) == text.count("Function ")
     return reports
-
-
-def machine_code(arch: str) -> Path:
-    """The installed library if it was built for the architecture, else the kernels compiled for it alone."""
-    return CUDA_LIBRARY if arch in library_archs() else built("libkernels_compiled.a")
 
 
 @pytest.fixture(scope="module", params=CHECKED_ARCHS)

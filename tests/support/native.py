@@ -49,6 +49,11 @@ def compiled_archs() -> list[str]:
     return [arch for arch in CHECKED_ARCHS if arch not in library_archs()] or [CHECKED_ARCHS[-1]]
 
 
+def machine_code(arch: str) -> Path:
+    """The installed library if it was built for the architecture, else the kernels compiled for it alone."""
+    return CUDA_LIBRARY if arch in library_archs() else built("libkernels_compiled.a")
+
+
 def tool(name: str) -> str:
     """Path of cmake or ninja; the extra `test` installs both beside Python."""
     found = shutil.which(name, path=TOOLS)
