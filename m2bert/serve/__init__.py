@@ -7,6 +7,8 @@ The shapes of the answers are in docs/serving.md.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from m2bert._lazy import lazy_names
 
 _PUBLIC = {
@@ -18,4 +20,12 @@ _PUBLIC = {
     "run_server": "m2bert.serve.running",
 }
 __all__ = list(_PUBLIC)
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
+if TYPE_CHECKING:
+    from m2bert.serve.app import create_app as create_app
+    from m2bert.serve.limits import Limits as Limits
+    from m2bert.serve.running import run_server as run_server
+    from m2bert.serve.scheduled import ScheduledEncoder as ScheduledEncoder
+    from m2bert.serve.scheduler import Scheduler as Scheduler
+    from m2bert.serve.service import Service as Service
+else:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
