@@ -190,10 +190,9 @@ def source_name(source: str) -> str:
 
 
 def place_of(hit: SearchHit) -> str:
-    """Where a passage is, in words: its label where the document has one, and how far into the document it is."""
+    """Where a passage is, in words: its page or heading where it has one, and how far into the document it is."""
     far = f"{hit.position:.0%} into the document"
-    label = getattr(hit, "place", "")
-    return f"{label}, {far}" if label else far
+    return f"{hit.place}, {far}" if hit.place else far
 
 
 def _read_values(store: ServedStore, record: Record, query: str, at: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from m2bert.search.documents import Document
-from m2bert.search.results import SearchHit, SearchResult
+from m2bert.search.results import SearchResult
 from m2bert.serve.answers import JsonAnswer, in_thread, service_of
 from m2bert.serve.embeddings import check_texts
 from m2bert.serve.limits import Refusal
@@ -86,30 +86,21 @@ def find(service: Service, body: SearchRequest) -> tuple[ServedStore, list[Searc
 
 def as_result(result: SearchResult) -> dict[str, Any]:
     """A ranked document as JSON has it; shares are triples of start, end and value."""
-    keys = ("rank", "id", "source", "score", "num_tokens")
-    shares = [(share.start, share.end, share.value) for share in result.shares]
-    passages = [as_passage(hit) for hit in result.passages]
-    return {key: getattr(result, key) for key in keys} | {
-        "parts": dict(result.parts), "passages": passages, "shares": shares,
-    }  # fmt: skip
-
-
-def as_passage(hit: SearchHit) -> dict[str, Any]:
-    """A passage as JSON has it."""
-    keys = ("start", "end", "score", "contribution", "text")
-    return {key: getattr(hit, key) for key in keys} | {"place": getattr(hit, "place", "")}
+    return result.to_dict() | {"shares": [(share.start, share.end, share.value) for share in result.shares]}
 
 
 @router.get("/documents/{id:path}", summary="A document and its passages")
 async def read_document(id: str, request: Request, store: str | None = None, source: str | None = None) -> Response:
-    """The text, and where its passages begin and end."""
+    """The text, where its passages begin and end, and its pages or headings."""
     service = service_of(request)
 
     def work() -> Response:
         record = service.store(store).index.document(id, source)
         passages = [{"start": int(start), "end": int(end)} for start, end in record.spans]
         keys = ("id", "source", "text", "num_tokens", "num_windows", "num_truncated")
-        return JsonAnswer({key: getattr(record, key) for key in keys} | {"passages": passages})
+        sections = [{"start": section.start, "label": section.label} for section in record.sections]
+        found = {key: getattr(record, key) for key in keys}
+        return JsonAnswer(found | {"passages": passages, "sections": sections})
 
     return await in_thread(request, work)
 
@@ -125,7 +116,7 @@ async def add_documents(body: AddRequest, request: Request) -> Response:
         check_texts([each.text for each in body.documents], service.limits, "documents")
         documents = [Document(each.id, each.text, each.source or "") for each in body.documents]
         with store.writing:
-            report = store.writer.add(documents)
+            report = store.index.add(documents)
         store.changed()
         keys = ("added", "updated", "unchanged", "num_tokens")
         return JsonAnswer({key: getattr(report, key) for key in keys} | {"store": store.name})
@@ -142,7 +133,7 @@ async def delete_document(id: str, request: Request, store: str | None = None, s
     def work() -> Response:
         chosen = service.store(store)
         with chosen.writing:
-            deleted = chosen.writer.delete([id], source=source)
+            deleted = chosen.index.delete([id], source=source)
         chosen.changed()
         if not deleted:
             where = f"{id[:80]!r} of the source {source[:80]!r}"

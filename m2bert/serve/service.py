@@ -35,14 +35,13 @@ class StoreFacts:
 
 
 class ServedStore:
-    """A store under its name. Searching and changing it have handles of their own: neither waits for the other."""
+    """A store under its name. writing: held by who changes it: texts are embedded for one at a time."""
 
     def __init__(self, name: str, path: Path, model: ScheduledEncoder) -> None:
         self.name, self.model = name, model
-        self.index, self.writer = SearchIndex(path, model), SearchIndex(path, model)
+        self.index = SearchIndex.open(path, model)
         self.writing = threading.Lock()
         self._facts: tuple[float, StoreFacts] | None = None
-        self.index.stats()
 
     def facts(self) -> StoreFacts:
         """Counts and sources; those of half a minute ago will do, as they are read from every row."""

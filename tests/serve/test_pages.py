@@ -57,6 +57,10 @@ def test_results_are_there_without_a_script(url: str, store: Path) -> None:
     found = page(f"{url}/?{urlencode({'q': QUERY, 'k': 4})}")
     expected = SearchIndex(store, tiny_embedder()).search(QUERY, 4)
     assert len(found.classes("result")) == 4 and "4 documents, the best first." in found.text
+    places = [hit.place for result in expected if result.id == "long.txt" for hit in result.passages]
+    assert len(places) == 3 and all(place.startswith("page ") for place in places)
+    for place in places:
+        assert f"{place}, " in found.text
     for result in expected:
         assert result.id in found.text and f"{result.score:.2f}" in found.text
         for name, value in result.parts.items():

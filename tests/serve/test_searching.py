@@ -32,7 +32,8 @@ def test_results_are_those_of_the_index(url: str, index: SearchIndex) -> None:
         assert found["score"] == pytest.approx(expected.score, abs=1e-6)
         assert found["parts"] == pytest.approx(expected.parts, abs=1e-6)
         assert sum(found["parts"].values()) == pytest.approx(found["score"])
-        assert [each["text"] for each in found["passages"]] == [each.text for each in expected.passages]
+        for shown, hit in zip(found["passages"], expected.passages, strict=True):
+            assert (shown["text"], shown["place"]) == (hit.text, hit.place)
 
 
 def test_shares_are_the_curve_of_explain(url: str, index: SearchIndex) -> None:
@@ -61,6 +62,9 @@ def test_a_document_has_its_passages(url: str, index: SearchIndex) -> None:
         record = index.document(document.id)
         assert (found["id"], found["text"], found["source"]) == (document.id, document.text, document.source)
         assert [[each["start"], each["end"]] for each in found["passages"]] == record.spans.tolist()
+        assert [(each["start"], each["label"]) for each in found["sections"]] == [
+            (section.start, section.label) for section in document.sections
+        ]
         assert (found["num_tokens"], found["num_windows"]) == (record.num_tokens, record.num_windows)
 
 

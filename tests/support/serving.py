@@ -15,6 +15,7 @@ from typing import Any
 from tiny import story
 
 from m2bert.search.documents import Document
+from m2bert.search.sections import Section
 from m2bert.serve.app import create_app
 from m2bert.serve.running import listen, make_server
 from m2bert.serve.service import Service
@@ -27,7 +28,7 @@ EVIL_TEXT = (
 )
 DOCUMENTS = [
     *(Document(f"text {number}.txt", story(20 + 10 * number, seed=number), NOTES) for number in range(4)),
-    Document("long.txt", story(1500, seed=9), NOTES),
+    Document("long.txt", story(1500, seed=9), NOTES, tuple(Section(2000 * n, f"page {n + 1}") for n in range(4))),
     Document(EVIL, EVIL_TEXT + story(600, seed=10), "<i>other</i>"),
 ]
 
