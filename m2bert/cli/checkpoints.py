@@ -35,6 +35,7 @@ def convert_command(
         str, typer.Option(help="Folder, or name on the hub. Default: the checkpoint's, else bert-base-uncased.")
     ] = "",
     file: Annotated[str, typer.Option(help="Name of the weights' file, where there are several.")] = "",
+    quiet: Quiet = False,
 ) -> None:
     """Turn a released M2-BERT checkpoint into a model folder that gives the same embeddings."""
     from m2bert.model.conversion import convert_checkpoint

@@ -37,6 +37,7 @@ HELP = {
     "tasks from-pairs": "--output --datasets --most --most-characters",
     "train-tokenizer": "--data --output --vocab-size --quiet -q",
     **dict.fromkeys(("pretrain", "distill", "finetune"), "--output --settings --set --max-seconds --quiet -q"),
+    "convert": "--tokenizer --file --quiet -q",
     "extend": "--to --output --method --quiet -q",
     "project": "--output --pairs --loco --dim --exponent --quiet -q",
     "validate": "--data --length --tokens --quiet -q",

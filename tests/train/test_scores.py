@@ -44,7 +44,7 @@ def model_of(pooling: str, **fields: Any) -> Any:
 
 
 def rows_of(texts: list[str]) -> tuple[Tensor, Tensor]:
-    inputs = tiny_tokenizer(1024)([f"[CLS]{text}[SEP]" for text in texts], padding=True, return_tensors="pt")
+    inputs = tiny_tokenizer(1024)(texts, padding=True, return_tensors="pt")
     return inputs["input_ids"], inputs["attention_mask"]
 
 
