@@ -31,17 +31,17 @@ TOKENS = {"query": 12, "300 tokens": 300, "4,000 tokens": 4000}
 
 
 class Client(asyncio.Protocol):
-    """One connection that sends a request when it has the answer to the last."""
+    """Sends a request when it has the answer to the last, over one connection; a new one where the server closed it."""
 
-    def __init__(self, host: str) -> None:
-        self._host = host.encode()
+    def __init__(self, address: str) -> None:
+        self._address = address
         self._answered: asyncio.Future[int] | None = None
         self._parser: Any = None
-        self.closed = False
+        self._closed = True
 
     def connection_made(self, transport: Any) -> None:
         """See asyncio."""
-        self._transport = transport
+        self._transport, self._closed = transport, False
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -49,7 +49,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio."""
-        self.closed = True
+        self._closed = True
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(error or ConnectionError("the server closed the connection"))
 
@@ -59,17 +59,21 @@ class Client(asyncio.Protocol):
         self._answered.set_result(self._parser.get_status_code())
 
     def close(self) -> None:
-        """End the connection."""
-        self._transport.close()
+        """End the connection, if there is one."""
+        if not self._closed:
+            self._transport.close()
 
     async def ask(self, body: bytes) -> int:
         """The status of one request."""
+        if self._closed:
+            host, port = self._address.split(":")
+            await asyncio.get_running_loop().create_connection(lambda: self, host, int(port))
         self._answered = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         head = (
             b"POST /v1/embeddings HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         )
-        self._transport.write(head % (self._host, len(body)) + body)
+        self._transport.write(head % (self._address.encode(), len(body)) + body)
         return await self._answered
 
 
@@ -121,12 +125,10 @@ async def measure(address: str, kind: str, clients: int, seconds: float) -> dict
     begun = time.perf_counter()
 
     async def work(first: int) -> None:
-        client = await connect(address)
+        client = Client(address)
         done = 0
         while done < 1 or time.perf_counter() - begun < seconds:
             start = time.perf_counter()
-            if client.closed:  # not every server keeps connections open
-                client = await connect(address)
             status = await client.ask(bodies[(first + done * clients) % len(bodies)])
             assert status == 200, f"{address} answered {status}"
             times.append((start, time.perf_counter()))
@@ -146,7 +148,7 @@ async def measure(address: str, kind: str, clients: int, seconds: float) -> dict
 async def watch_memory(address: str, requests: int) -> list[int]:
     """Resident megabytes before and after each tenth of some requests of 8 clients."""
     found = [await resident(address)]
-    clients = [await connect(address) for _ in range(8)]
+    clients = [Client(address) for _ in range(8)]
     for _ in range(10):
 
         async def work(client: Client, first: int) -> None:
@@ -172,13 +174,6 @@ async def resident(address: str) -> int:
     found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
     assert found is not None, f"{address} has no process_resident_memory_bytes in /metrics"
     return round(float(found[1]) / 1e6)
-
-
-async def connect(address: str) -> Client:
-    """A connection."""
-    host, port = address.split(":")
-    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(address), host, int(port))
-    return client
 
 
 def as_line(row: dict[str, Any]) -> str:
