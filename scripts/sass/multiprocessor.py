@@ -3,8 +3,8 @@
 Four schedulers start at most one instruction a cycle each. A warp may go on when the stall that the compiler wrote is
 over, the counters it waits for are free, and the unit is. Memory has a latency and a bandwidth, of shared memory, L2
 and DRAM; the last two are this multiprocessor's share. Numbers are those of an H200: published, or measured by others
-(Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", 2024); none is
-fitted to a kernel. Test: tests/cuda/test_gpu_model.py.
+(Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", 2024), of which
+latencies and the rate of the L2 were chosen with the measured rows in view. Test: tests/cuda/test_gpu_model.py.
 """
 
 from __future__ import annotations
