@@ -83,7 +83,8 @@ def faults(estimate: Any, wavefronts: float = 1.0, sectors: float = 1.0) -> list
 @pytest.mark.parametrize("key", BOUNDS)
 def test_rows_stay_within_their_bounds(rows: dict[str, Any], key: str) -> None:
     row, bound = rows[key], BOUNDS[key]
-    assert 0.9 * bound.milliseconds < 1000 * row.seconds <= bound.milliseconds  # a bound that is far away holds nothing
+    taken = 1000 * row.seconds / bound.milliseconds
+    assert 0.9 < taken <= 1.04  # which addresses a process gets moves it; a bound that is far away holds nothing
     assert row.instructions <= bound.instructions
     assert faults(row.main, bound.wavefronts, bound.sectors) == []
 
