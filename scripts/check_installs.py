@@ -132,11 +132,13 @@ def check(
 
 
 def readme_code(whole: bool) -> Iterator[str]:
-    """The Python of README.md, its store in a folder that goes away; without `whole` what needs no model."""
-    yield "import tempfile\nfolder = tempfile.TemporaryDirectory()"
+    """The Python of README.md, its store and files in a folder that goes away; without `whole` what needs no model."""
+    yield "import pathlib\nimport tempfile\n\nfolder = tempfile.TemporaryDirectory()"
+    yield 'files = pathlib.Path(folder.name, "files")\nfiles.mkdir()'
+    yield '(files / "page.txt").write_text("Herons stand in reeds.")'
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S):
         if whole or "m2bert" not in block:
-            yield block.replace('"animals-store"', 'folder.name + "/store"')
+            yield block.replace('"animals-store"', 'folder.name + "/store"').replace('"FOLDER"', "files")
 
 
 def timed(name: str, command: list[str | Path]) -> None:
