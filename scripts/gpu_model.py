@@ -34,6 +34,7 @@ MEASURED = ROOT / "benchmarks/results/2026-11-27-nvidia-h200.json"
 # The same for all kernels with products on tensor cores, and for all without; fitted to MEASURED.
 TENSOR_CORE_FACTOR, OTHER_FACTOR = 1.27, 1.0
 HOST_SECONDS = 50e-6  # of a call between two events, the way the rows of MEASURED were timed
+ALIGNMENT = 512  # bytes, of what a GPU's allocator gives
 SLAB = 4096  # positions of all rows that a block of the short kernel works on at a time
 
 
@@ -49,10 +50,18 @@ class Problem:
         return tuple([(x.data_ptr(), x.data_ptr() + x.nbytes) for x in group] for group in (self.streamed, self.shared))
 
 
+def allocated(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor where a GPU's allocator would put it: what an access touches depends on its address."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
+    start = -memory.data_ptr() % ALIGNMENT
+    return memory[start : start + size].view(dtype).view(shape)
+
+
 def convolution(dtype: torch.dtype, batch: int, dim: int, seqlen: int, backward: bool = False) -> Problem:
     """fft_conv, gated and bidirectional, its spectrum given, or its gradients."""
-    u, pre, post, dout = rows = tuple(torch.empty(batch, dim, seqlen, dtype=dtype) for _ in range(4))
-    spectrum, skip = torch.empty(dim, 2 * max(seqlen, 256)), torch.empty(dim)
+    u, pre, post, dout = rows = tuple(allocated(batch, dim, seqlen, dtype=dtype) for _ in range(4))
+    spectrum, skip = allocated(dim, 2 * max(seqlen, 256)), allocated(dim)
     args = (u, spectrum, skip, pre, post, False)
     if backward:
         return Problem(lambda ops: ops.fft_conv_bwd(dout, *args), rows, (spectrum,))
@@ -62,12 +71,12 @@ def convolution(dtype: torch.dtype, batch: int, dim: int, seqlen: int, backward:
 def glu(dtype: torch.dtype, tokens: int, inner: int = 768) -> Problem:
     """blockdiag_glu of 768 channels, `inner` hidden ones in each of four blocks."""
     shapes = ((tokens, 768), (4, 2 * inner, 192), (4, 192, inner))
-    x, w_in, w_out = (torch.empty(*shape, dtype=dtype) for shape in shapes)
+    x, w_in, w_out = (allocated(*shape, dtype=dtype) for shape in shapes)
     return Problem(lambda ops: ops.blockdiag_glu_fused(x, w_in, w_out, None), (x,), (w_in, w_out))
 
 
 def short_convolution(dtype: torch.dtype, batch: int, seqlen: int, dim: int) -> Problem:
-    x, weight, bias = torch.empty(batch, seqlen, dim, dtype=dtype), torch.empty(dim, 3), torch.empty(dim)
+    x, weight, bias = allocated(batch, seqlen, dim, dtype=dtype), allocated(dim, 3), allocated(dim)
     return Problem(lambda ops: ops.short_conv(x, weight, bias, True), (x,))
 
 

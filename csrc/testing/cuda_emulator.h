@@ -575,8 +575,9 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return *value = attribute == cudaDevAttrMultiProcessorCount ? device.processors : int(device.shared_bytes_per_block),
          cudaSuccess;
 }
+// Aligned as on a GPU: how many sectors an access touches depends on it.
 inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-  return (*pointer = std::malloc(bytes)) ? cudaSuccess : cudaErrorMemoryAllocation;
+  return posix_memalign(pointer, 256, bytes) == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {

@@ -63,7 +63,7 @@ BOUNDS = {
     f"{CONV} bfloat16 64 x 768 x 8192": Bound(4.9, 1500, 1.71, 1.51),
     f"{CONV} bfloat16 64 x 768 x 32768": Bound(31.0, 1850, 1.75, 1.01),
     "blockdiag_glu bfloat16 65536 tokens, 768 -> 3072 -> 768": Bound(1.75, 13_700),
-    f"{CONV} float32 64 x 768 x 4096": Bound(3.05, 1290, 1.0, 1.09),
+    f"{CONV} float32 64 x 768 x 4096": Bound(2.85, 1290),
     "short_conv float32 16 x 4096 x 2304, width 3": Bound(0.46, 601, 1.0, 1.31),
     "short_conv bfloat16 16 x 4096 x 2304, width 3": Bound(0.33, 846, 1.0, 2.34),
 }
@@ -83,8 +83,7 @@ def faults(estimate: Any, wavefronts: float = 1.0, sectors: float = 1.0) -> list
 @pytest.mark.parametrize("key", BOUNDS)
 def test_rows_stay_within_their_bounds(rows: dict[str, Any], key: str) -> None:
     row, bound = rows[key], BOUNDS[key]
-    taken = 1000 * row.seconds / bound.milliseconds
-    assert 0.9 < taken <= 1.04  # which addresses a process gets moves it; a bound that is far away holds nothing
+    assert 0.9 * bound.milliseconds < 1000 * row.seconds <= bound.milliseconds  # a bound that is far away holds nothing
     assert row.instructions <= bound.instructions
     assert faults(row.main, bound.wavefronts, bound.sectors) == []
 
