@@ -1,9 +1,11 @@
-"""Fixtures shared by all tests: seeds, pairs and a model, the shared data folder, instruction sets."""
+"""Fixtures shared by all tests: seeds, the command line, pairs and a model, the shared data folder."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,22 @@ def seed() -> None:
     """Same random numbers in every test, whatever ran before it; one thread, since the tensors are tiny."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command line in this process, 200 columns wide: (exit code, stdout, stderr)."""
+    import m2bert.cli
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["m2bert", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            m2bert.cli.main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

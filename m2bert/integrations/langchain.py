@@ -9,7 +9,7 @@ from typing import Any
 
 from m2bert.encoders.embedder import Embedder
 from m2bert.errors import missing_package
-from m2bert.search.index import SearchIndex
+from m2bert.integrations.pieces import pieces_of
 
 try:
     from langchain_core.documents import Document
@@ -37,7 +37,7 @@ class LangChainEmbeddings(Embeddings):
 class LangChainRetriever(BaseRetriever):
     """The k best documents of a search index, each as its best passages, or whole where `passages` is 0.
 
-    rank: as of SearchIndex.search. Metadata: the document's id, source, score, a passage's start and end (characters).
+    rank: as of SearchIndex.search. Metadata: m2bert.integrations.pieces, and the document's score.
     """
 
     index: Any  # SearchIndex, which pydantic does not know
@@ -46,12 +46,9 @@ class LangChainRetriever(BaseRetriever):
     rank: str = "all"
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-        index: SearchIndex = self.index
-        found = []
-        for result in index.search(query, self.k, passages=self.passages, rank=self.rank):
-            facts = {"id": result.id, "source": result.source, "score": result.score}
-            if not result.passages:
-                found.append(Document(index.document(result.id, result.source).text, metadata=facts))
-            for hit in result.passages:
-                found.append(Document(hit.text, metadata={**facts, "start": hit.start, "end": hit.end}))
-        return found
+        found = self.index.search(query, self.k, passages=self.passages, rank=self.rank)
+        return [
+            Document(text, metadata={**facts, "score": result.score})
+            for result in found
+            for text, facts in pieces_of(self.index, result)
+        ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from m2bert.encoders.embedder import Embedder
 from m2bert.errors import missing_package
+from m2bert.integrations.pieces import pieces_of
 from m2bert.search.index import SearchIndex
 
 try:
@@ -50,10 +51,9 @@ class LlamaIndexRetriever(BaseRetriever):
         super().__init__()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = []
-        for result in self.index.search(query_bundle.query_str, self.k, passages=self.passages, rank=self.rank):
-            facts: dict[str, Any] = {"id": result.id, "source": result.source}
-            texts = [(hit.text, {**facts, "start": hit.start, "end": hit.end}) for hit in result.passages]
-            for text, metadata in texts or [(self.index.document(result.id, result.source).text, facts)]:
-                found.append(NodeWithScore(node=TextNode(text=text, metadata=metadata), score=result.score))
-        return found
+        found = self.index.search(query_bundle.query_str, self.k, passages=self.passages, rank=self.rank)
+        return [
+            NodeWithScore(node=TextNode(text=text, metadata=facts), score=result.score)
+            for result in found
+            for text, facts in pieces_of(self.index, result)
+        ]

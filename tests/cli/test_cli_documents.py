@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import story, tiny_model_folder
 
-import m2bert.cli
 from m2bert.cli.results import placed_snippet
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture
-def run(capsys: Any, monkeypatch: Any) -> Any:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["m2bert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            m2bert.cli.main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return call
 
 
 def test_places_are_shown_and_files_are_told_of(run: Any, model: str, tmp_path: Path) -> None:

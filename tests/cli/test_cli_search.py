@@ -18,7 +18,6 @@ import pytest
 from bag_of_words import BagOfWords
 from tiny import story, tiny_embedder, tiny_model_folder
 
-import m2bert.cli
 from m2bert.cli import demo, results
 from m2bert.demo import stdlib_help
 from m2bert.encoders.embedder import Embedder
@@ -45,20 +44,6 @@ def folder(tmp_path: Path) -> Path:
     (place / "sub" / "long.txt").write_text(story(600, seed=9))
     (place / "photo.png").write_bytes(b"\x89PNG\0")
     return place
-
-
-@pytest.fixture()
-def run(capsys: Any, monkeypatch: Any) -> Any:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["m2bert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            m2bert.cli.main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return call
 
 
 def test_index_reports_what_it_did(run: Any, folder: Path, model: str, tmp_path: Path) -> None:

@@ -52,21 +52,6 @@ HELP = {
 
 
 @pytest.fixture()
-def run(capsys: Any, monkeypatch: Any) -> Any:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["m2bert", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as ended:
-            m2bert.cli.main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return call
-
-
-@pytest.fixture()
 def store(tmp_path: Path) -> tuple[Path, Path]:
     """A store of two documents, and the folder of its model."""
     model = tiny_model_folder(tmp_path / "tiny")

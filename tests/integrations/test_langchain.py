@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_embedder
 
+from m2bert.search import Document, Section
 from m2bert.search.index import SearchIndex
 
 pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
@@ -20,7 +21,7 @@ DOCUMENTS = {"a.txt": "river stone light. paper engine.", "b.txt": "garden winte
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
     index = SearchIndex(tmp_path_factory.mktemp("chain") / "store", tiny_embedder())
-    index.add(DOCUMENTS)
+    index.add(Document(name, text, sections=(Section(0, "page 7"),)) for name, text in DOCUMENTS.items())
     return index
 
 
@@ -39,6 +40,7 @@ def test_a_retriever_gives_passages_or_whole_documents(index: SearchIndex) -> No
     first, hit = found[0].metadata, expected[0].passages[0]
     assert first == {
         "id": "b.txt", "source": expected[0].source, "score": expected[0].score, "start": hit.start, "end": hit.end,
+        "place": "page 7",
     }  # fmt: skip
     whole = LangChainRetriever(index=index, k=1, passages=0).invoke("garden winter")
     assert [one.page_content for one in whole] == [DOCUMENTS["b.txt"]]

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from tiny import tiny_embedder
 
+from m2bert.search import Document, Section
 from m2bert.search.index import SearchIndex
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the package's own future
@@ -18,7 +19,7 @@ DOCUMENTS = {"a.txt": "river stone light. paper engine.", "b.txt": "garden winte
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
     index = SearchIndex(tmp_path_factory.mktemp("llama") / "store", tiny_embedder())
-    index.add(DOCUMENTS)
+    index.add(Document(name, text, sections=(Section(0, "page 7"),)) for name, text in DOCUMENTS.items())
     return index
 
 
@@ -48,6 +49,7 @@ def test_a_retriever_gives_passages_or_whole_documents(index: SearchIndex) -> No
     hit = expected[0].passages[0]
     assert found[0].node.metadata == {
         "id": "b.txt", "source": expected[0].source, "start": hit.start, "end": hit.end,
+        "place": "page 7",
     }  # fmt: skip
     (whole,) = LlamaIndexRetriever(index, k=1, passages=0).retrieve("garden winter")
     assert whole.get_text() == DOCUMENTS["b.txt"]

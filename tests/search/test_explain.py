@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from bag_of_words import BagOfWords
 from tiny import WORDS, story, tiny_embedder, tiny_model_folder
 
-import m2bert.cli
 from m2bert.cli.explain import format_explanation
 from m2bert.errors import M2BertError
 from m2bert.search.explain import Contribution, explain_stored, explain_text
@@ -26,20 +24,6 @@ QUERY = "copper harbor in winter"
 @pytest.fixture(scope="module")
 def embedder() -> Any:
     return tiny_embedder()
-
-
-@pytest.fixture()
-def run(capsys: Any, monkeypatch: Any) -> Any:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["m2bert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            m2bert.cli.main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return call
 
 
 @pytest.mark.parametrize("words", [3, 60, 900])
