@@ -82,6 +82,38 @@ __device__ __forceinline__ Quad load_readonly(const Quad* p) {
 #endif
 }
 
+// The same where `exists`, else zeros: a predicate, where a branch would make loads wait for each other.
+__device__ __forceinline__ Quad load_if(bool exists, const Quad* p) {
+#ifdef __CUDACC__
+  Quad out;
+  asm("{.reg .pred p; setp.ne.b32 p, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;"
+      "@p ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];}"
+      : "=&r"(out.words[0]), "=&r"(out.words[1]), "=&r"(out.words[2]), "=&r"(out.words[3])
+      : "l"(p), "r"(int(exists)));
+  return out;
+#else
+  return exists ? load_readonly(p) : Quad{};
+#endif
+}
+
+// 8 bytes, at a multiple of 8.
+struct alignas(8) Words2 {
+  uint32_t x[2];
+};
+__device__ __forceinline__ Words2 load_if(bool exists, const Words2* p) {
+#ifdef __CUDACC__
+  Words2 out;
+  asm("{.reg .pred p; setp.ne.b32 p, %3, 0; mov.b32 %0, 0; mov.b32 %1, 0; @p ld.global.nc.v2.b32 {%0, %1}, [%2];}"
+      : "=&r"(out.x[0]), "=&r"(out.x[1])
+      : "l"(p), "r"(int(exists)));
+  return out;
+#else
+  Words2 out = {};
+  if (exists) std::memcpy(&out, p, sizeof out);
+  return out;
+#endif
+}
+
 __device__ __forceinline__ void store_word(uint32_t* p, uint32_t word) {
 #ifdef __CUDACC__
   *p = word;
@@ -102,6 +134,15 @@ __device__ __forceinline__ void store_quad(Quad* p, const Quad& quad) {
 // the addresses that follow from it, of every element of every tensor, in registers, and spill.
 __device__ __forceinline__ int thread_index_again() {
   int index = int(threadIdx.x);
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(index));
+#endif
+  return index;
+}
+
+// blockIdx.x in the same way.
+__device__ __forceinline__ unsigned block_index_again() {
+  unsigned index = blockIdx.x;
 #ifdef __CUDACC__
   asm volatile("" : "+r"(index));
 #endif
@@ -142,12 +183,15 @@ class SharedArray {
     *reinterpret_cast<Wide*>(data_ + i) = value;
   }
 
+#ifdef __CUDACC__
+  __device__ __forceinline__ unsigned address(int i) const { return unsigned(__cvta_generic_to_shared(data_ + i)); }
+#endif
+
   // Starts to copy 16 bytes of global memory to elements i .., or fills them with zeros; both ends 16-byte aligned. The
   // copies have arrived after wait_for_copies() and, for other threads, a barrier.
   __device__ __forceinline__ void copy_async(int i, const void* from, bool exists) const {
 #ifdef __CUDACC__
-    const unsigned to = unsigned(__cvta_generic_to_shared(data_ + i));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(i)), "l"(from), "r"(exists ? 16 : 0) : "memory");
 #else
     emulator::Launch::running()->copy_async(size_t(int64_t(i)) * sizeof(T), exists ? from : nullptr);
 #endif

@@ -33,17 +33,17 @@ cudaError_t copy_to_device(const std::vector<float>& host, float* device) {
 
 }  // namespace
 
-cudaError_t device_table(const FftPlan& plan, const Complex** table) {
+cudaError_t device_table(int number, const std::function<std::vector<float>()>& make, const float** table) {
   static auto& mutex = *new std::mutex;
-  static auto& tables = *new std::map<std::pair<int, int>, const Complex*>;  // by device and size; outlives statics
+  static auto& tables = *new std::map<std::pair<int, int>, const float*>;  // by device and number; outlives statics
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   const std::lock_guard<std::mutex> lock(mutex);
-  const Complex*& entry = tables[{device, plan.size}];
+  const float*& entry = tables[{device, number}];
   if (!entry) {
     const RelaxedCapture relaxed;
-    const std::vector<float> host = fft_table(plan);
+    const std::vector<float> host = make();
     void* memory = nullptr;
     error = cudaMalloc(&memory, host.size() * sizeof(float));
     if (error != cudaSuccess) return error;
@@ -52,10 +52,17 @@ cudaError_t device_table(const FftPlan& plan, const Complex** table) {
       cudaFree(memory);
       return error;
     }
-    entry = static_cast<const Complex*>(memory);
+    entry = static_cast<const float*>(memory);
   }
   *table = entry;
   return cudaSuccess;
+}
+
+cudaError_t device_table(const FftPlan& plan, const Complex** table) {
+  const float* floats = nullptr;
+  const cudaError_t error = device_table(plan.size, [&] { return fft_table(plan); }, &floats);
+  *table = reinterpret_cast<const Complex*>(floats);
+  return error;
 }
 
 }  // namespace m2::cuda

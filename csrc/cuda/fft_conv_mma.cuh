@@ -1,5 +1,6 @@
-// The steps of a right-angle transform of 16-bit values on tensor cores by one block, 256 R points for R = 1, 2, .. 128, for
-// fft_conv_mma*.cu; fft_conv_mma_short.cu has an outer pass of its own. Compiled by nvcc, or by g++ under the emulator.
+// Products of 16 x 16 matrices on tensor cores for the convolutions of 16-bit tensors (tc_conv.cu, fft_conv_mma*.cu), and the steps of
+// a right-angle transform by one block whose outer pass is in float32, for the gradients: 256 R points for R = 1, 2, .. 64.
+// Compiled by nvcc, or by g++ under the emulator.
 //
 // A pass of radix R in float32 registers twists a row and splits it into R runs of 256 points, each of which one warp
 // transforms, multiplies by the spectrum and transforms back without leaving its registers: 256 = 16 x 16, and each of the
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "element.cuh"
 #include "fft_passes.cuh"
 #include "mma.cuh"
 
@@ -24,6 +26,13 @@ constexpr int kPitch = 20;             // words from one n1 to the next: spreads
 constexpr int kRunWords = 16 * kPitch;
 
 using Words = SharedArray<uint32_t>;
+
+struct alignas(16) Complex2 {
+  Complex x[2];
+};
+struct alignas(16) Words4 {
+  uint32_t x[4];
+};
 
 __device__ __forceinline__ int word_of(int run, int n) { return run * kRunWords + n / 16 * kPitch + n % 16; }
 
@@ -37,6 +46,19 @@ __device__ __forceinline__ Complex root(int turns, int of) {
   float sine, cosine;
   sincospif(2.0f * float(turns) / float(of), &sine, &cosine);
   return {cosine, -sine};
+}
+
+// scale exp(-2 pi i turns / of), good to 1e-6; `of` is a power of two.
+__device__ __forceinline__ Complex scaled_root(float scale, int turns, int of) {
+  const int rest = turns & (of - 1);
+  const float x = float(2 * rest > of ? rest - of : rest) / float(of);
+#ifdef __CUDACC__
+  return {scale * __cosf(6.2831853f * x), -scale * __sinf(6.2831853f * x)};
+#else
+  float sine, cosine;
+  sincospif(2.0f * x, &sine, &cosine);
+  return {scale * cosine, -scale * sine};
+#endif
 }
 
 // The exponent of the largest power of two that is at most x >= 0; of 0 and the smallest numbers, -100. 300 for infinity and NaN.
@@ -184,6 +206,41 @@ __device__ __forceinline__ void as_right(const float (&x)[2][4], uint32_t (&out)
     for (int r = 0; r < 2; ++r) out[j][r] = pack_half(x[r][2 * j], x[r][2 * j + 1]);
 }
 
+// out = a x, of complex matrices.
+__device__ __forceinline__ void multiply(const Matrix& a, const Matrix& x, Tiles& out) {
+  M2_UNROLL
+  for (int j = 0; j < 2; ++j) {
+    const uint32_t re[2] = {x.re[2 * j], x.re[2 * j + 1]}, im[2] = {x.im[2 * j], x.im[2 * j + 1]};
+    const uint32_t minus_im[2] = {negated(im[0]), negated(im[1])};
+    M2_UNROLL
+    for (int e = 0; e < 4; ++e) out.re[j][e] = out.im[j][e] = 0.0f;
+    mma_half(out.re[j], a.re, re);
+    mma_half(out.im[j], a.re, im);
+    mma_half(out.re[j], a.im, minus_im);
+    mma_half(out.im[j], a.im, re);
+  }
+}
+
+// Sums, transposed, as a right operand.
+__device__ __forceinline__ Matrix as_right(const Tiles& x) {
+  Matrix out;
+  M2_UNROLL
+  for (int j = 0; j < 2; ++j)
+    M2_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      out.re[2 * j + r] = pack_half(x.re[r][2 * j], x.re[r][2 * j + 1]);
+      out.im[2 * j + r] = pack_half(x.im[r][2 * j], x.im[r][2 * j + 1]);
+    }
+  return out;
+}
+
+// Row r of two tiles, four neighbouring columns, to two words; imaginary parts 128 words on.
+__device__ __forceinline__ void store_row(const Words& words, int at, int r, const Tiles& x) {
+  words.store_as(at, Words2{{pack_half(x.re[0][2 * r], x.re[0][2 * r + 1]), pack_half(x.re[1][2 * r], x.re[1][2 * r + 1])}});
+  words.store_as(at + kRun / 2,
+                 Words2{{pack_half(x.im[0][2 * r], x.im[0][2 * r + 1]), pack_half(x.im[1][2 * r], x.im[1][2 * r + 1])}});
+}
+
 template <bool kConjugate>
 __device__ __forceinline__ void multiply_each(Tiles& x, const Complex (&w)[2][4]) {
   M2_UNROLL
@@ -252,6 +309,16 @@ __device__ __forceinline__ void each_value(Tiles& y, const Run& run) {
     }
 }
 
+template <Element kElement>
+__device__ __forceinline__ void unpack(uint32_t pair, float (&out)[2]) {
+  out[0] = widen<true>(kElement, uint16_t(pair));
+  out[1] = widen<true>(kElement, uint16_t(pair >> 16));
+}
+template <Element kElement>
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  return kElement == Element::f16 ? pack_half(low, high) : pack_bfloat(low, high);
+}
+
 // The largest x >= 0 of a warp: floats that are not negative are in the order of their bits, NaN above all.
 __device__ __forceinline__ float warp_max(float x) {
   uint32_t bits;
@@ -270,6 +337,13 @@ __device__ __forceinline__ float block_max(const SharedArray<float>& maxima, int
   M2_UNROLL
   for (int i = 0; i < kWarps; ++i) x = fmaxf(x, maxima.load(at + i));
   return x;
+}
+
+// Whether rows of a tensor can be accessed `count` elements at a time, or there is no such tensor.
+template <class Void>
+bool aligned(const AnyStrided<Void>& x, int count) {
+  return !x.data || (x.stride_seq == 1 && x.stride_batch % count == 0 && x.stride_dim % count == 0 &&
+                     x.stride_batch == int(x.stride_batch) && x.stride_dim == int(x.stride_dim) && reinterpret_cast<uintptr_t>(x.data) % (2 * size_t(count)) == 0);
 }
 
 // Whether a block of the current device can have so much shared memory; cudaErrorInvalidValue if not.

@@ -4,7 +4,7 @@
 // A block owns a channel of a part of the batch and walks over it in order. The row, U = F(u pregate), and the gradient of
 // its result, D = F(dout postgate), are transformed side by side, so that a warp has the same frequencies of both in its
 // registers: conj(U) D joins the sums in float32, S U and conj(S) D go back. The steps on tensor cores, and their range:
-// fft_conv_mma.cuh, fft_conv_mma.cu; each of the two rows has a power of two of its own, and so has the spectrum.
+// fft_conv_mma.cuh, fft_conv_mma.h; each of the two rows has a power of two of its own, and so has the spectrum.
 //
 // A row lies in shared memory, 4 bytes a point: float32 between tensors and transforms, two float16 in between. All points
 // of a column, of equal n % 256, belong to one thread from the tensors to the runs of 256 points, and back: loads, passes of

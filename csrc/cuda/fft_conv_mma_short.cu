@@ -1,5 +1,5 @@
 // Right-angle FFT convolution of 16-bit tensors on tensor cores, forward, 256 .. 4096 points. Interface: fft_conv_mma.h; range of
-// values: fft_conv_mma.cu. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_mma_cuda.cpp.
+// values: fft_conv_mma.h. Compiled by nvcc, or by g++ under the emulator. Test: ../testing/test_fft_conv_mma_cuda.cpp.
 //
 // A block of 16 warps fills a multiprocessor and walks over slabs of 4096 points: 16 / K rows of 256 K points of one channel,
 // K = 1, 2, .. 16. Everything is a product of 16 x 16 matrices on tensor cores, and all of a warp's factors stay in its registers:
@@ -36,16 +36,6 @@ constexpr int kInputs = kWarps * kNextRun, kPost = kInputs + 2 * 16 * kInPitch;
 constexpr int kSpectrum = kPost + 2 * 16 * kPostPitch, kMaxima = kSpectrum + 16 * kThreads;
 constexpr size_t kBytes = (kMaxima + 2 * kWarps) * sizeof(uint32_t);
 
-struct alignas(8) Words2 {
-  uint32_t x[2];
-};
-struct alignas(16) Words4 {
-  uint32_t x[4];
-};
-struct alignas(16) Complex2 {
-  Complex x[2];
-};
-
 // What the host knows of a transform.
 struct Transform {
   int log_runs;              // of a row of 256 << log_runs points
@@ -61,19 +51,6 @@ struct Transform {
 __device__ __forceinline__ int paired(int p) { return 2 * (p % 8) + p / 8; }
 // Place p stands for row spread(p): threads that store 16 bytes together are four rows, 16 banks, apart.
 __device__ __forceinline__ int spread(int p) { return p % 2 * 4 + p % 8 / 2 + p / 8 * 8; }
-
-// scale exp(-2 pi i turns / of), good to 1e-6; `of` is a power of two.
-__device__ __forceinline__ Complex scaled_root(float scale, int turns, int of) {
-  const int rest = turns & (of - 1);
-  const float x = float(2 * rest > of ? rest - of : rest) / float(of);
-#ifdef __CUDACC__
-  return {scale * __cosf(6.2831853f * x), -scale * __sinf(6.2831853f * x)};
-#else
-  float sine, cosine;
-  sincospif(2.0f * x, &sine, &cosine);
-  return {scale * cosine, -scale * sine};
-#endif
-}
 
 // This lane's part of a matrix as a left operand, of entry(row's place, column's place).
 template <class Entry>
@@ -104,34 +81,6 @@ __device__ __forceinline__ Matrix right_operand(const Entry& entry) {
   return out;
 }
 
-// out = a x, of complex matrices.
-__device__ __forceinline__ void multiply(const Matrix& a, const Matrix& x, Tiles& out) {
-  M2_UNROLL
-  for (int j = 0; j < 2; ++j) {
-    const uint32_t re[2] = {x.re[2 * j], x.re[2 * j + 1]}, im[2] = {x.im[2 * j], x.im[2 * j + 1]};
-    const uint32_t minus_im[2] = {negated(im[0]), negated(im[1])};
-    M2_UNROLL
-    for (int e = 0; e < 4; ++e) out.re[j][e] = out.im[j][e] = 0.0f;
-    mma_half(out.re[j], a.re, re);
-    mma_half(out.im[j], a.re, im);
-    mma_half(out.re[j], a.im, minus_im);
-    mma_half(out.im[j], a.im, re);
-  }
-}
-
-// Sums, transposed, as a right operand.
-__device__ __forceinline__ Matrix as_right(const Tiles& x) {
-  Matrix out;
-  M2_UNROLL
-  for (int j = 0; j < 2; ++j)
-    M2_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      out.re[2 * j + r] = pack_half(x.re[r][2 * j], x.re[r][2 * j + 1]);
-      out.im[2 * j + r] = pack_half(x.im[r][2 * j], x.im[r][2 * j + 1]);
-    }
-  return out;
-}
-
 // A right operand from shared memory: rows `at(place)`, two neighbouring complex words of each.
 template <class At>
 __device__ __forceinline__ Matrix load_right(const Words& words, const At& at) {
@@ -159,16 +108,6 @@ __device__ __forceinline__ void store_sums(const Words& words, const At& at, con
     for (int i = 0; i < 4; ++i) out.x[i] = pack_half(x.re[i % 2][2 * a + i / 2], x.im[i % 2][2 * a + i / 2]);
     words.store_as(at(a), out);
   }
-}
-
-template <Element kElement>
-__device__ __forceinline__ void unpack(uint32_t pair, float (&out)[2]) {
-  out[0] = widen<true>(kElement, uint16_t(pair));
-  out[1] = widen<true>(kElement, uint16_t(pair >> 16));
-}
-template <Element kElement>
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  return kElement == Element::f16 ? pack_half(low, high) : pack_bfloat(low, high);
 }
 
 // 2^exponent of a normal number.
@@ -450,15 +389,6 @@ __global__ void __launch_bounds__(kThreads, 1) fft_conv_mma_short_kernel(FftConv
     }
     if (left > 1) read_inputs<kElement>(args.pregate.data != nullptr, x);
   }
-}
-
-bool fits(int64_t stride) { return stride == int(stride); }
-
-// Whether rows of a tensor can be accessed `count` elements at a time, or there is no such tensor.
-template <class Void>
-bool aligned(const AnyStrided<Void>& x, int count) {
-  return !x.data || (x.stride_seq == 1 && x.stride_batch % count == 0 && x.stride_dim % count == 0 &&
-                     fits(x.stride_batch) && fits(x.stride_dim) && reinterpret_cast<uintptr_t>(x.data) % (2 * size_t(count)) == 0);
 }
 
 }  // namespace

@@ -34,11 +34,12 @@ __device__ __forceinline__ Row<Void> row_of(Element element, const AnyStrided<Vo
 struct BlockRow {
   int64_t b, d;
 
-  __device__ __forceinline__ explicit BlockRow(const FftConvArgs& args) {
+  __device__ __forceinline__ explicit BlockRow(const FftConvArgs& args) : BlockRow(args, blockIdx.x) {}
+  __device__ __forceinline__ BlockRow(const FftConvArgs& args, unsigned block) {
     const bool batch_first = args.u.stride_seq == 1;
     const unsigned inner = unsigned(batch_first ? args.batch : args.dim);
-    b = batch_first ? blockIdx.x % inner : blockIdx.x / inner;
-    d = batch_first ? blockIdx.x / inner : blockIdx.x % inner;
+    b = batch_first ? block % inner : block / inner;
+    d = batch_first ? block / inner : block % inner;
   }
 };
 
@@ -59,30 +60,6 @@ struct Signal {
   }
 };
 
-// out[i] = element at(i) of a 16-bit row, 0 after its end. All loads are under way before the first is waited for: a branch an
-// element would make each wait for the one before.
-template <int kCount, class At>
-__device__ __forceinline__ void read_many(Element element, const Row<const void>& x, int seqlen, const At& at,
-                                          float (&out)[kCount]) {
-  const uint16_t* from = static_cast<const uint16_t*>(x.data);
-  uint16_t raw[kCount];
-  M2_UNROLL
-  for (int i = 0; i < kCount; ++i) raw[i] = at(i) < seqlen ? load_readonly(from + at(i) * x.stride) : uint16_t(0);
-  M2_UNROLL
-  for (int i = 0; i < kCount; ++i) out[i] = widen<true>(element, raw[i]);
-}
-
-// out[i] = x * gate at position at(i), as Signal makes it.
-template <int kCount, class At>
-__device__ __forceinline__ void read_signal(const Signal<true>& signal, const At& at, float (&out)[kCount]) {
-  read_many(signal.element, signal.x, signal.seqlen, at, out);
-  if (!signal.gate.data) return;
-  float gate[kCount];
-  read_many(signal.element, signal.gate, signal.seqlen, at, gate);
-  M2_UNROLL
-  for (int i = 0; i < kCount; ++i) out[i] *= gate[i];
-}
-
 // out = y * factor at the positions that exist; nothing where there is no such output.
 template <bool kNarrow>
 struct Product {
@@ -97,23 +74,6 @@ struct Product {
     write_element<kNarrow>(element, out.data, n * out.stride, y);
   }
 };
-
-// The same of position at(i) for every y[i], loads as in read_many; y is overwritten.
-template <int kCount, class At>
-__device__ __forceinline__ void write_product(const Product<true>& product, const At& at, float (&y)[kCount]) {
-  if (product.factor.data) {
-    float factor[kCount];
-    read_many(product.element, product.factor, product.seqlen, at, factor);
-    M2_UNROLL
-    for (int i = 0; i < kCount; ++i) y[i] *= factor[i];
-  }
-  uint16_t* to = static_cast<uint16_t*>(product.out.data);
-  M2_UNROLL
-  for (int i = 0; i < kCount; ++i) {
-    const uint16_t narrow = narrowed<true>(product.element, y[i]);
-    if (at(i) < product.seqlen) to[at(i) * product.out.stride] = narrow;
-  }
-}
 
 // The filter in the ring where what wraps around comes back times i: k[n] - i k_rev[N - 1 - n]. A tap of k_rev at
 // n = 0 would have lag -N, which no position reaches.

@@ -45,7 +45,7 @@ __device__ __forceinline__ float half_to_float(uint16_t bits) {
 #endif
 }
 
-__device__ __forceinline__ uint16_t float_to_half(float value) {
+__host__ __device__ __forceinline__ uint16_t float_to_half(float value) {
 #ifdef __CUDACC__
   return __half_as_ushort(__float2half_rn(value));
 #else
@@ -154,5 +154,34 @@ inline void mma_bfloat(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b
   emulated_mma<bfloat_to_float>(c, a, b, file, line);
 }
 #endif
+
+// Four 8 x 8 matrices of 16-bit values from shared memory, each transposed. Lane 8 i + r names row r of matrix i, 16 bytes;
+// of word i, lane 4 g + t receives rows 2 t (low) and 2 t + 1 of column g: a part of mma's right operand.
+__device__ __forceinline__ Quad load_transposed(const SharedArray<uint32_t>& words, int at
+#ifndef __CUDACC__
+                                                , const char* file = __builtin_FILE(), int line = __builtin_LINE()
+#endif
+) {
+#ifdef __CUDACC__
+  Quad out;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out.words[0]), "=r"(out.words[1]), "=r"(out.words[2]), "=r"(out.words[3])
+               : "r"(words.address(at))
+               : "memory");
+  return out;
+#else
+  return emulator::Launch::running()->meet<Quad, Quad>(
+      ~0u, words.load_as<Quad>(at),
+      [](const Quad* const (&in)[32], Quad* const (&out)[32]) {
+        for (int lane = 0; lane < 32; ++lane)
+          for (int i = 0; i < 4; ++i) {
+            uint16_t rows[2][8];
+            for (int r = 0; r < 2; ++r) std::memcpy(rows[r], in[8 * i + lane % 4 * 2 + r]->words, sizeof rows[r]);
+            out[lane]->words[i] = uint32_t(rows[0][lane / 4]) | uint32_t(rows[1][lane / 4]) << 16;
+          }
+      },
+      file, line);
+#endif
+}
 
 }  // namespace m2::cuda

@@ -66,9 +66,9 @@ Tensor fft_conv_cuda(const Tensor& u, const Tensor& spectrum, const OptTensor& s
   args.out = output(out, channels_last);
   LaunchShape shape;
   if (fft_conv_mma_serves(args)) {
-    const Tensor scales = new_work(filter, args.dim);
-    const cudaError_t error = fft_conv_mma_fwd(args, floats_of(scales), device.stream(), &shape);
-    check_launch("fft_conv", "fft_conv_mma_fwd_kernel", args.fft_size, error, shape, u);
+    const Tensor scratch = new_work(filter, fft_conv_mma_scratch(args));
+    const cudaError_t error = fft_conv_mma_fwd(args, floats_of(scratch), device.stream(), &shape);
+    check_launch("fft_conv", "tc_conv_fwd_kernel or its like of fewer points", args.fft_size, error, shape, u);
   } else if (is_long) {
     const Tensor work = new_work(filter, fft_conv_long_work(args));
     const cudaError_t error = fft_conv_long_fwd(args, floats_of(work), device.stream(), &shape);

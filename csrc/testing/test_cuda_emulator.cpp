@@ -165,6 +165,17 @@ __global__ void multiply_matrices(const float* x, float* out) {
   for (int r = 0; r < 4; ++r) out[(row + r / 2 * 8) * 8 + pair + r % 2] = c[r];
 }
 
+// Matrices whose entry in row r, column c of matrix i is 64 i + 8 r + c, transposed on the way from shared memory.
+__global__ void transpose_matrices(const float*, float* out) {
+  const m2::cuda::SharedArray<uint32_t> words;
+  const int lane = int(threadIdx.x);
+  for (int j = 0; j < 4; ++j) words.store(4 * lane + j, uint32_t(8 * lane + 2 * j) | uint32_t(8 * lane + 2 * j + 1) << 16);
+  __syncthreads();
+  const m2::cuda::Quad quad = m2::cuda::load_transposed(words, 4 * lane);
+  for (int i = 0; i < 4; ++i)
+    for (int half = 0; half < 2; ++half) out[(4 * lane + i) * 2 + half] = float(quad.words[i] >> 16 * half & 0xffff);
+}
+
 __global__ void last_writer(const float*, float* out) { out[0] = float(threadIdx.x); }
 
 __global__ void indices(float* out) {
@@ -263,6 +274,13 @@ void check_matrices() {
   std::fill(out.begin(), out.end(), 0.0f);
   m2::cuda::launch(&multiply_matrices<true>, 1, 32, 0, nullptr, in, out.data());
   report(out == exact, "a matrix product of bfloat16 operands");
+  out.assign(256, 0.0f), exact.assign(256, 0.0f);
+  m2::cuda::launch(&transpose_matrices, 1, 32, 512, nullptr, in, out.data());
+  for (int lane = 0; lane < 32; ++lane)  // as PTX has it: rows 2 t and 2 t + 1 of column g
+    for (int i = 0; i < 4; ++i)
+      for (int half = 0; half < 2; ++half)
+        exact[size_t(lane * 4 + i) * 2 + half] = float(64 * i + 8 * (lane % 4 * 2 + half) + lane / 4);
+  report(out == exact, "matrices of shared memory are transposed");
 }
 
 // 16-bit values: every one survives the way to float32 and back, and float32 is rounded to the nearest, ties to even.

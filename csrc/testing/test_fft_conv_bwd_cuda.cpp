@@ -139,14 +139,14 @@ struct Problem {
     };
     FftConvBwdArgs conv = args();
     const bool tensor_cores = fft_conv_mma_serves(forward_args()), tensor_cores_bwd = fft_conv_mma_bwd_serves(conv);
-    auto scales = memory(shape.dim);
+    auto forward_scratch = memory(fft_conv_mma_scratch(forward_args()));
     int64_t largest = 0;
     must(max_fft_size(&largest), "max_fft_size");
     if (shape.fft_size > largest) {
       const int64_t points = shape.points;
       must(filter_spectrum_long_fwd(filter_args(), nullptr), "filter_spectrum_long_fwd");
       auto work = memory(fft_conv_long_work(forward_args(), points));
-      if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
+      if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), forward_scratch.data(), nullptr), "fft_conv_mma_fwd");
       else must(fft_conv_long_fwd(forward_args(), work.data(), nullptr, nullptr, points), "fft_conv_long_fwd");
       work = memory(fft_conv_long_bwd_work(conv, points));
       must(fft_conv_long_bwd(conv, work.data(), nullptr, nullptr, points), "fft_conv_long_bwd");
@@ -155,7 +155,7 @@ struct Problem {
       return;
     }
     must(filter_spectrum_fwd(filter_args(), nullptr), "filter_spectrum_fwd");
-    if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), scales.data(), nullptr), "fft_conv_mma_fwd");
+    if (tensor_cores) must(fft_conv_mma_fwd(forward_args(), forward_scratch.data(), nullptr), "fft_conv_mma_fwd");
     else must(fft_conv_fwd(forward_args(), nullptr), "fft_conv_fwd");
     auto scratch = memory(tensor_cores_bwd ? fft_conv_mma_bwd_scratch(conv) : fft_conv_bwd_scratch(conv));
     conv.scratch = scratch.data();

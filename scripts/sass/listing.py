@@ -60,7 +60,9 @@ class Instruction:
 
     @property
     def bits(self) -> int:
-        """Bits that a thread moves, of an access to memory."""
+        """Bits that a thread moves, of an access to memory; of LDSM, that it names."""
+        if self.op == "LDSM":
+            return 128
         found = [int(m) for m in self.modifiers if m in ("64", "128")]
         narrow = {"U8": 8, "S8": 8, "U16": 16, "S16": 16}
         return found[0] if found else next((narrow[m] for m in self.modifiers if m in narrow), 32)

@@ -201,6 +201,8 @@ class Block:
             self._special(i)
         elif i.op in ("SHFL", "REDUX"):
             self._exchange(i)
+        elif i.op == "VOTEU":
+            self._vote(i, active)
         elif i.op not in IGNORED:
             raise ValueError(f"sass: instructions must be known, got {i.text!r} of {self.kernel.name}; add it to sass")
         return None
@@ -236,6 +238,13 @@ class Block:
         lanes = np.arange(len(values), dtype=np.int64)
         other = lanes ^ self.registers.bits(by).astype(np.int64) if "BFLY" in i.modifiers else lanes
         self.registers.put(target, values[other])
+
+    def _vote(self, i: Instruction, active: Truth) -> None:
+        """Whether a predicate holds for any of a warp's threads that are here, or for all of them."""
+        target, source = i.operands[0], i.operands[-1]
+        votes, every = self.registers.truth(source), "ALL" in i.modifiers
+        votes = (votes | ~active if every else votes & active).reshape(-1, WARP)
+        self.registers.put_truth(target, np.repeat(votes.all(axis=1) if every else votes.any(axis=1), WARP))
 
     def _access(self, i: Instruction, active: Truth) -> list[Access | None] | None:
         size, registers = i.bits // 8, self.registers

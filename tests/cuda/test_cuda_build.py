@@ -37,11 +37,11 @@ KERNELS: dict[str, tuple[int, int]] = {
     "fft_pass_bwd_kernel": (3, 128),
     "fft_rows_kernel": (4, 128),
     "fft_rows_bwd_kernel": (4, 128),
-    "fft_conv_mma_fwd_kernel": (1, 128),  # 8192 points; two blocks of 256 threads an SM
-    "fft_conv_mma_scale_kernel": (1, 64),
+    # Three sizes, two element types; two blocks of 256 threads an SM or, of 32768 points, one of 512.
+    "tc_conv_fwd_kernel": (6, 128),
+    "spectrum_prep_kernel": (1, 64),
     # Two element types; one block of 512 threads an SM, which keep all factors in registers.
     "fft_conv_mma_short_kernel": (2, 128),
-    "fft_conv_mma_large_fwd_kernel": (1, 232),  # a thread holds 64 complex values: one block of 256 threads an SM
     # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.
     "fft_conv_mma_bwd_kernel": (7, 128),
     # Two widths of elements. Four blocks of 256 threads an SM have 64 registers for each.
