@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.protocol import EncodedDocument, Passage, Progress, SparseVector
-from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, inputs_of
+from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, groups_of_stream, inputs_of
 from m2bert.errors import M2BertError, TextError
 from m2bert.model.checkpoints import fingerprint, load_network, model_folder
 from m2bert.model.filters import FilterBank
@@ -39,6 +39,8 @@ DEFAULT_MODEL = "m2-bert-mini"
 OVERFLOWS = ("error", "truncate", "window")
 # The tokenizer's objects take some hundred bytes per token.
 CHARACTERS_TOKENISED_AT_ONCE = 4_000_000
+# Some seconds of work on two cores, and enough to fill batches with texts of like length.
+CHARACTERS_STREAMED_AT_ONCE, TEXTS_STREAMED_AT_ONCE = 1_000_000, 4096
 
 
 class Embedder:
@@ -141,6 +143,25 @@ class Embedder:
         for plan, embedding in self._embed(texts, progress, with_passages=False):
             result[plan.number] = embedding.vector
         return result
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Embeddings (dim,) float32 of texts of any number, in their order; those of encode, to rounding.
+
+        Reads texts until some CHARACTERS_STREAMED_AT_ONCE characters of them, or TEXTS_STREAMED_AT_ONCE, lie in memory,
+        encodes these together and hands their embeddings out before it reads more. Raises M2BertError naming the text
+        that has none by its number in the whole stream; the embeddings of the texts read before come first.
+        """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            kind = type(texts).__name__
+            raise M2BertError(f"Embedder: texts must be an iterable of strings, got one {kind}; wrap it in []")
+        begun = 0
+        for group in groups_of_stream(texts, CHARACTERS_STREAMED_AT_ONCE, TEXTS_STREAMED_AT_ONCE):
+            try:
+                vectors = self.encode(group)
+            except TextError as error:
+                raise TextError("Embedder", begun + error.number, error.reason) from error
+            begun += len(group)
+            yield from vectors
 
     def encode_documents(
         self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None

@@ -5,7 +5,7 @@ Test: tests/encoders/test_windows.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,3 +109,17 @@ def groups_of_characters(texts: Sequence[str], most: int, most_texts: int | None
         size += len(text)
     if start < len(texts):
         yield start, len(texts)
+
+
+def groups_of_stream(texts: Iterable[str], most: int, most_texts: int) -> Iterator[list[str]]:
+    """Texts in lists of so many, each ended by the text that makes it `most` characters or more."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text) if isinstance(text, str) else 0  # whoever encodes it says what is wrong
+        if size >= most or len(group) == most_texts:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -11,6 +11,7 @@ Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/t
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+# Rows that the database reads at once, unless whoever runs it knows better; with its own 8,192, putting files of long
+# documents together takes gigabytes. It asks when it is first used.
+os.environ.setdefault("LANCE_DEFAULT_BATCH_SIZE", "512")
 
 import lancedb
 import numpy as np

@@ -43,7 +43,7 @@ class Staging:
         self._held: list[pa.RecordBatch] = []
         self._files: list[Path] = []
         found = sorted(folder.glob("*" + SUFFIX))
-        self._written = len(found)
+        self._written = 1 + max((int(file.stem) for file in found if file.stem.isdecimal()), default=-1)
         for file in found:
             try:
                 batches = list(self._read(file))
