@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -61,14 +62,14 @@ class Embedder:
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
 
-        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal
-        length and averages their token states together, "truncate" drops the rest and counts it, "error"
-        refuses. `batch_tokens`: tokens, padding included, that go through the model at once. `threads`:
-        torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where the model is
-        moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels for it, and
-        leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers are kept,
-        brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and devices
-        that are not there.
+        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal length and
+        averages their token states together, "truncate" drops the rest and counts it (`encode`, which returns no
+        counts, warns once), "error" refuses. `batch_tokens`: tokens, padding included, that go through the model at
+        once. `threads`: torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where
+        the model is moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels
+        for it, and leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers
+        are kept, brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and
+        devices that are not there.
         """
         if overflow not in OVERFLOWS:
             raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
@@ -78,6 +79,7 @@ class Embedder:
         self.overflow = overflow
         self.batch_tokens = batch_tokens
         self.threads = threads
+        self._told = False
         place = chosen_device(device, "Embedder")
         self._model, self._tokenizer, self.name, self.location, self.mixture = _opened(model)
         if device is not None or not isinstance(model, tuple):
@@ -140,6 +142,14 @@ class Embedder:
         result = np.empty((len(texts), self.dim), dtype=np.float32)
         for plan, embedding in self._embed(texts, progress, with_passages=False):
             result[plan.number] = embedding.vector
+            if embedding.num_truncated and not self._told:
+                self._told = True
+                read = embedding.num_tokens
+                warnings.warn(
+                    f"Embedder: of text {plan.number}, {read + embedding.num_truncated} tokens, {read} are read, "
+                    "because overflow is 'truncate'; 'window' reads all of it (this is said once)",
+                    stacklevel=2,
+                )
         return result
 
     def encode_documents(

@@ -47,7 +47,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that was not taken in: its document id, or a line as `line 12`, and the reason.
+    """Something that was not taken in: its document id, a line as `line 12`, or `a.eml: scan.pdf`, and the reason.
 
     keeps: what stays in an index on its account, because it may be there and was not read: the `document` of that id,
     the documents of a `folder` (id and a slash before theirs), all of the `source` (it may be any of them), or
@@ -227,12 +227,13 @@ def read_document(path: str | Path, *, limits: Limits | None = None, who: str = 
 
 @dataclass(frozen=True)
 class _File:
-    """A file that was read; without `document` one that has not changed."""
+    """A file that was read; without `document` one that has not changed. guessed, lost: as in Parsed."""
 
     id: str
     stamp: str
     document: Document | None = None
     guessed: bool = False
+    lost: tuple[tuple[str, str], ...] = ()
 
 
 def _collect(source: str, entries: Iterable[Document | Skipped | _File]) -> Corpus:
@@ -251,8 +252,9 @@ def _collect(source: str, entries: Iterable[Document | Skipped | _File]) -> Corp
         else:
             taken.add(document.id)
             corpus.documents.append(replace(document, source=source))
-            if isinstance(entry, _File) and entry.guessed:
-                corpus.guessed.append(entry.id)
+            if isinstance(entry, _File):
+                corpus.guessed.extend([entry.id] if entry.guessed else [])
+                corpus.skipped.extend(Skipped(f"{entry.id}: {part}", why, "nothing") for part, why in entry.lost)
         if isinstance(entry, _File) and entry.stamp:
             corpus.stamps[entry.id] = entry.stamp
     return corpus
@@ -310,7 +312,7 @@ def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Reader
         return Skipped(name, f"cannot be read: {error.strerror}")
     except FormatError as error:
         return Skipped(name, error.reason, "nothing" if error.holds_nothing else "document")
-    return _File(name, stamp, Document(name, parsed.text, "", parsed.sections), parsed.guessed)
+    return _File(name, stamp, Document(name, parsed.text, "", parsed.sections), parsed.guessed, parsed.lost)
 
 
 def _stamp(state: os.stat_result) -> str:

@@ -19,13 +19,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import FTS, IvfRq
-from lancedb.query import MatchQuery
 from numpy.typing import NDArray
 
+from m2bert._lazy import postponed
 from m2bert.errors import M2BertError, StoreError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
@@ -33,6 +31,11 @@ from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreIn
 from m2bert.search.stores.candidates import Listed, most_promising, undecided
 from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
 from m2bert.search.stores.staging import STAGING
+
+with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
+    import lancedb
+    from lancedb.index import FTS, IvfRq
+    from lancedb.query import MatchQuery
 
 TABLE = "documents"
 # Readers in other processes may still use an old version of the table; a day is far longer than a search
