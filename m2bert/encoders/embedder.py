@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -39,8 +40,6 @@ DEFAULT_MODEL = "m2-bert-mini"
 OVERFLOWS = ("error", "truncate", "window")
 # The tokenizer's objects take some hundred bytes per token.
 CHARACTERS_TOKENISED_AT_ONCE = 4_000_000
-# Some seconds of work on two cores, and enough to fill batches with texts of like length.
-CHARACTERS_STREAMED_AT_ONCE, TEXTS_STREAMED_AT_ONCE = 1_000_000, 4096
 
 
 class Embedder:
@@ -63,14 +62,14 @@ class Embedder:
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
 
-        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal
-        length and averages their token states together, "truncate" drops the rest and counts it, "error"
-        refuses. `batch_tokens`: tokens, padding included, that go through the model at once. `threads`:
-        torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where the model is
-        moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels for it, and
-        leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers are kept,
-        brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and devices
-        that are not there.
+        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal length and
+        averages their token states together, "truncate" drops the rest and counts it (`encode`, which returns no
+        counts, warns once), "error" refuses. `batch_tokens`: tokens, padding included, that go through the model at
+        once. `threads`: torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where
+        the model is moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels
+        for it, and leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers
+        are kept, brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and
+        devices that are not there.
         """
         if overflow not in OVERFLOWS:
             raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
@@ -80,6 +79,7 @@ class Embedder:
         self.overflow = overflow
         self.batch_tokens = batch_tokens
         self.threads = threads
+        self._told = False
         place = chosen_device(device, "Embedder")
         self._model, self._tokenizer, self.name, self.location, self.mixture = _opened(model)
         if device is not None or not isinstance(model, tuple):
@@ -142,20 +142,27 @@ class Embedder:
         result = np.empty((len(texts), self.dim), dtype=np.float32)
         for plan, embedding in self._embed(texts, progress, with_passages=False):
             result[plan.number] = embedding.vector
+            if embedding.num_truncated and not self._told:
+                self._told = True
+                read = embedding.num_tokens
+                warnings.warn(
+                    f"Embedder: of text {plan.number}, {read + embedding.num_truncated} tokens, {read} are read, "
+                    "because overflow is 'truncate'; 'window' reads all of it (this is said once)",
+                    stacklevel=2,
+                )
         return result
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Embeddings (dim,) float32 of texts of any number, in their order; those of encode, to rounding.
 
-        Reads texts until some CHARACTERS_STREAMED_AT_ONCE characters of them, or TEXTS_STREAMED_AT_ONCE, lie in memory,
-        encodes these together and hands their embeddings out before it reads more. Raises M2BertError naming the text
-        that has none by its number in the whole stream; the embeddings of the texts read before come first.
+        A million characters or 4,096 texts are read and encoded together, and handed out before more are read. Raises
+        M2BertError naming the text that has none by its number in the stream.
         """
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             kind = type(texts).__name__
             raise M2BertError(f"Embedder: texts must be an iterable of strings, got one {kind}; wrap it in []")
         begun = 0
-        for group in groups_of_stream(texts, CHARACTERS_STREAMED_AT_ONCE, TEXTS_STREAMED_AT_ONCE):
+        for group in groups_of_stream(texts):
             try:
                 vectors = self.encode(group)
             except TextError as error:

@@ -111,6 +111,7 @@ class Addition:
         portion.characters += len(document.text)
         if isinstance(entry, File):
             portion.files[document.id] = entry
+            self.report.skipped += [Skipped(f"{entry.id}: {part}", why, "nothing") for part, why in entry.lost]
 
     def _skip(self, item: Skipped) -> None:
         self.report.skipped.append(item)

@@ -55,7 +55,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that was not taken in: its document id, or a line as `line 12`, and the reason.
+    """Something that was not taken in: its document id, a line as `line 12`, or `a.eml: scan.pdf`, and the reason.
 
     keeps: what stays in an index on its account, because it may be there and was not read: the `document` of that id,
     the documents of a `folder` (id and a slash before theirs), all of the `source` (it may be any of them), or
@@ -176,12 +176,14 @@ def read_document(path: str | Path, *, limits: Limits | None = None, who: str = 
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read, and the `stamp` of its state; without `document` one that has not changed."""
+    """A file that was read, and the `stamp` of its state; without `document` one that has not changed. guessed, lost:
+    as in Parsed."""
 
     id: str
     stamp: str
     document: Document | None = None
     guessed: bool = False
+    lost: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -207,8 +209,9 @@ def _collect(source: str, entries: Iterable[Document | Skipped | File]) -> Corpu
         else:
             taken.add(document.id)
             corpus.documents.append(replace(document, source=source))
-            if isinstance(entry, File) and entry.guessed:
-                corpus.guessed.append(entry.id)
+            if isinstance(entry, File):
+                corpus.guessed.extend([entry.id] if entry.guessed else [])
+                corpus.skipped.extend(Skipped(f"{entry.id}: {part}", why, "nothing") for part, why in entry.lost)
         if isinstance(entry, File) and entry.stamp:
             corpus.stamps[entry.id] = entry.stamp
     return corpus
@@ -287,7 +290,7 @@ def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Reader
     except FormatError as error:
         return Skipped(name, error.reason, "nothing" if error.holds_nothing else "document")
     document = Document(name, parsed.text, "", parsed.sections, facts_of_file(name, state))
-    return File(name, stamp, document, parsed.guessed)
+    return File(name, stamp, document, parsed.guessed, parsed.lost)
 
 
 def _stamp(state: os.stat_result) -> str:

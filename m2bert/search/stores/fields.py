@@ -1,4 +1,4 @@
-"""Metadata as columns of a LanceDB table, one for every name and type, so that conditions are its own and quick.
+"""Metadata as columns of a LanceDB table, one for every name and type, and conditions as its SQL.
 
 The JSON that the table keeps is the whole truth; these columns only serve conditions. They appear when a document with
 the name does.
@@ -7,7 +7,8 @@ Test: tests/search/test_filters.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow as pa
 from m2bert.errors import M2BertError
 from m2bert.search.filters import OWN, Among, Comparison, Condition, Every, Like, Missing, Some, names_of
 from m2bert.search.metadata import Metadata, Value, metadata_of_text
+from m2bert.search.stores import Key, Query
 
 MOST_FIELDS = 100
 TYPES = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_()}
@@ -57,6 +59,28 @@ def to_sql(condition: Condition, columns: Collection[str]) -> str:
         listed = f"it knows {', '.join(sorted(known)[:20])}" if known else "its documents have no metadata"
         raise M2BertError(f"search: no document of the store has {unknown[0]!r}, which where asks for; {listed}")
     return _sql(condition, set(columns))
+
+
+def sql_of_keys(keys: Collection[Key]) -> str:
+    """SQL that is true for exactly these documents."""
+    by_source: dict[str, list[str]] = defaultdict(list)
+    for source, identity in keys:
+        by_source[source].append(quoted(identity))
+    lists = {source: ", ".join(ids) for source, ids in by_source.items()}
+    return " OR ".join(f"(source = {quoted(source)} AND id IN ({ids}))" for source, ids in lists.items())
+
+
+def sql_of_query(query: Query, columns: Sequence[str]) -> str | None:
+    """SQL that is true for the documents that a query may find; None, for all."""
+    tests = [] if query.source is None else [f"source = {quoted(query.source)}"]
+    if query.where is not None:
+        tests.append(to_sql(query.where, columns))
+    return " AND ".join(tests) or None
+
+
+def sql_of_rows(ids: Collection[int]) -> str:
+    """SQL that is true for these row ids."""
+    return f"_rowid IN ({', '.join(map(str, ids))})"
 
 
 def quoted(text: str) -> str:

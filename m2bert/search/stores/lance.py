@@ -11,8 +11,6 @@ Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/t
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,16 +18,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-# Rows that the database reads at once, unless whoever runs it knows better; with its own 8,192, putting files of long
-# documents together takes gigabytes. It asks when it is first used.
-os.environ.setdefault("LANCE_DEFAULT_BATCH_SIZE", "512")
-
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.query import MatchQuery
 from numpy.typing import NDArray
 
+from m2bert._lazy import postponed
 from m2bert.errors import M2BertError, StoreError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
@@ -37,7 +30,16 @@ from m2bert.search.metadata import metadata_of_text
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
 from m2bert.search.stores.candidates import Listed, most_promising, undecided
 from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
-from m2bert.search.stores.fields import field_columns, fields_of, known_fields, missing_fields, quoted, to_sql
+from m2bert.search.stores.fields import (
+    field_columns,
+    fields_of,
+    known_fields,
+    missing_fields,
+    quoted,
+    sql_of_keys,
+    sql_of_query,
+    sql_of_rows,
+)
 from m2bert.search.stores.lance_indexes import (
     BEHIND,
     BEHIND_WHILE_ADDING,
@@ -49,6 +51,10 @@ from m2bert.search.stores.lance_indexes import (
     vector_index,
 )
 from m2bert.search.stores.staging import STAGING
+
+with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
+    import lancedb
+    from lancedb.query import MatchQuery
 
 TABLE = "documents"
 # Readers in other processes may still use an old version of the table; a day is far longer than a search
@@ -136,7 +142,7 @@ class LanceStore:
                 merge = table.merge_insert(["source", "id"])
                 merge = merge.when_matched_update_all().when_not_matched_insert_all()
                 if remove:
-                    merge = merge.when_not_matched_by_source_delete(_condition(remove))
+                    merge = merge.when_not_matched_by_source_delete(sql_of_keys(remove))
                 merge.execute(reader)
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 table.add(reader)
@@ -178,7 +184,7 @@ class LanceStore:
         with self._latest() as table:
             before = table.count_rows()
             if keys:
-                table.delete(_condition(keys))
+                table.delete(sql_of_keys(keys))
             deleted = int(before - table.count_rows())
             if deleted:
                 index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
@@ -195,7 +201,7 @@ class LanceStore:
         """See VectorStore.search."""
         with self._latest() as table:
             asked = query.words if mixture.words > 0 else ()
-            where = _where(query, table.schema.names)
+            where = sql_of_query(query, table.schema.names)
             index = self._vector_index(table)
             with ThreadPoolExecutor(1) as pool:
                 listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED), where)
@@ -211,7 +217,7 @@ class LanceStore:
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
             rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
-            bm25 = {**words.scores, **_matching(table, asked, len(rest), _among(rest)).scores}
+            bm25 = {**words.scores, **_matching(table, asked, len(rest), sql_of_rows(rest)).scores}
             scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
@@ -225,10 +231,10 @@ class LanceStore:
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
         with self._latest() as table:
-            query = table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
+            query = table.search().where(sql_of_keys([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), table.count_rows())
-            found = {word: _matching(table, [word], len(ids), _among(ids)).scores.values() for word in words}
+            found = {word: _matching(table, [word], len(ids), sql_of_rows(ids)).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
@@ -368,28 +374,6 @@ def is_unused(folder: Path) -> bool:
         return not folder.exists()
     ours = {f"{TABLE}.lance", STAGING}
     return not _has_table(folder) and all(entry.name in ours for entry in folder.iterdir())
-
-
-def _condition(keys: Collection[Key]) -> str:
-    """SQL that is true for exactly these documents."""
-    by_source: dict[str, list[str]] = defaultdict(list)
-    for source, identity in keys:
-        by_source[source].append(quoted(identity))
-    lists = {source: ", ".join(ids) for source, ids in by_source.items()}
-    return " OR ".join(f"(source = {quoted(source)} AND id IN ({ids}))" for source, ids in lists.items())
-
-
-def _where(query: Query, columns: Sequence[str]) -> str | None:
-    """SQL that is true for the documents that a query may find; None, for all."""
-    tests = [] if query.source is None else [f"source = {quoted(query.source)}"]
-    if query.where is not None:
-        tests.append(to_sql(query.where, columns))
-    return " AND ".join(tests) or None
-
-
-def _among(ids: Collection[int]) -> str:
-    """SQL that is true for these row ids."""
-    return f"_rowid IN ({', '.join(map(str, ids))})"
 
 
 def _one_line(error: Exception) -> str:

@@ -9,14 +9,21 @@ Test: tests/search/test_store_indexes.py.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lancedb.index import FTS, BTree, IvfRq
 from numpy.typing import NDArray
 
+from m2bert._lazy import postponed
 from m2bert.search.stores.fields import known_fields
+
+# Rows that the database reads at once, unless whoever runs it knows better; with its own 8,192, putting files of long
+# documents together takes gigabytes. It asks when it is first used.
+os.environ.setdefault("LANCE_DEFAULT_BATCH_SIZE", "512")
+with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
+    from lancedb.index import FTS, BTree, IvfRq
 
 VECTOR_INDEX = "m2bert_vector"
 # A scan of fewer vectors, words or values is as quick (docs/scaling.md has the times), and their index is made anew at
