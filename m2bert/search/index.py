@@ -27,7 +27,7 @@ from m2bert.search.given import Documents
 from m2bert.search.mirror import Mirror
 from m2bert.search.report import IndexReport
 from m2bert.search.results import SearchResults, results_of
-from m2bert.search.stores import Query, Record, StoreInfo, StoreStats
+from m2bert.search.stores import Query, Record, StoreInfo, StoreSizes, StoreStats
 from m2bert.search.streams import CorpusStream, stream_of, stream_of_documents
 
 if TYPE_CHECKING:
@@ -283,6 +283,21 @@ class SearchIndex:
             return StoreStats(store.info, store.count())
         states = store.states()
         return StoreStats(store.info, len(states), states)
+
+    def sizes(self) -> StoreSizes:
+        """What the store takes on the disk, and which indexes it has."""
+        return self._opened().sizes()
+
+    def optimize(self) -> None:
+        """Put the store's files together, make its indexes anew where they pay, and delete versions of before.
+
+        Searches go on meanwhile; it waits for writers, and they for it. The store may take twice its space until then.
+        """
+        store = self._opened()
+        from m2bert.search.stores.staging import open_staging
+
+        with open_staging(store.path, store.info):
+            store.refresh(everything=True)
 
     def _apply(self, stream: CorpusStream, progress: Progress | None) -> IndexReport:
         from m2bert.search.adding import Addition

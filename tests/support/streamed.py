@@ -58,10 +58,11 @@ def text_of(number: int, words: int, signs: int = 0) -> str:
     return " ".join([f"only{number}", *(WORDS[(start + n * n) % 997] for n in range(words)), "-" * signs])
 
 
-def documents(count: int, words: int, signs: int = 0) -> Iterator[Document]:
-    """Documents with a year each."""
+def documents(count: int, words: int, signs: int = 0, spread: float = 0.0) -> Iterator[Document]:
+    """Documents with a year each, of so many words in the median, log-normal."""
     for number in range(count):
-        text = text_of(number, words, signs)
+        own = words if not spread else int(words * np.exp(spread * np.random.default_rng(number).standard_normal()))
+        text = text_of(number, own, signs)
         yield Document(f"d{number}", text, "made up", metadata={"year": 2000 + number % 30})
 
 
@@ -106,12 +107,13 @@ def main() -> None:
         limit = private_bytes() + (options["megabytes"] << 20)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     index = SearchIndex(store, encoder)
+    made = [options.get(name, 0) for name in ("count", "words", "signs", "spread")]
     if "folder" in options:
         report = index.update(stream_corpus(options["folder"]))
     elif options.get("read_whole"):
-        report = index.add(list(documents(options["count"], options["words"], options.get("signs", 0))))
+        report = index.add(list(documents(*made)))
     else:
-        report = index.add(documents(options["count"], options["words"], options.get("signs", 0)))
+        report = index.add(documents(*made))
     print(json.dumps({**report.to_dict(), "grown": peak() - before}))
 
 

@@ -1,5 +1,5 @@
-"""What a place for embedded documents must do: ten verbs, add, describe, delete, refresh, get, search, word_scores,
-states, ids and count.
+"""What a place for embedded documents must do: eleven verbs, add, describe, delete, refresh, get, search,
+word_scores, states, ids, count and sizes.
 
 `lance.py` is the store on disk. A second one needs only these verbs.
 Test: tests/search/test_index.py.
@@ -113,8 +113,30 @@ class StoreStats:
     documents: Mapping[Key, StoredState] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class IndexSize:
+    """An index of a store: what it is of, rows in it, and rows behind it. recall: of the first ten of a scan, as far as
+    that was measured; used: whether searches look into it."""
+
+    column: str
+    kind: str
+    rows: int
+    behind: int
+    recall: float | None = None
+    used: bool = True
+
+
+@dataclass(frozen=True)
+class StoreSizes:
+    """What a store takes: bytes, of older versions too; its indexes; the names that its documents' metadata has."""
+
+    bytes: int
+    indexes: tuple[IndexSize, ...] = ()
+    names: tuple[str, ...] = ()
+
+
 class VectorStore(Protocol):
-    """The ten verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
+    """The eleven verbs. Each change becomes visible as a whole or not at all, and outlives the process."""
 
     @property
     def info(self) -> StoreInfo: ...
@@ -170,3 +192,6 @@ class VectorStore(Protocol):
 
     def count(self) -> int:
         """The number of documents."""
+
+    def sizes(self) -> StoreSizes:
+        """What the store takes."""

@@ -43,20 +43,27 @@ def known_fields(columns: Iterable[str]) -> list[str]:
     return [column for column in columns if column.split("_of_")[0] in TYPES and "_of_" in column]
 
 
+def known_names(columns: Iterable[str]) -> list[str]:
+    """The names of metadata that a table's columns are of."""
+    return sorted({_name(column) for column in known_fields(columns)})
+
+
 def field_columns(metadata: pa.ChunkedArray | pa.Array, columns: Collection[str]) -> dict[str, pa.Array]:
     """The columns of these names for rows of metadata as JSON; null where a row has no such value."""
     values: dict[str, list[Value | None]] = {column: [None] * len(metadata) for column in columns}
     for row, text in enumerate(metadata.to_pylist()):
         for name, value in metadata_of_text(text).items():
-            values[_column(name, value)][row] = value
+            if (column := _column(name, value)) not in values:
+                raise M2BertError(f"store: rows have metadata {name!r} that add() was not told of; pass their fields")
+            values[column][row] = value
     return {column: pa.array(those, TYPES[column.split("_", 1)[0]]) for column, those in values.items()}
 
 
 def to_sql(condition: Condition, columns: Collection[str]) -> str:
     """A condition as SQL over a table's columns. Raises M2BertError for a name that it has not."""
-    known = {_name(column) for column in known_fields(columns)}
-    if unknown := sorted(names_of(condition) - known - set(OWN)):
-        listed = f"it knows {', '.join(sorted(known)[:20])}" if known else "its documents have no metadata"
+    known = known_names(columns)
+    if unknown := sorted(names_of(condition) - {*known, *OWN}):
+        listed = f"it knows {', '.join(known[:20])}" if known else "its documents have no metadata"
         raise M2BertError(f"search: no document of the store has {unknown[0]!r}, which where asks for; {listed}")
     return _sql(condition, set(columns))
 

@@ -27,13 +27,14 @@ from m2bert.errors import M2BertError, StoreError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
 from m2bert.search.metadata import metadata_of_text
-from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
+from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
 from m2bert.search.stores.candidates import Listed, most_promising, undecided
 from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
 from m2bert.search.stores.fields import (
     field_columns,
     fields_of,
     known_fields,
+    known_names,
     missing_fields,
     quoted,
     sql_of_keys,
@@ -46,6 +47,7 @@ from m2bert.search.stores.lance_indexes import (
     WORDS_BEHIND,
     VectorIndex,
     index_fields,
+    index_sizes,
     index_vectors,
     index_words,
     vector_index,
@@ -271,6 +273,13 @@ class LanceStore:
         """See VectorStore.count."""
         with self._latest() as table:
             return int(table.count_rows())
+
+    def sizes(self) -> StoreSizes:
+        """See VectorStore.sizes."""
+        with self._latest() as table:
+            indexes, names = index_sizes(table), known_names(table.schema.names)
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return StoreSizes(size, indexes, tuple(names))
 
     def _vector_index(self, table: Any) -> VectorIndex | None:
         """The index of vectors of a version of the table, looked for once."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2bert._lazy import postponed
+from m2bert.search.stores import IndexSize
 from m2bert.search.stores.fields import known_fields
 
 # Rows that the database reads at once, unless whoever runs it knows better; with its own 8,192, putting files of long
@@ -63,6 +64,21 @@ def vector_index(table: Any) -> VectorIndex | None:
     return VectorIndex(int(known[_PROBES]), float(known[_RECALL]), int(known[_ROWS]))
 
 
+def index_sizes(table: Any) -> tuple[IndexSize, ...]:
+    """The indexes of a table."""
+    checked, found = vector_index(table), []
+    for index in sorted(table.list_indices(), key=lambda index: index.columns):
+        stats, column = table.index_stats(index.name), ", ".join(index.columns)
+        is_vector = column == "vector"
+        found.append(
+            IndexSize(
+                column, index.index_type, stats.num_indexed_rows, stats.num_unindexed_rows,
+                checked.recall if checked is not None and is_vector else None, not is_vector or checked is not None,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
 def index_words(table: Any, allowed: int | None = None) -> None:
     """Make the index of words anew where it lacks more rows than `allowed` and the store is large: stems between
     spaces, taken as they are."""
@@ -97,12 +113,12 @@ def index_vectors(table: Any, depth: int, share: float = 0.0) -> None:
 
 
 def index_fields(table: Any) -> None:
-    """An index for every column of metadata of a large store that has none, or one that is far behind."""
+    """An index of ids, and of every column of metadata, of a large store that has none, or one that is far behind."""
     rows = table.count_rows()
     if rows < INDEXED_FROM:
         return
     there = {index.columns[0]: index.name for index in table.list_indices() if len(index.columns) == 1}
-    for column in known_fields(table.schema.names):
+    for column in ("id", *known_fields(table.schema.names)):
         name = there.get(column)
         if name is None or table.index_stats(name).num_unindexed_rows > BEHIND * rows:
             table.create_index(column, config=BTree(), replace=True)
