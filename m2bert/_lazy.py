@@ -1,12 +1,18 @@
-"""The face of a package: names that are imported when they are first used, so that importing a package stays quick.
+"""Names that are imported when they are first used, so that importing a package stays quick: our faces, and others'.
 
-Test: tests/test_layout.py.
+Tests: tests/test_layout.py, tests/test_lazy.py.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.abc
+import importlib.machinery
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 
@@ -22,3 +28,52 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         return getattr(importlib.import_module(modules[name]), name)
 
     return get, lambda: sorted(modules)
+
+
+@contextmanager
+def postponed(package: str) -> Iterator[None]:
+    """Inside, importing `package`, or a module in it, does not run its `__init__`: that waits for a name of its own.
+
+    For packages of others that load far more at once than is needed. What is imported so stays a whole package: the
+    first name that is asked of it and is not one of its modules runs the rest.
+    """
+    finder = _Postponing(package)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Postponing(importlib.abc.MetaPathFinder):
+    """Finds one package where it is, and has its `__init__` wait."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See importlib."""
+        if fullname != self.package:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute, lock, begun = spec.loader.exec_module, threading.RLock(), threading.Event()
+
+            def postpone(module: ModuleType) -> None:
+                def get(name: str) -> Any:
+                    with lock:  # of other threads, all wait until the first has run it
+                        if not begun.is_set():
+                            begun.set()
+                            execute(module)
+                            del vars(module)["__getattr__"]
+                    try:
+                        return vars(module)[name]
+                    except KeyError:
+                        raise AttributeError(f"module {fullname!r} has no attribute {name!r}") from None
+
+                vars(module)["__getattr__"] = get
+
+            spec.loader.exec_module = postpone  # type: ignore[method-assign]
+        return spec

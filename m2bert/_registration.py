@@ -1,8 +1,8 @@
-"""Our models under transformers' Auto classes, as soon as both packages are imported, in either order.
+"""Our models in transformers and sentence-transformers, as soon as both packages are imported, in either order.
 
-transformers has no entry points: a class has to be registered. `import m2bert` must not load transformers for that,
-which takes seconds, so the registration waits until transformers loads the module that keeps the register.
-Test: tests/model/test_auto_classes.py.
+They have no entry points: a class has to be registered. `import m2bert` must not load transformers for that, which
+takes seconds, so the registration waits until transformers loads the module that keeps the register.
+Tests: tests/model/test_auto_classes.py, tests/integrations/test_sentence_transformers.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-# Module of transformers with a register -> module of ours that enters its classes there when it is imported.
+# Module of theirs -> module of ours that enters our classes in its register, or minds what it does to them, when it is
+# imported.
 REGISTERS = {
     "transformers.models.auto.configuration_auto": "m2bert.model.configuration",
     "transformers.models.auto.modeling_auto": "m2bert.model.modeling",
+    "sentence_transformers": "m2bert.integrations.safeguards",
 }
 
 

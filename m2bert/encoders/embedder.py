@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.protocol import EncodedDocument, Passage, Progress, SparseVector
-from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, inputs_of
+from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, groups_of_stream, inputs_of
 from m2bert.errors import M2BertError, TextError
 from m2bert.model.checkpoints import fingerprint, load_network, model_folder
 from m2bert.model.filters import FilterBank
@@ -61,14 +62,14 @@ class Embedder:
     ) -> None:
         """`model`: a shipped model's name, a model folder, or a pair (M2BertModel, tokenizer).
 
-        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal
-        length and averages their token states together, "truncate" drops the rest and counts it, "error"
-        refuses. `batch_tokens`: tokens, padding included, that go through the model at once. `threads`:
-        torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where the model is
-        moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels for it, and
-        leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers are kept,
-        brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and devices
-        that are not there.
+        `overflow` says what to do with a text longer than the model: "window" encodes it in windows of equal length and
+        averages their token states together, "truncate" drops the rest and counts it (`encode`, which returns no
+        counts, warns once), "error" refuses. `batch_tokens`: tokens, padding included, that go through the model at
+        once. `threads`: torch's threads while encoding (None: as they are). `device`: "cpu", "cuda" or "cuda:1", where
+        the model is moved to; None takes the GPU for a model that is loaded here, if there is one and m2ops has kernels
+        for it, and leaves a model that was given where it is. `truncate_dim`: how many of an embedding's first numbers
+        are kept, brought to unit norm again (None: all). Raises M2BertError on bad arguments, unreadable models and
+        devices that are not there.
         """
         if overflow not in OVERFLOWS:
             raise M2BertError(f"Embedder: overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
@@ -78,6 +79,7 @@ class Embedder:
         self.overflow = overflow
         self.batch_tokens = batch_tokens
         self.threads = threads
+        self._told = False
         place = chosen_device(device, "Embedder")
         self._model, self._tokenizer, self.name, self.location, self.mixture = _opened(model)
         if device is not None or not isinstance(model, tuple):
@@ -140,7 +142,33 @@ class Embedder:
         result = np.empty((len(texts), self.dim), dtype=np.float32)
         for plan, embedding in self._embed(texts, progress, with_passages=False):
             result[plan.number] = embedding.vector
+            if embedding.num_truncated and not self._told:
+                self._told = True
+                read = embedding.num_tokens
+                warnings.warn(
+                    f"Embedder: of text {plan.number}, {read + embedding.num_truncated} tokens, {read} are read, "
+                    "because overflow is 'truncate'; 'window' reads all of it (this is said once)",
+                    stacklevel=2,
+                )
         return result
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Embeddings (dim,) float32 of texts of any number, in their order; those of encode, to rounding.
+
+        A million characters or 4,096 texts are read and encoded together, and handed out before more are read. Raises
+        M2BertError naming the text that has none by its number in the stream.
+        """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            kind = type(texts).__name__
+            raise M2BertError(f"Embedder: texts must be an iterable of strings, got one {kind}; wrap it in []")
+        begun = 0
+        for group in groups_of_stream(texts):
+            try:
+                vectors = self.encode(group)
+            except TextError as error:
+                raise TextError("Embedder", begun + error.number, error.reason) from error
+            begun += len(group)
+            yield from vectors
 
     def encode_documents(
         self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None

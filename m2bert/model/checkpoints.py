@@ -26,7 +26,7 @@ from m2bert.model.architecture import MODEL_TYPE, Architecture, fields_of_finger
 from m2bert.model.companions import write_companions
 from m2bert.model.network import M2BertNetwork
 from m2bert.model.tensors import few, read_shards, read_tensors
-from m2bert.model.tokenization import PlainTokenizer, load_tokenizer, write_facts
+from m2bert.model.tokenization import PlainTokenizer, check_frame, load_tokenizer, write_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -186,8 +186,10 @@ def save_model(
     All or nothing. Weights are stored in `dtype`, those of the long filters in float32: bfloat16 cannot tell their
     positions apart; those of weighted pooling as well. Whoever opens the folder computes in float32, and is told to
     read as many tokens at once as the model has positions. Other files already in the folder stay. Raises M2BertError
-    where it cannot be written.
+    where it cannot be written, and for a tokenizer that does not put a text between [CLS] and [SEP], as an Embedder
+    does whatever the tokenizer says: other libraries would have other vectors.
     """
+    check_frame(tokenizer, "save_model")
     with whole_folder(folder, who="save_model", replace=True) as staging:
         save_file(_storable(model, dtype), staging / "model.safetensors", metadata={"format": "pt"})
         (staging / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone

@@ -203,6 +203,17 @@ def encode_ids(tokenizer: Any, texts: Sequence[str], *, special: bool = False) -
     return [encoding.ids for encoding in core.encode_batch_fast(list(texts), add_special_tokens=special)]
 
 
+def check_frame(tokenizer: Any, who: str) -> None:
+    """Raise M2BertError, beginning with `who`, unless a text's tokens come between one [CLS] and one [SEP]."""
+    (plain,), (framed,) = (encode_ids(tokenizer, ["a text"], special=special) for special in (False, True))
+    if framed != [tokenizer.cls_token_id, *plain, tokenizer.sep_token_id]:
+        made = " ".join(map(str, tokenizer.convert_ids_to_tokens(framed)))
+        raise M2BertError(
+            f"{who}: the tokenizer must put a text between its cls_token and its sep_token, it makes `{made}` of "
+            "`a text`; set the post_processor of its backend_tokenizer"
+        )
+
+
 def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Tokens of each text including [CLS] and [SEP]."""
     return [len(ids) for ids in encode_ids(tokenizer, texts, special=True)]

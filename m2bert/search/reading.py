@@ -74,7 +74,8 @@ class Readers:
         if "reason" in answer:
             raise FormatError(answer["reason"], holds_nothing=answer["holds_nothing"])
         sections = tuple(Section(start, label) for start, label in answer["sections"])
-        return Parsed(answer["text"], sections, answer["guessed"])
+        lost = tuple((name, reason) for name, reason in answer["lost"])
+        return Parsed(answer["text"], sections, answer["guessed"], lost)
 
     def _worker(self) -> _Worker:
         try:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import story, tiny_embedder, tiny_model, tiny_model_folder, tiny_tokenizer
 
+import m2bert.encoders.windows
 from m2bert.encoders.embedder import Embedder
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.windows import inputs_of
@@ -63,7 +64,10 @@ def test_encode_agrees_with_the_models_pooling() -> None:
     with torch.inference_mode():
         pooled = model(window).pooler_output[0].numpy()
     truncating = tiny_embedder(overflow="truncate")
-    np.testing.assert_allclose(truncating.encode([TEXTS[2]])[0], unit(pooled), atol=1e-5)
+    whole = len(tokenizer.backend_tokenizer.encode(TEXTS[2], add_special_tokens=False).ids)
+    with pytest.warns(UserWarning, match=rf"of text 0, {whole} tokens, {ROOM} are read, .*'window' reads all of it"):
+        np.testing.assert_allclose(truncating.encode([TEXTS[2]])[0], unit(pooled), atol=1e-5)
+    truncating.encode([TEXTS[2]])  # said once: another warning would be an error
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64, 200, 100_000])
@@ -361,3 +365,23 @@ def test_a_model_folder_may_have_a_mixture_of_its_own(tmp_path: Any) -> None:
     (folder / "ranking.json").write_text('{"wholes": 1}')
     with pytest.raises(M2BertError, match=r"ranking\.json must hold weights such as"):
         Embedder(folder)
+
+
+def test_a_stream_gives_what_a_list_gives_and_reads_no_further(monkeypatch: Any) -> None:
+    monkeypatch.setattr(m2bert.encoders.windows, "TEXTS_STREAMED", 4)
+    monkeypatch.setattr(m2bert.encoders.windows, "CHARACTERS_STREAMED", 200)
+    encoder = tiny_embedder()
+    texts = [story(3 + n % 7, seed=n) for n in range(11)] + [story(90, seed=1)]
+    given: list[int] = []
+    stream = encoder.encode_stream(given.append(n) or text for n, text in enumerate(texts))
+    first = next(stream)
+    assert 0 < len(given) <= 4
+    vectors = np.stack([first, *stream])
+    assert vectors.shape == (12, encoder.dim) and vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=2e-6)
+    assert list(encoder.encode_stream(iter(()))) == []
+    with pytest.raises(M2BertError, match="text 9 is empty"):
+        list(encoder.encode_stream([*texts[:9], " "]))
+    for wrong in ("a text", 5):
+        with pytest.raises(M2BertError, match="iterable of strings"):
+            next(encoder.encode_stream(wrong))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from m2bert.integrations import sparse_encoder
 from m2bert.model.checkpoints import save_model
 
 pytest.importorskip("sentence_transformers", reason="needs the extra `peers`")
+import sentence_transformers
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 FIELDS = {"pooling": "weighted", "bilinear_features": 8, "projection_dim": 12, "term_weights": True}
@@ -81,7 +83,17 @@ def test_nothing_is_cut_unless_asked_for(folder: Path) -> None:
     assert expected.max_tokens == 34
     read = expected.encode_documents(TEXTS)
     assert [one.num_truncated > 0 for one in read] == [False, False, False, True, True, True]
-    np.testing.assert_allclose(model.encode(TEXTS), [one.vector for one in read], atol=1e-5)
+    whole = max(one.num_tokens + one.num_truncated for one in read) + 2
+    with pytest.warns(
+        UserWarning, match=rf"of a text of {whole} tokens 34 are read, because max_seq_length is 34; raise"
+    ):
+        np.testing.assert_allclose(model.encode(TEXTS), [one.vector for one in read], atol=1e-5)
+    model.encode(TEXTS)  # it was said: a second warning would be an error
+    model.max_seq_length = 33
+    with pytest.warns(UserWarning, match="33 are read"):
+        model.encode(TEXTS)
+    model.max_seq_length = 32
+    model.encode(["river " * 30])  # fits
 
 
 def test_a_saved_model_opens_again(folder: Path, tmp_path: Path) -> None:
@@ -115,6 +127,14 @@ def test_the_words_of_a_text_are_a_sparse_encoder(folder: Path, tmp_path: Path) 
     save_model(tiny_model(), tiny_tokenizer(), tmp_path / "wordless")
     with pytest.raises(M2BertError, match=r"sparse_encoder: the model must have term weights, .*wordless.* has none"):
         sparse_encoder(tmp_path / "wordless")
+
+
+@pytest.mark.parametrize("kind", ["SparseEncoder", "MultiVectorEncoder"])
+def test_other_kinds_of_models_are_not_made_of_ours_in_silence(folder: Path, kind: str) -> None:
+    remedy = "sparse_encoder({name!r})" if kind == "SparseEncoder" else "open it as a SentenceTransformer"
+    said = f"{kind}: {str(folder)!r} is a model of dense vectors, and a {kind} of it would have layers that nobody has"
+    with pytest.raises(M2BertError, match=re.escape(said) + ".*" + re.escape(remedy.format(name=str(folder)))):
+        getattr(sentence_transformers, kind)(str(folder), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore")  # of the trainers' own future

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import numbered_tokenizer, tiny_config, tiny_inputs
+from tiny import numbered_tokenizer, tiny_config, tiny_inputs, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -44,7 +45,7 @@ def test_saved_model_opens_again_in_float32(tmp_path: Path) -> None:
     again, tokenizer = load_model(tmp_path / "exact")
     assert not again.training and again.dtype == torch.float32
     ids = tokenizer("w7 w30 w96 unheard", return_tensors="pt")["input_ids"]
-    assert ids.tolist() == [[7, 30, 96, 1]]
+    assert ids.tolist() == [[2, 7, 30, 96, 1, 3]]
     with torch.no_grad():
         torch.testing.assert_close(again(ids).pooler_output, model(ids).pooler_output, rtol=0, atol=0)
     assert all(p.requires_grad for p in again.parameters())
@@ -98,6 +99,20 @@ def test_save_model_is_all_or_nothing(saved: Path, monkeypatch: pytest.MonkeyPat
         save_model(M2BertModel(tiny_config(hidden_size=64)), numbered_tokenizer(), saved)
     assert {p: p.read_bytes() for p in saved.rglob("*") if p.is_file()} == before
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("frame", ["[CLS] $A", "$A", "[CLS] [CLS] $A [SEP]"])
+def test_save_model_refuses_a_tokenizer_of_another_frame(tmp_path: Path, frame: str) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=frame, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    message = r"save_model: the tokenizer must put a text between its cls_token and its sep_token, it makes `.*` of"
+    with pytest.raises(M2BertError, match=message):
+        save_model(tiny_model(), tokenizer, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_fingerprint_changes_with_weights_configuration_and_tokenizer(saved: Path) -> None:

@@ -146,6 +146,27 @@ def test_mail_is_its_text_and_what_is_attached() -> None:
         *("Äpfel", "Apples", "notes.md", "notes.md, Notes", "apple.png", "message.eml", "message.eml, Inner"),
     ]
     assert "attached words" in parsed.text and "forwarded words" in parsed.text
+    assert parsed.lost == (("apple.png", "binary: byte 0x00 at position 0"),)
+
+
+def test_a_lost_attachment_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    def mail(*parts: tuple[bytes, str]) -> EmailMessage:
+        message = EmailMessage()
+        message["Subject"], message["From"] = "Scans", "a@example.org"
+        message.set_content("see below")
+        for data, name in parts:
+            message.add_attachment(data, maintype="application", subtype="octet-stream", filename=name)
+        return message
+
+    outer = mail((b"\0\1\2", "photo.jpg"))
+    outer.add_attachment(mail((b"PK\x03\x04 and no more", "half.docx")))
+    (tmp_path / "a.eml").write_bytes(outer.as_bytes())
+    corpus = read_corpus(tmp_path)
+    assert [document.id for document in corpus.documents] == ["a.eml"]
+    (photo, word) = corpus.skipped
+    assert (photo.id, word.id) == ("a.eml: photo.jpg", "a.eml: message.eml: half.docx")
+    assert "binary" in photo.reason and word.reason.startswith("broken, or not what its name says: ")
+    assert corpus.gone(["a.eml"]) == []
 
 
 def test_a_book_is_read_in_the_order_of_its_chapters(tmp_path: Path) -> None:

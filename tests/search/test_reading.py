@@ -28,7 +28,7 @@ for line in sys.stdin:
         time.sleep(600)
     if name == "crashes":
         os.abort()
-    print(json.dumps({"text": name, "sections": [], "guessed": False}), flush=True)
+    print(json.dumps({"text": name, "sections": [], "guessed": False, "lost": []}), flush=True)
 """
 ACTING = (sys.executable, "-c", ACTS)
 

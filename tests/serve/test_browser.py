@@ -76,6 +76,9 @@ def test_a_search_opens_a_passage_by_keyboard_alone(tab: Any, url: str) -> None:
     assert mark.get_attribute("id") == f"passage-{numbers[1]}" and mark.is_visible()
     top = mark.bounding_box()["y"]
     assert 0 <= top < DESKTOP[1]
+    head, marked = tab.locator(".sticky").bounding_box(), mark.bounding_box()
+    assert head["x"] <= marked["x"]  # nothing shows beside the head while the text goes under it
+    assert head["x"] + head["width"] >= marked["x"] + marked["width"]
     tab.locator(f".peak[data-passage='{numbers[1]}']").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.locator("mark:target").get_attribute("id") == f"passage-{numbers[2]}"
@@ -131,33 +134,59 @@ def test_what_documents_hold_is_shown_and_never_run(tab: Any) -> None:
     assert tab.title() == f"{EVIL} · m2bert" and tab.locator("article img, article b").count() == 0
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: make browser")
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_an_accessibility_checker_finds_nothing(browser: Any, url: str, scheme: str, size: tuple[int, int]) -> None:
-    viewport = {"width": size[0], "height": size[1]}
-    addresses = ["/?" + urlencode({"q": QUERY}), "/read?" + urlencode({"id": "long.txt", "q": QUERY}) + "#passage-1"]
-    if (scheme, size) in (("light", DESKTOP), ("dark", PHONE)):  # the other pages have the same sheet
-        addresses += ["/", "/?q=zebra&rank=words", "/?q=river&rank=best", "/docs", "/read?id=nothing"]
-    with browser.new_context(viewport=viewport, base_url=url, color_scheme=scheme) as context:
-        page = context.new_page()
-        for address in addresses:
-            page.goto(address)
-            page.evaluate(AXE.read_text(encoding="utf-8"))
-            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-            told = [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found["violations"]]
-            assert told == [], address
-            assert len(found["passes"]) > 10
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= size[0], f"{address} is {wide} pixels wide"
+CHECK = """
+rules => axe.run(document, {resultTypes: ['violations'], ...(rules ? {runOnly: rules} : {})}).then(found => ({
+    violations: found.violations.map(each => [each.id, each.nodes.map(node => node.html.slice(0, 120))]),
+    passes: found.passes.length,
+    width: document.documentElement.scrollWidth,
+}))
+"""
+PAGES = {
+    "results": "/?" + urlencode({"q": QUERY}),
+    "document": "/read?" + urlencode({"id": "long.txt", "q": QUERY}) + "#passage-1",
+    "start": "/",
+    "nothing found": "/?q=zebra&rank=words",
+    "refused": "/?q=river&rank=best",
+    "manual": "/docs",
+    "no document": "/read?id=nothing",
+}
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: make browser")
-def test_the_checker_sees_what_is_wrong(browser: Any, url: str) -> None:
+@pytest.fixture(scope="module")
+def checked(browser: Any, url: str) -> Iterator[Any]:
+    """A page to be judged, in one tab for all."""
     with browser.new_context(base_url=url) as context:
-        page = context.new_page()
-        page.goto("/")
-        page.evaluate("document.querySelector('label[for=q]').remove(); document.body.style.color = '#bbb'")
-        page.evaluate(AXE.read_text(encoding="utf-8"))
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        assert {"label", "color-contrast"} & {each["id"] for each in found["violations"]}
+        yield context.new_page()
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: make browser")
+@pytest.mark.parametrize("address", PAGES.values(), ids=PAGES)
+def test_an_accessibility_checker_finds_nothing(checked: Any, address: str) -> None:
+    """On a desktop and a phone, light and dark. Loaded once; colours alone change between schemes of one size."""
+    checked.goto("about:blank")  # whatever the page before it was
+    checked.goto(address)
+    checked.evaluate(AXE.read_text(encoding="utf-8"))
+    for size, scheme, rules in (
+        (DESKTOP, "light", None), (DESKTOP, "dark", ["color-contrast"]),
+        (PHONE, "dark", None), (PHONE, "light", ["color-contrast"]),
+    ):  # fmt: skip
+        checked.set_viewport_size({"width": size[0], "height": size[1]})
+        checked.emulate_media(color_scheme=scheme)
+        found = checked.evaluate(CHECK, rules)
+        assert found["violations"] == [], (size, scheme)
+        assert found["passes"] >= (1 if rules else 11)
+        assert found["width"] <= size[0]
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: make browser")
+def test_the_checker_sees_what_is_wrong(checked: Any) -> None:
+    checked.goto("/")
+    checked.evaluate(AXE.read_text(encoding="utf-8"))
+    checked.emulate_media(color_scheme="light")
+    checked.evaluate("document.querySelector('label[for=q]').remove()")
+    checked.evaluate("document.body.style.color = '#bbb'")
+    assert {each for each, _ in checked.evaluate(CHECK, None)["violations"]} >= {"empty-heading", "color-contrast"}
+    checked.evaluate("document.body.style.color = ''")
+    checked.emulate_media(color_scheme="dark")
+    checked.evaluate("document.body.style.color = '#333'")
+    assert {each for each, _ in checked.evaluate(CHECK, ["color-contrast"])["violations"]} == {"color-contrast"}

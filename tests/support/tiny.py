@@ -111,12 +111,15 @@ def tiny_inputs(batch: int = 2, seqlen: int = 40) -> torch.Tensor:
 
 
 def numbered_tokenizer() -> Any:
-    """A word-level tokenizer of 97 words `w5` ... `w96` and the five special tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """A word-level tokenizer of 97 words `w5` ... `w96` and the five special tokens; texts lie between two of them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = special + [f"w{i}" for i in range(len(special), SIZES["vocab_size"])]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]")
+    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )

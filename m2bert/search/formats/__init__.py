@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -36,21 +36,25 @@ READERS = {
 
 
 # Raised when a reader makes another text of the same file: then files that have not changed are read again too.
-READERS_VERSION = 1
+READERS_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """The text of a file, and its sections. guessed: its encoding was guessed to be Windows-1252."""
+    """The text of a file, and its sections.
+
+    guessed: its encoding was guessed to be Windows-1252. lost: what is in it and could not be read, by name, and why.
+    """
 
     text: str
     sections: tuple[Section, ...] = ()
     guessed: bool = False
+    lost: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, written: SectionedText, guessed: bool = False) -> Parsed:
+    def of(cls, written: SectionedText, guessed: bool = False, lost: Iterable[tuple[str, str]] = ()) -> Parsed:
         """What a reader has written."""
-        return cls(written.text, tuple(written.sections), guessed)
+        return cls(written.text, tuple(written.sections), guessed, tuple(lost))
 
 
 class FormatError(ValueError):

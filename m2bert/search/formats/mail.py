@@ -20,7 +20,7 @@ def read_email(data: bytes) -> Parsed:
     """A message as plain text where it has some, else from its HTML, and the texts of its attachments.
 
     The sections are the message, by its subject, and each attachment, by its name. An attachment that cannot be read
-    is there with its name alone.
+    is there with its name alone, and is said to be lost.
     """
     message = email.message_from_bytes(data, policy=email.policy.default)
     if not any(name in message for name in SHOWN):
@@ -32,9 +32,8 @@ def read_email(data: bytes) -> Parsed:
     body = message.get_body(("plain", "html"))
     if body is not None:
         _write_body(out, body)
-    for part in message.iter_attachments():
-        _write_attachment(out, part)
-    return Parsed.of(out)
+    lost = [each for part in message.iter_attachments() for each in _write_attachment(out, part)]
+    return Parsed.of(out, lost=lost)
 
 
 def _write_body(out: SectionedText, body: MIMEPart) -> None:
@@ -45,7 +44,8 @@ def _write_body(out: SectionedText, body: MIMEPart) -> None:
         out.write(content)
 
 
-def _write_attachment(out: SectionedText, part: MIMEPart) -> None:
+def _write_attachment(out: SectionedText, part: MIMEPart) -> list[tuple[str, str]]:
+    """Write it, and return what of it could not be read: names and reasons."""
     forwarded = part.get_content_type() == "message/rfc822"
     name = part.get_filename() or ("message.eml" if forwarded else "attachment")
     out.write("\n\n")
@@ -54,11 +54,12 @@ def _write_attachment(out: SectionedText, part: MIMEPart) -> None:
     payload = part.get_content().as_bytes() if forwarded else part.get_payload(decode=True)
     try:
         attached = parse(payload if isinstance(payload, bytes) else b"", name)
-    except FormatError:
-        return
+    except FormatError as error:
+        return [(name, error.reason)]
     place = 0
     for section in attached.sections:
         out.write(attached.text[place : section.start])
         out.begin(f"{name}, {section.label}" if section.label else name)
         place = section.start
     out.write(attached.text[place:])
+    return [(f"{name}: {inner}", reason) for inner, reason in attached.lost]

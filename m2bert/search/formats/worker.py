@@ -41,7 +41,7 @@ def answer(path: str) -> dict[str, Any]:
     except MemoryError:
         return {"memory": True}
     sections = [[section.start, section.label] for section in parsed.sections]
-    return {"text": parsed.text, "sections": sections, "guessed": parsed.guessed}
+    return {"text": parsed.text, "sections": sections, "guessed": parsed.guessed, "lost": parsed.lost}
 
 
 def serve(paths: TextIO, answers: TextIO) -> None:
