@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -140,6 +141,14 @@ class VectorStore(Protocol):
 
     @property
     def info(self) -> StoreInfo: ...
+
+    @property
+    def name(self) -> str:
+        """The store as messages say it."""
+
+    @property
+    def path(self) -> Path:
+        """A folder of this machine for what is on its way into the store."""
 
     def add(
         self,

@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Listed:
-    """The first rows of a ranking with their scores. `complete`: whether no other row has a score above 0."""
+    """The first rows of a ranking with their scores. `complete`: whether no other row has a score above 0.
+
+    missed: what a row may have at most that was not looked at, if that is more than the least score here.
+    """
 
     scores: Mapping[int, float]
     complete: bool
+    missed: float = 0.0
 
     @property
     def bound(self) -> float:
         """What a row that is not listed has at most."""
-        return 0.0 if self.complete or not self.scores else min(self.scores.values())
+        return 0.0 if self.complete else max(min(self.scores.values(), default=0.0), self.missed)
 
 
 def most_promising(near: Listed, words: Listed, weights: tuple[float, float], count: int) -> list[int]:
