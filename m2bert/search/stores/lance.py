@@ -159,8 +159,8 @@ class LanceStore:
             before = table.version
             if not any(index.columns == ["words"] for index in table.list_indices()):
                 index_words(table)  # before the first rows, so that no reader sees rows without it
-            _widen(table, self.info, fields)
-            reader = _completed(rows, table.schema)
+            widen(table, self.info, fields)
+            reader = completed(rows, table.schema)
             if replaces or remove:
                 merge = table.merge_insert(["source", "id"])
                 merge = merge.when_matched_update_all().when_not_matched_insert_all()
@@ -177,7 +177,7 @@ class LanceStore:
         """See VectorStore.describe. Other columns, vectors among them, are not written again."""
         with self._latest() as table:
             before = table.version
-            _widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
+            widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
             names = known_fields(table.schema.names)
             keys = list(metadata)
             columns = {name: pa.array([key[part] for key in keys]) for part, name in enumerate(("source", "id"))}
@@ -320,7 +320,7 @@ class LanceStore:
             raise damaged(self.name, error) from error
 
 
-def _widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
+def widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
     """Give the table the columns that it lacks, without a value in them."""
     there = table.schema.names
     missing = [table_schema(info).field(name) for name in ("sections", "metadata") if name not in there]
@@ -328,7 +328,7 @@ def _widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
         table.add_columns(missing)
 
 
-def _completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
+def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
     """Rows with what the table keeps of their metadata in columns of their own."""
     fields = known_fields(schema.names)
 
