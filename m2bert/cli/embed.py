@@ -14,7 +14,7 @@ import typer
 from m2bert.cli.options import BatchTokens, Json, JsonCommand, Overflow, Quiet, StoreModel, TruncateDim
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
-from m2bert.search.stores.places import place_of, shown
+from m2bert.search.places import place_of, shown
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import Encoder

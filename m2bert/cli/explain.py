@@ -17,7 +17,7 @@ from m2bert.cli.progress import announced
 from m2bert.cli.results import MAX_WIDTH, can_show, encodable, placed_snippet
 from m2bert.cli.search import open_to_read
 from m2bert.errors import M2BertError
-from m2bert.search.stores.places import shown
+from m2bert.search.places import shown
 
 if TYPE_CHECKING:
     from m2bert.search.explain import Contribution, Explanation

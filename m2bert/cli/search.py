@@ -32,7 +32,7 @@ from m2bert.cli.options import (
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
 from m2bert.cli.results import format_guessed, format_report, format_results, format_skipped
-from m2bert.search.stores.places import place_of, shown
+from m2bert.search.places import place_of, shown
 
 if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex

@@ -17,7 +17,7 @@ from m2bert.cli.models import Running
 from m2bert.cli.options import STORE, BatchTokens, Device, Models, Quiet, Threads
 from m2bert.cli.progress import announced, notice
 from m2bert.errors import M2BertError
-from m2bert.search.stores.places import shown
+from m2bert.search.places import shown
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -14,7 +14,7 @@ import typer
 from m2bert.cli.options import STORE, Json, JsonCommand, Quiet
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, warnings_noticed
-from m2bert.search.stores.places import shown
+from m2bert.search.places import shown
 
 if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex

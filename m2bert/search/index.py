@@ -24,10 +24,10 @@ from m2bert.search.documents import Corpus, source_of
 from m2bert.search.filters import parse_where
 from m2bert.search.given import Documents
 from m2bert.search.mirror import Mirror
+from m2bert.search.places import place_of
 from m2bert.search.report import IndexReport
 from m2bert.search.results import SearchResults, results_of
 from m2bert.search.stores import Query, Record, StoreInfo, StoreSizes, StoreStats, VectorStore
-from m2bert.search.stores.places import place_of
 from m2bert.search.streams import CorpusStream, stream_of, stream_of_documents
 
 

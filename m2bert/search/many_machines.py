@@ -27,13 +27,13 @@ from m2bert.search.bulk import document_hash, embed_into, text_hash
 from m2bert.search.documents import Document, Skipped
 from m2bert.search.ledger import READ, Ledger
 from m2bert.search.metadata import metadata_as_text
+from m2bert.search.places import Place, place_of
 from m2bert.search.ray_source import documents_of_batch, read_source
 from m2bert.search.stores import StoredState, StoreInfo
 from m2bert.search.stores.columns import to_table_rows
 from m2bert.search.stores.fields import fields_of, quoted
 from m2bert.search.stores.lance import completed, widen
 from m2bert.search.stores.lance_places import TABLE, connect, files_at, one_line
-from m2bert.search.stores.places import Place, place_of
 from m2bert.search.stores.staging import open_staging
 
 FOLDER = "ray"

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from m2bert.encoders.protocol import Encoder
 from m2bert.search.index import SearchIndex
-from m2bert.search.stores.places import place_of
+from m2bert.search.places import place_of
 from m2bert.serve.limits import Limits, Refusal
 from m2bert.serve.metrics import Metrics
 from m2bert.serve.scheduled import ScheduledEncoder

@@ -16,7 +16,7 @@ from postgres_server import IN_ADDRESS, PASSWORD
 from m2bert.errors import M2BertError, StoreError
 from m2bert.search.documents import Document
 from m2bert.search.index import SearchIndex
-from m2bert.search.stores.places import place_of, shown
+from m2bert.search.places import place_of, shown
 
 
 @pytest.fixture

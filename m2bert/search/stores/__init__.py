@@ -1,8 +1,9 @@
 """What a place for embedded documents must do: eleven verbs, add, describe, delete, refresh, get, search,
 word_scores, states, ids, count and sizes.
 
-`lance.py` is the store on disk. A second one needs only these verbs.
-Test: tests/search/test_index.py.
+`lance.py` is the store in a folder or in object storage, `postgres.py` the one in a database; another needs only these
+verbs, and passes the same tests.
+Test: tests/search/test_stores.py.
 """
 
 from __future__ import annotations

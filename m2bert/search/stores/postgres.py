@@ -28,6 +28,7 @@ from m2bert.errors import M2BertError
 from m2bert.ranking.bm25 import K1, B, word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
+from m2bert.search.places import Address
 from m2bert.search.stores import Found, IndexSize, Key, Query, Record, StoredState, StoreInfo, StoreSizes
 from m2bert.search.stores.candidates import Listed
 from m2bert.search.stores.columns import to_record
@@ -48,7 +49,6 @@ from m2bert.search.stores.postgres_tables import (
     MOST_DIMENSIONS,
     MOST_INDEXED_DIMENSIONS,
     TABLES,
-    Address,
     as_text,
     key_of,
     spans_of,

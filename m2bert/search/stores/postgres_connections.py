@@ -15,7 +15,8 @@ import numpy as np
 
 from m2bert.errors import M2BertError, StoreError, missing_package
 from m2bert.search.metadata import metadata_of_text
-from m2bert.search.stores.postgres_tables import Address, as_text, key_of, stem_of
+from m2bert.search.places import Address
+from m2bert.search.stores.postgres_tables import as_text, key_of, stem_of
 
 try:
     import psycopg

@@ -1,26 +1,17 @@
-"""The tables of a PostgreSQL store, its address, and one row for them.
+"""The tables of a PostgreSQL store, and what they hold of a document that PostgreSQL could not keep as it is.
 
-A store is a schema of a database: `postgresql://USER@HOST/DATABASE` means its schema `m2bert`, and
-`postgresql://USER@HOST/DATABASE#letters` its schema `letters`. A password may stand in the address, and had better
-stand where PostgreSQL's own programs look for it (PGPASSWORD, ~/.pgpass); no message shows it.
 Test: tests/search/test_postgres.py, tests/search/test_stores.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
-from m2bert.errors import M2BertError
 from m2bert.search.stores import Key
 
-SCHEMES = ("postgresql://", "postgres://")
 FORMAT_VERSION = 1
-DEFAULT_SCHEMA = "m2bert"
 # pgvector's limits: dimensions of a halfvec, and of one that an index may be of.
 MOST_DIMENSIONS, MOST_INDEXED_DIMENSIONS = 16_000, 4_000
 # A longer stem is known by its beginning and a digest of all of it: an index of PostgreSQL has no room for it.
@@ -54,43 +45,6 @@ CREATE INDEX ON {schema}.documents USING gin (facts jsonb_path_ops);
 CREATE TABLE {schema}.words (word text PRIMARY KEY, documents bigint NOT NULL);
 CREATE TABLE {schema}.fields (name text PRIMARY KEY);
 """
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a store is: what libpq connects by, the schema, and what may be shown of it, which has no password."""
-
-    conninfo: str
-    schema: str
-    name: str
-
-
-def read_address(url: str) -> Address:
-    """The parts of an address. Raises M2BertError, which shows nothing of it, where it cannot be read."""
-    rest = url.split("://", 1)[1]
-    try:
-        parts = urlsplit(url)
-        hosts = parts.netloc.rpartition("@")[2]
-        ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
-        fits = all(port == "" or port.isdecimal() for port in ports) and ("@" not in rest or "@" in parts.netloc)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise M2BertError(
-            "store: an address of PostgreSQL must look like postgresql://USER@HOST:PORT/DATABASE; write : / ? # @ "
-            "within a name or a password as %3A %2F %3F %23 %40, or leave the password to PGPASSWORD"
-        )
-    schema = unquote(parts.fragment) or DEFAULT_SCHEMA
-    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", schema):
-        raise M2BertError(
-            "store: what stands behind # in an address of PostgreSQL must be the name of a schema, of a-z, 0-9 and _, "
-            "that does not begin with pg_; "
-            "write a # within a password as %23"
-        )
-    user = parts.netloc.rpartition("@")[0].partition(":")[0]
-    shown = f"postgresql://{user}@{hosts}" if user else f"postgresql://{hosts}"
-    name = shown + parts.path + (f"#{schema}" if schema != DEFAULT_SCHEMA else "")
-    return Address(url.partition("#")[0], schema, name)
 
 
 def key_of(key: Key) -> uuid.UUID:

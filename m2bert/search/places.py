@@ -1,5 +1,8 @@
 """Where a store may be: a folder, object storage (`s3://…`), or PostgreSQL (`postgresql://…`).
 
+In PostgreSQL a store is a schema of a database: `postgresql://USER@HOST/DATABASE` means its schema `m2bert`, and
+`postgresql://USER@HOST/DATABASE#letters` its schema `letters`. A password may stand in the address, and had better
+stand where PostgreSQL's own programs look for it (PGPASSWORD, ~/.pgpass); no message shows it.
 Test: tests/search/test_stores.py, tests/search/test_postgres.py, tests/search/test_many_machines.py.
 """
 
@@ -10,12 +13,55 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
 from m2bert.errors import M2BertError
-from m2bert.search.stores import StoreInfo, VectorStore
-from m2bert.search.stores.postgres_tables import SCHEMES, Address, read_address
+
+if TYPE_CHECKING:
+    from m2bert.search.stores import StoreInfo, VectorStore
+
+SCHEMES = ("postgresql://", "postgres://")
+DEFAULT_SCHEMA = "m2bert"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a store is: what libpq connects by, the schema, and what may be shown of it, which has no password."""
+
+    conninfo: str
+    schema: str
+    name: str
+
+
+def read_address(url: str) -> Address:
+    """The parts of an address. Raises M2BertError, which shows nothing of it, where it cannot be read."""
+    rest = url.split("://", 1)[1]
+    try:
+        parts = urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2]
+        ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+        fits = all(port == "" or port.isdecimal() for port in ports) and ("@" not in rest or "@" in parts.netloc)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise M2BertError(
+            "store: an address of PostgreSQL must look like postgresql://USER@HOST:PORT/DATABASE; write : / ? # @ "
+            "within a name or a password as %3A %2F %3F %23 %40, or leave the password to PGPASSWORD"
+        )
+    schema = unquote(parts.fragment) or DEFAULT_SCHEMA
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", schema):
+        raise M2BertError(
+            "store: what stands behind # in an address of PostgreSQL must be the name of a schema, of a-z, 0-9 and _, "
+            "that does not begin with pg_; "
+            "write a # within a password as %23"
+        )
+    user = parts.netloc.rpartition("@")[0].partition(":")[0]
+    shown = f"postgresql://{user}@{hosts}" if user else f"postgresql://{hosts}"
+    name = shown + parts.path + (f"#{schema}" if schema != DEFAULT_SCHEMA else "")
+    return Address(url.partition("#")[0], schema, name)
 
 
 @dataclass(frozen=True)
