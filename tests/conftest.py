@@ -57,3 +57,15 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the shared data folder beside the checkout (../shared)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Any:
+    """The address of an empty database of a PostgreSQL with pgvector, started once; skips where it cannot be."""
+    from postgres_server import CannotStart, postgres_server
+
+    try:
+        with postgres_server() as address:
+            yield address + "postgres"
+    except CannotStart as reason:
+        pytest.skip(str(reason))

@@ -6,18 +6,18 @@ Test: tests/search/test_explain.py.
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2bert.cli.models import Running
-from m2bert.cli.options import BatchTokens, Device, Png, Quiet, RunJson, RunJsonCommand, StoreModel, Threads
+from m2bert.cli.options import STORE, BatchTokens, Device, Png, Quiet, RunJson, RunJsonCommand, StoreModel, Threads
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced
 from m2bert.cli.results import MAX_WIDTH, can_show, encodable, placed_snippet
 from m2bert.cli.search import open_to_read
 from m2bert.errors import M2BertError
+from m2bert.search.places import shown
 
 if TYPE_CHECKING:
     from m2bert.search.explain import Contribution, Explanation
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def explain(
     query: Annotated[str, typer.Argument(help="What was looked for.")],
     document: Annotated[str, typer.Argument(help="A file; with --store, the id of a document there.")],
-    store: Annotated[Path | None, typer.Option(help="Folder of a store made by `m2bert index`.")] = None,
+    store: Annotated[str | None, typer.Option(help=f"{STORE}, made by `m2bert index`.")] = None,
     source: Annotated[str | None, typer.Option(help="The document's source, if several of a store have it.")] = None,
     model: StoreModel = None,
     rows: Annotated[int, typer.Option(help="Most rows to print; neighbouring passages are joined.")] = 40,
@@ -59,7 +59,7 @@ def explain(
 
 
 def _explain(
-    query: str, document: str, store: Path | None, source: str | None, model: str | None, running: Running
+    query: str, document: str, store: str | None, source: str | None, model: str | None, running: Running
 ) -> Explanation:
     from m2bert.search.documents import read_document
     from m2bert.search.explain import explain_stored, explain_text
@@ -74,7 +74,7 @@ def _explain(
     if model is not None:
         raise M2BertError("explain: a store is read with the model that made it; leave out --model")
     index = open_to_read(store, None, running)
-    with announced(f"reading {store}"):
+    with announced(f"reading {shown(store)}"):
         return explain_stored(index, query, document, source)
 
 

@@ -64,7 +64,8 @@ BatchTokens = Annotated[
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of torch. Default: torch's choice.")]
 
 # What is read.
-Store = Annotated[Path, typer.Option("--store", help="Folder of the store; made if it is not there.")]
+STORE = "Folder of the store, s3://BUCKET/PATH, or postgresql://USER@HOST/DATABASE"
+Store = Annotated[str, typer.Option("--store", help=f"{STORE}; made if it is not there.")]
 Rank = Annotated[
     str,
     typer.Option("--rank", help="What documents are ranked by: all, or some of whole, passages, words, joined by +."),

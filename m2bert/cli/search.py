@@ -13,6 +13,7 @@ import typer
 
 from m2bert.cli.models import Running
 from m2bert.cli.options import (
+    STORE,
     BatchTokens,
     Device,
     Json,
@@ -31,6 +32,7 @@ from m2bert.cli.options import (
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
 from m2bert.cli.results import format_guessed, format_report, format_results, format_skipped
+from m2bert.search.places import place_of, shown
 
 if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex
@@ -61,7 +63,9 @@ def index(
     from m2bert.search.streams import stream_corpus
 
     check_files(json_to, None, "index")
-    corpus = stream_corpus(source, exclude=[store], limits=Limits(seconds_per_file, megabytes_per_file))
+    corpus = stream_corpus(
+        source, exclude=[place_of(store).folder], limits=Limits(seconds_per_file, megabytes_per_file)
+    )
     search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads, truncate_dim))
     with warnings_noticed(), counted(f"indexing {source}", "tokens") as progress:
         report = search_index.update(corpus, progress=progress)
@@ -73,12 +77,12 @@ def index(
             notice(format_guessed(report))
         print(format_report(report))
 
-    found = {"store": str(store), "source": corpus.source, **report.to_dict()}
+    found = {"store": shown(store), "source": corpus.source, **report.to_dict()}
     deliver(found, tell, json_to, who="index")
 
 
 def search(
-    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    store: Annotated[str, typer.Argument(help=f"{STORE}.")],
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", help="How many documents to show.")] = 10,
     rank: Rank = "all",
@@ -93,17 +97,17 @@ def search(
     """Rank the documents of a store by a query, and show where in each the match lies."""
     check_files(json_to, None, "search")
     search_index = open_to_read(store, model, Running(device, batch_tokens, threads))
-    with announced(f"searching {store}"):
+    with announced(f"searching {shown(store)}"):
         results = search_index.search(query, k, rank=rank, where=where)
     deliver(results.to_dict(), lambda: print(format_results(results, passages=2)), json_to, who="search")
 
 
-def open_index(store: Path, model: str | None, overflow: str, running: Running) -> SearchIndex:
+def open_index(store: str | Path, model: str | None, overflow: str, running: Running) -> SearchIndex:
     """The index at `store`, there or to be made, with the embedder of `model`, or of the model that the store says.
 
     The store is looked at before a model is loaded: that fails faster. Its vectors say how long new ones are.
     """
-    with announced(f"opening {store}"):
+    with announced(f"opening {shown(store)}"):
         from m2bert.search.index import SearchIndex
 
         known = SearchIndex(store)
@@ -114,9 +118,9 @@ def open_index(store: Path, model: str | None, overflow: str, running: Running) 
         return SearchIndex(store, embedder)
 
 
-def open_to_read(store: Path, model: str | None, running: Running) -> SearchIndex:
+def open_to_read(store: str | Path, model: str | None, running: Running) -> SearchIndex:
     """The index of a store that must be there. Raises M2BertError where it is not."""
-    with announced(f"opening {store}"):
+    with announced(f"opening {shown(store)}"):
         from m2bert.search.index import SearchIndex
 
         found = SearchIndex(store)

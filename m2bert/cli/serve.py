@@ -9,15 +9,15 @@ import importlib
 import os
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2bert.cli.models import Running
-from m2bert.cli.options import BatchTokens, Device, Models, Quiet, Threads
+from m2bert.cli.options import STORE, BatchTokens, Device, Models, Quiet, Threads
 from m2bert.cli.progress import announced, notice
 from m2bert.errors import M2BertError
+from m2bert.search.places import shown
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Served:
     """What every worker process opens."""
 
-    stores: tuple[Path, ...]
+    stores: tuple[str, ...]
     models: tuple[str, ...]
     running: Running
     writable: bool
@@ -44,7 +44,10 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    stores: Annotated[list[Path] | None, typer.Argument(metavar="[STORE]...", help="Stores to search in.")] = None,
+    stores: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STORE]...", help=f"Stores to search in. {STORE}."),
+    ] = None,
     models: Models = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all there are.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
@@ -102,7 +105,7 @@ def open_service(served: Served) -> Service:
     service = Service(batch_tokens=served.running.batch_tokens or BATCH_TOKENS)
     opened: dict[tuple[str | None, int | None], ScheduledEncoder] = {}
     for path in served.stores:
-        with announced(f"opening {path}"):
+        with announced(f"opening {shown(path)}"):
             known = SearchIndex(path)
             known.stats()
         key = known.model, known.dim

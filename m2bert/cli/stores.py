@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2bert.cli.options import Json, JsonCommand, Quiet
+from m2bert.cli.options import STORE, Json, JsonCommand, Quiet
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, warnings_noticed
+from m2bert.search.places import shown
 
 if TYPE_CHECKING:
     from m2bert.search.index import SearchIndex
 
-StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
+StoreFolder = Annotated[str, typer.Argument(metavar="STORE", help=f"{STORE}.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,22 +41,22 @@ def optimize(store: StoreFolder, json_to: Json = None, quiet: Quiet = False) -> 
     """
     check_files(json_to, None, "optimize")
     index = _opened(store)
-    with announced(f"optimizing {store}"), warnings_noticed():
+    with announced(f"optimizing {shown(store)}"), warnings_noticed():
         index.optimize()
     _tell(index, json_to, "optimize")
 
 
-def _opened(store: Path) -> SearchIndex:
-    with announced(f"opening {store}"):
+def _opened(store: str) -> SearchIndex:
+    with announced(f"opening {shown(store)}"):
         from m2bert.search.index import SearchIndex
 
         return SearchIndex.open(store)
 
 
 def _tell(index: SearchIndex, json_to: Path | None, who: str) -> None:
-    with announced(f"measuring {index.path}"):
+    with announced(f"measuring {index.place.name}"):
         known, sizes = index.stats(), index.sizes()
-    found = {"store": str(index.path), **asdict(known.info), "documents": known.num_documents, **asdict(sizes)}
+    found = {"store": index.place.name, **asdict(known.info), "documents": known.num_documents, **asdict(sizes)}
     deliver(found, lambda: print(_as_text(found)), json_to, who=who)
 
 

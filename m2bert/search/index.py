@@ -6,12 +6,11 @@ Test: tests/search/test_index.py, tests/search/test_additions.py.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,35 +24,34 @@ from m2bert.search.documents import Corpus, source_of
 from m2bert.search.filters import parse_where
 from m2bert.search.given import Documents
 from m2bert.search.mirror import Mirror
+from m2bert.search.places import place_of
 from m2bert.search.report import IndexReport
 from m2bert.search.results import SearchResults, results_of
-from m2bert.search.stores import Query, Record, StoreInfo, StoreSizes, StoreStats
+from m2bert.search.stores import Query, Record, StoreInfo, StoreSizes, StoreStats, VectorStore
 from m2bert.search.streams import CorpusStream, stream_of, stream_of_documents
-
-if TYPE_CHECKING:
-    from m2bert.search.stores.lance import LanceStore
 
 
 class SearchIndex:
-    """An index of documents in a folder, bound to the model that embedded them.
+    """An index of documents in a store, bound to the model that embedded them.
 
     Any number of threads may search it at once. It may stand in `with`, which closes it.
     """
 
     def __init__(self, store: str | Path, embedder: Encoder | None = None) -> None:
-        """`store`: folder of the store; made at the first add if it is not there, never by a search.
+        """`store`: folder of the store, its place in object storage (s3://BUCKET/PATH), or PostgreSQL
+        (postgresql://USER@HOST/DATABASE#SCHEMA); made at the first add if it is not there, never by a search.
 
-        `~` at its beginning is the user's folder. `embedder`: None means the model the store was made with, or the
-        default model for a new store.
+        `~` at the beginning of a folder is the user's folder. `embedder`: None means the model the store was made with,
+        or the default model for a new store.
         Raises M2BertError when `store` is something else, of another format, or was made with another model.
         """
         if embedder is not None and not hasattr(embedder, "encode_documents"):
             raise M2BertError(
                 f"index: embedder must be an Embedder, got {type(embedder).__name__}; wrap it in Embedder()"
             )
-        self.path = Path(os.path.expanduser(store))
-        self._store: LanceStore | None = None
-        self._open_if_made()
+        self.place = place_of(store)
+        self.path = self.place.folder
+        self._store: VectorStore | None = self.place.open_if_made()
         self._embedder = embedder
         self._loaded = False
         self._loading = threading.Lock()
@@ -242,8 +240,8 @@ class SearchIndex:
         num_documents = store.count()
         if num_documents == 0:
             raise M2BertError(
-                f"search: the store {str(self.path)!r} holds no documents; add some with "
-                f"`m2bert index FOLDER --store {self.path}`"
+                f"search: the store {self.place.name!r} holds no documents; add some with "
+                f"`m2bert index FOLDER --store {self.place.name}`"
             )
         mixture = Mixture().only(rank) if only_words else self.mixture.only(rank)
         vectors = [None] * len(queries) if only_words else self._query_vectors(queries)
@@ -265,7 +263,7 @@ class SearchIndex:
         found = [record for record in self._opened().get(identity) if source in (None, record.source)]
         if not found:
             raise MissingError(
-                f"index: no document {identity!r} in the store {str(self.path)!r}; a search shows the ids"
+                f"index: no document {identity!r} in the store {self.place.name!r}; a search shows the ids"
             )
         if len(found) > 1:
             sources = ", ".join(record.source for record in found)
@@ -311,33 +309,23 @@ class SearchIndex:
     def _check_model(self, info: StoreInfo, embedder: Encoder) -> None:
         if embedder.fingerprint != info.fingerprint:
             raise M2BertError(
-                f"index: {str(self.path)!r} was made with the model {info.model!r} of fingerprint "
+                f"index: {self.place.name!r} was made with the model {info.model!r} of fingerprint "
                 f"{info.fingerprint}, got {embedder.location!r} of {embedder.fingerprint}; use that model, "
                 f"or index into a new folder"
             )
 
-    def _open_if_made(self) -> None:
-        from m2bert.search.stores.lance import LanceStore, is_unused
-
-        if not is_unused(self.path):
-            self._store = LanceStore.open(self.path)
-
-    def _opened(self) -> LanceStore:
+    def _opened(self) -> VectorStore:
         if self._store is None:
-            from m2bert.search.stores.lance import LanceStore
-
-            self._store = LanceStore.open(self.path)
+            self._store = self.place.open()
             if self._embedder is not None:
                 self._check_model(self._store.info, self._embedder)
         return self._store
 
-    def _opened_or_created(self) -> LanceStore:
+    def _opened_or_created(self) -> VectorStore:
         if self._store is None:
-            from m2bert.search.stores.lance import LanceStore
-
             embedder = self.embedder
             info = StoreInfo(embedder.location, embedder.fingerprint, embedder.dim)
-            self._store = LanceStore.create(self.path, info)
+            self._store = self.place.create(info)
             self._check_model(self._store.info, embedder)
         return self._store
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from m2bert.encoders.protocol import Encoder
 from m2bert.search.index import SearchIndex
+from m2bert.search.places import place_of
 from m2bert.serve.limits import Limits, Refusal
 from m2bert.serve.metrics import Metrics
 from m2bert.serve.scheduled import ScheduledEncoder
@@ -37,7 +38,7 @@ class StoreFacts:
 class ServedStore:
     """A store under its name. writing: held by who changes it: texts are embedded for one at a time."""
 
-    def __init__(self, name: str, path: Path, model: ScheduledEncoder) -> None:
+    def __init__(self, name: str, path: str | Path, model: ScheduledEncoder) -> None:
         self.name, self.model = name, model
         self.index = SearchIndex.open(path, model)
         self.writing = threading.Lock()
@@ -57,7 +58,12 @@ class ServedStore:
 
     def without_paths(self, message: str) -> str:
         """An error's message that says the store's name in place of its folder."""
-        folders = {str(self.index.path), os.path.abspath(self.index.path), os.path.realpath(self.index.path)}
+        folders = {
+            self.index.place.name,
+            str(self.index.path),
+            os.path.abspath(self.index.path),
+            os.path.realpath(self.index.path),
+        }
         for folder in sorted(folders, key=len, reverse=True):
             message = message.replace(folder, self.name)
         return message
@@ -84,10 +90,10 @@ class Service:
         self.models[model.name] = model
         return model
 
-    def add_store(self, path: Path, model: ScheduledEncoder) -> ServedStore:
+    def add_store(self, path: str | Path, model: ScheduledEncoder) -> ServedStore:
         """Serve a store under the name of its folder; a number tells those of the same name apart. Raises M2BertError
         as SearchIndex does."""
-        name = stem = Path(os.path.abspath(path)).name
+        name = stem = place_of(path).title
         number = 1
         while name in self.stores:
             number += 1

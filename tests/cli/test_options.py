@@ -27,6 +27,10 @@ HELP = {
     "index": f"--store --overflow --truncate-dim --seconds-per-file --megabytes-per-file --model {RUNNING} --json "
     "--quiet -q",
     "search": f"-k --rank --model {RUNNING} --json --quiet -q",
+    "embed": "--store --ray --workers --gpus --documents-per-fragment --model --overflow --batch-tokens --truncate-dim "
+    "--json --quiet -q",
+    "stats": "--json --quiet -q",
+    "optimize": "--json --quiet -q",
     "serve": f"--host --port --writable --token --workers --model {RUNNING} --quiet -q",
     "explain": f"--store --source --rows --png --model {RUNNING} --json --quiet -q",
     "demo": f"--questions --all --store --rank --model {RUNNING} --json --quiet -q",
@@ -159,11 +163,11 @@ def test_quiet_leaves_results_and_errors_alone(run: Any, store: Any, tmp_path: P
 
     index = ("index", tmp_path / "texts", "--model", store[1], "--store")
     _, loud_out, loud_err = run(*index, tmp_path / "loud")
-    assert "embedding: 100%" in loud_err and "skipped photo.png" in loud_err
+    assert "texts: 100%" in loud_err and "skipped photo.png" in loud_err
     assert quietly(*index, tmp_path / "quiet") == (0, loud_out, "")
     code, out, err = quietly("search", tmp_path / "nowhere", "river")
     assert (code, out) == (2, "") and err.startswith("m2bert: ") and err.count("\n") == 1
-    assert "embedding: 100%" in run(*index, tmp_path / "loud again")[2], "silence ends with its command"
+    assert "texts: 100%" in run(*index, tmp_path / "loud again")[2], "silence ends with its command"
 
 
 @pytest.mark.parametrize("option", ["--batch-tokens", "--threads"])

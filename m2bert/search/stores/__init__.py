@@ -1,8 +1,9 @@
 """What a place for embedded documents must do: eleven verbs, add, describe, delete, refresh, get, search,
 word_scores, states, ids, count and sizes.
 
-`lance.py` is the store on disk. A second one needs only these verbs.
-Test: tests/search/test_index.py.
+`lance.py` is the store in a folder or in object storage, `postgres.py` the one in a database; another needs only these
+verbs, and passes the same tests.
+Test: tests/search/test_stores.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -140,6 +142,14 @@ class VectorStore(Protocol):
 
     @property
     def info(self) -> StoreInfo: ...
+
+    @property
+    def name(self) -> str:
+        """The store as messages say it."""
+
+    @property
+    def path(self) -> Path:
+        """A folder of this machine for what is on its way into the store."""
 
     def add(
         self,

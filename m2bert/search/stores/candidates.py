@@ -17,15 +17,19 @@ SHALLOW_UP_TO, MOST_GROWN = 100_000, 10
 
 @dataclass(frozen=True)
 class Listed:
-    """The first rows of a ranking with their scores. `complete`: whether no other row has a score above 0."""
+    """The first rows of a ranking with their scores. `complete`: whether no other row has a score above 0.
+
+    missed: what a row may have at most that was not looked at, if that is more than the least score here.
+    """
 
     scores: Mapping[int, float]
     complete: bool
+    missed: float = 0.0
 
     @property
     def bound(self) -> float:
         """What a row that is not listed has at most."""
-        return 0.0 if self.complete or not self.scores else min(self.scores.values())
+        return 0.0 if self.complete else max(min(self.scores.values(), default=0.0), self.missed)
 
 
 def depths(documents: int, listed: int, scored: int) -> tuple[int, int]:

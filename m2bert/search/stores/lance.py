@@ -11,7 +11,7 @@ Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,13 +23,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from m2bert._lazy import postponed
-from m2bert.errors import M2BertError, StoreError
+from m2bert.errors import M2BertError
 from m2bert.ranking.bm25 import word_scale
-from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
+from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
-from m2bert.search.stores.candidates import Listed, depths, most_promising, undecided
-from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
+from m2bert.search.stores.candidates import Listed, depths
+from m2bert.search.stores.columns import read_info, table_schema, to_record
 from m2bert.search.stores.fields import (
     field_columns,
     fields_of,
@@ -52,19 +52,15 @@ from m2bert.search.stores.lance_indexes import (
     index_words,
     vector_index,
 )
-from m2bert.search.stores.staging import STAGING
+from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
+from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
 
 with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
-    import lancedb
     from lancedb.query import MatchQuery
 
-TABLE = "documents"
 # Readers in other processes may still use an old version of the table; a day is far longer than a search
 # takes.
 KEPT_VERSIONS = timedelta(days=1)
-# Documents listed by the whole and by the words; and how many of them, the most promising by what the lists say, have
-# their exact scores computed; more in larger stores (docs/retrieval.md, docs/scaling.md have the time and the recall).
-CANDIDATES, WORDS_LISTED, SCORED_EXACTLY = 400, 3000, 150
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
@@ -75,10 +71,11 @@ KEYS_AT_ONCE = 5_000
 class LanceStore:
     """A VectorStore in the folder `path`. Any number of threads may read at once."""
 
-    def __init__(self, path: Path, database: Any, table: Any, info: StoreInfo) -> None:
-        """Use :meth:`open` or :meth:`create`."""
-        self.path = path
-        self.info = info
+    def __init__(self, path: Path, database: Any, table: Any, info: StoreInfo, name: str | None = None) -> None:
+        """Use :meth:`open` or :meth:`create`. name: for messages; of object storage, whose folder is `path` here."""
+        self.path, self.info = path, info
+        self.name = name or str(path)
+        self._is_remote = name is not None
         self._database = database
         self._idle = [table]
         self._indexes: tuple[int, VectorIndex | None] = (-1, None)
@@ -95,17 +92,11 @@ class LanceStore:
             raise M2BertError(
                 f"store: there is no store at {str(folder)!r}; make one with `m2bert index FOLDER --store {folder}`"
             )
-        if not _has_table(folder):
+        if not has_table(folder):
             raise M2BertError(
                 f"store: {str(folder)!r} is not a store of m2bert and is left as it is; give another folder"
             )
-        try:
-            database = _connect(folder)
-            table = database.open_table(TABLE)
-            schema = table.schema
-        except Exception as error:
-            raise _damaged(folder, error) from error
-        return cls(folder, database, table, read_info(schema, str(folder)))
+        return cls._of_database(lambda: connect(folder), folder, str(folder))
 
     @classmethod
     def create(cls, path: str | Path, info: StoreInfo) -> LanceStore:
@@ -118,12 +109,42 @@ class LanceStore:
             return cls.open(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _connect(folder).create_table(TABLE, schema=table_schema(info), exist_ok=True)
+            connect(folder).create_table(TABLE, schema=table_schema(info), exist_ok=True)
         except Exception as error:
             raise M2BertError(
-                f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); choose a folder you may write"
+                f"store: cannot make a store at {str(folder)!r} ({one_line(error)}); choose a folder you may write"
             ) from error
         return cls.open(folder)
+
+    @classmethod
+    def open_remote(cls, url: str, path: Path) -> LanceStore | None:
+        """The store in object storage at `url`; None where there is none. path: folder of this machine for what is on
+        its way. Raises M2BertError where it cannot be reached, is something else, or of another format."""
+        try:
+            if TABLE not in connect(url).list_tables().tables:
+                return None
+        except Exception as error:
+            raise damaged(url, error) from error
+        return cls._of_database(lambda: connect(url), path, url, remote=True)
+
+    @classmethod
+    def create_remote(cls, url: str, path: Path, info: StoreInfo) -> LanceStore:
+        """Make an empty store in object storage, or open the one that is there. Raises M2BertError as open_remote."""
+        try:
+            connect(url).create_table(TABLE, schema=table_schema(info), exist_ok=True)
+        except Exception as error:
+            raise damaged(url, error) from error
+        return cls._of_database(lambda: connect(url), path, url, remote=True)
+
+    @classmethod
+    def _of_database(cls, connected: Callable[[], Any], path: Path, name: str, *, remote: bool = False) -> LanceStore:
+        try:
+            database = connected()
+            table = database.open_table(TABLE)
+            schema = table.schema
+        except Exception as error:
+            raise damaged(name, error) from error
+        return cls(path, database, table, read_info(schema, name), name if remote else None)
 
     def add(
         self,
@@ -138,8 +159,8 @@ class LanceStore:
             before = table.version
             if not any(index.columns == ["words"] for index in table.list_indices()):
                 index_words(table)  # before the first rows, so that no reader sees rows without it
-            _widen(table, self.info, fields)
-            reader = _completed(rows, table.schema)
+            widen(table, self.info, fields)
+            reader = completed(rows, table.schema)
             if replaces or remove:
                 merge = table.merge_insert(["source", "id"])
                 merge = merge.when_matched_update_all().when_not_matched_insert_all()
@@ -156,7 +177,7 @@ class LanceStore:
         """See VectorStore.describe. Other columns, vectors among them, are not written again."""
         with self._latest() as table:
             before = table.version
-            _widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
+            widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
             names = known_fields(table.schema.names)
             keys = list(metadata)
             columns = {name: pa.array([key[part] for key in keys]) for part, name in enumerate(("source", "id"))}
@@ -211,25 +232,17 @@ class LanceStore:
                 near = _near(table, query.vector, k, listed, where, index)
                 words = listing.result()
                 scale = word_scale(len(query.words), count)
-            weights = mixture.whole + mixture.passages, mixture.words * scale
-            ids = most_promising(near, words, weights, max(k, scored_exactly))
-            if not ids:
-                return []
-            rows = _taken(table, ids, ["source", "id", *([] if query.vector is None else SCORED)])
-            scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
-            if query.vector is not None:
-                scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
-            rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
-            bm25 = {**words.scores, **_matching(table, asked, len(rest), sql_of_rows(rest)).scores}
-            scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
-            added, total = mixture.weighted(scores), mixture.combined(scores)
-            keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
-            order = sorted(range(len(keys)), key=lambda i: (-total[i], keys[i]))[:k]
+            best = best_rows(
+                query.vector, k, mixture, (near, words), scale,
+                lambda rows, columns: _taken(table, rows, columns),
+                lambda rows: _matching(table, asked, len(rows), sql_of_rows(rows)).scores,
+                scored_exactly,
+            )  # fmt: skip
             there = set(table.schema.names) - {"words"}
             names = [name for name in table_schema(self.info).names if name in there]
-            found = _taken(table, sorted(ids[i] for i in order), names).to_pylist()
+            found = _taken(table, sorted(row for row, _ in best), names).to_pylist()
             records = {row["_rowid"]: to_record(row, self.info.dim) for row in found}
-        return [Found({part: float(values[i]) for part, values in added.items()}, records[ids[i]]) for i in order]
+        return [Found(parts, records[row]) for row, parts in best]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
@@ -279,7 +292,7 @@ class LanceStore:
         """See VectorStore.sizes."""
         with self._latest() as table:
             indexes, names = index_sizes(table), known_names(table.schema.names)
-        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        size = bytes_at(self.name if self._is_remote else self.path)
         return StoreSizes(size, indexes, tuple(names))
 
     def _vector_index(self, table: Any) -> VectorIndex | None:
@@ -305,10 +318,10 @@ class LanceStore:
         except M2BertError:
             raise
         except Exception as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.name, error) from error
 
 
-def _widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
+def widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
     """Give the table the columns that it lacks, without a value in them."""
     there = table.schema.names
     missing = [table_schema(info).field(name) for name in ("sections", "metadata") if name not in there]
@@ -316,7 +329,7 @@ def _widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
         table.add_columns(missing)
 
 
-def _completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
+def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
     """Rows with what the table keeps of their metadata in columns of their own."""
     fields = known_fields(schema.names)
 
@@ -367,32 +380,3 @@ def _taken(table: Any, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         return pa.table({name: [] for name in [*columns, "_rowid"]})
     rows = table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
     return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
-
-
-def _connect(folder: Path) -> Any:
-    """The database in a folder; absolute, because the database takes `s3:notes` for a place on the network."""
-    return lancedb.connect(str(folder.absolute()))
-
-
-def _has_table(folder: Path) -> bool:
-    versions = folder / f"{TABLE}.lance" / "_versions"
-    return versions.is_dir() and any(entry.suffix == ".manifest" for entry in versions.iterdir())
-
-
-def is_unused(folder: Path) -> bool:
-    """Whether there is no folder, an empty one, or what a process left that was killed while making it."""
-    if not folder.is_dir():
-        return not folder.exists()
-    ours = {f"{TABLE}.lance", STAGING}
-    return not _has_table(folder) and all(entry.name in ours for entry in folder.iterdir())
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _damaged(folder: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"store: {str(folder)!r} cannot be read or written ({_one_line(error)}); "
-        f"check permissions and space, restore a copy, or index into a new folder"
-    )
