@@ -29,7 +29,7 @@ from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
 from m2bert.search.stores.candidates import Listed, most_promising, undecided
-from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_record
+from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_records
 from m2bert.search.stores.staging import STAGING
 
 with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
@@ -52,6 +52,9 @@ PROBES, INDEX_BITS = 20, 4
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
+# A connection keeps the index of words of every version it has seen open, in memory and as files; a new one costs some
+# milliseconds.
+VERSIONS_OF_A_CONNECTION = 16
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 
 
@@ -63,6 +66,7 @@ class LanceStore:
         self.path = path
         self.info = info
         self._database = database
+        self._connected_at: int = table.version
         self._idle = [table]
 
     @classmethod
@@ -113,8 +117,8 @@ class LanceStore:
             before = table.version
             if not any(index.columns == ["words"] for index in table.list_indices()):
                 _index_words(table)  # before the first rows, so that no reader sees rows without it
-            if "sections" not in table.schema.names:
-                table.add_columns(table_schema(self.info).field("sections"))
+            if missing := [field for field in table_schema(self.info) if field.name not in table.schema.names]:
+                table.add_columns(missing)  # which a store that an earlier version made lacks
             reader = pa.RecordBatchReader.from_batches(table_schema(self.info), rows)
             if replaces or remove:
                 merge = table.merge_insert(["source", "id"])
@@ -145,8 +149,7 @@ class LanceStore:
         """See VectorStore.get."""
         with self._latest() as table:
             query = table.search().where(f"id = {_quoted(identity)}").limit(max(table.count_rows(), 1))
-            rows = query.to_arrow().to_pylist()
-        return sorted((to_record(row, self.info.dim) for row in rows), key=lambda record: record.key)
+            return sorted(to_records(query.to_arrow(), self.info.dim), key=lambda record: record.key)
 
     def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """See VectorStore.search."""
@@ -162,7 +165,9 @@ class LanceStore:
             ids = most_promising(near, words, weights, max(k, SCORED_EXACTLY))
             if not ids:
                 return []
-            rows = _taken(table, ids, ["source", "id", *([] if query.vector is None else SCORED)])
+            there = [name for name in table_schema(self.info).names if name in table.schema.names]
+            scored = [] if query.vector is None else [name for name in SCORED if name in there]
+            rows = _taken(table, ids, ["source", "id", *scored])
             scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
@@ -172,9 +177,8 @@ class LanceStore:
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
             order = sorted(range(len(keys)), key=lambda i: (-total[i], keys[i]))[:k]
-            names = [name for name in table_schema(self.info).names if name != "words" and name in table.schema.names]
-            found = _taken(table, sorted(ids[i] for i in order), names).to_pylist()
-            records = {row["_rowid"]: to_record(row, self.info.dim) for row in found}
+            found = _taken(table, sorted(ids[i] for i in order), [name for name in there if name != "words"])
+            records = dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
         return [Found({part: float(values[i]) for part, values in added.items()}, records[ids[i]]) for i in order]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
@@ -215,13 +219,18 @@ class LanceStore:
         Nobody else has the same handle meanwhile, since a look of another thread at the latest version would move it.
         """
         try:
+            idle = self._idle
             try:
-                table = self._idle.pop()
+                table = idle.pop()
             except IndexError:
                 table = self._database.open_table(TABLE)
             table.checkout_latest()
+            if abs(table.version - self._connected_at) >= VERSIONS_OF_A_CONNECTION:
+                self._database, idle = _connect(self.path), []
+                table = self._database.open_table(TABLE)
+                self._connected_at, self._idle = table.version, idle
             yield table
-            self._idle.append(table)
+            idle.append(table)
         except M2BertError:
             raise
         except Exception as error:
