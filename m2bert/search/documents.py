@@ -15,10 +15,12 @@ import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from m2bert.bounds import LINE, TooMuchError, lines_of
 from m2bert.errors import M2BertError
 from m2bert.search.formats import READERS_VERSION, FormatError, has_reader, parse
 from m2bert.search.formats.plain import decode
@@ -333,20 +335,22 @@ def _surrogate(text: str) -> int | None:
 
 
 def _read_jsonl(path: Path) -> Iterator[Document | Skipped]:
-    opener: Any = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as lines:
+    with path.open("rb") as file, gzip.open(file) if path.name.endswith(".gz") else nullcontext(file) as lines:
         try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _read_line(line, number)
+            for number, line in lines_of(lines, path.stat().st_size):
+                yield _read_line(line, number)
+        except TooMuchError as error:
+            raise M2BertError(f"read_corpus: {str(path)!r} {error.reason}; nothing was indexed") from error
         except (OSError, EOFError, zlib.error) as error:
             raise M2BertError(
                 f"read_corpus: {str(path)!r} breaks off ({error}); restore the file, nothing was indexed"
             ) from error
 
 
-def _read_line(line: bytes, number: int) -> Document | Skipped:
+def _read_line(line: bytes | None, number: int) -> Document | Skipped:
     where = f"line {number}"
+    if line is None:
+        return Skipped(where, LINE.said(), "source")
     try:
         row: Any = json.loads(decode(line))
     except (ValueError, RecursionError) as error:
