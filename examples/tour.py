@@ -1,7 +1,8 @@
-"""A day with m2bert for somebody who knows sentence-transformers: `python examples/tour.py FOLDER`.
+"""A day with m2bert for somebody who knows sentence-transformers: `python examples/tour.py OUT DOCUMENTS QUESTION ...`.
 
-Encodes 1,000 texts, compares and searches some, indexes a folder of files, evaluates a task with mteb, fine-tunes on
-200 pairs and opens the result again. What it writes goes into FOLDER. Needs the extras peers, mteb and train.
+Encodes 1,000 texts, compares and searches some, indexes the files in the folder DOCUMENTS and asks them the questions,
+evaluates a task with mteb, fine-tunes on 200 pairs and opens the result again. What it writes goes into OUT. Needs the
+extras peers, mteb, train and documents.
 """
 
 from __future__ import annotations
@@ -37,33 +38,29 @@ def encode(model: SentenceTransformer, texts: list[str]) -> None:
     print(f"encoded {vectors.shape}; nearest: {texts[int(scores.argmax())]}")
 
 
-def index_and_search(folder: Path) -> None:
-    """A folder of files, indexed and searched."""
-    files = folder / "files"
-    files.mkdir(parents=True, exist_ok=True)
-    (files / "camel.txt").write_text("Camels live in dry deserts. Their humps store fat, used when food is scarce.")
-    (files / "octopus.md").write_text("# Octopus\n\nThe octopus has three hearts and blue blood.")
-    (files / "whale.html").write_text(
-        "<html><body><h1>Whale</h1><p>Whales breathe air through a blowhole.</p></body></html>"
-    )
-    (files / "wolf.py").write_text('"""Wolves hunt in packs and howl at night."""\n')
-    index = SearchIndex(folder / "store", Embedder())
-    report = index.update(read_corpus(files))
-    best = index.search("How many hearts does it have?", k=1)[0]
-    print(f"indexed {report.added} files; found {best.id}: {' '.join(best.passages[0].text.split())[:60]}")
+def index_and_search(embedder: Embedder, documents: Path, questions: list[str], store: Path) -> None:
+    """A folder of files of all kinds, indexed and searched; the second reading finds that nothing has changed."""
+    with SearchIndex(store, embedder) as index:
+        report = index.update(read_corpus(documents))
+        print(f"indexed {report.added} files, of which {len(report.guessed)} had to be guessed at their encoding")
+        for item in report.skipped:
+            print(f"left out {item.id}: {item.reason}")
+        again = index.update(read_corpus(documents, stamps=index.stamps(documents)))
+        print(f"read again: {again.unchanged} unchanged")
+        for question, results in zip(questions, index.search(questions, k=1), strict=True):
+            for result in results:
+                passage = result.passages[0]
+                print(f"{question!r} is in {result.id}, {passage.place or f'{passage.position:.0%} into it'}")
 
 
-def evaluate(model: SentenceTransformer, texts: list[str]) -> float:
+def evaluate(model: SentenceTransformer, embedder: Embedder, texts: list[str]) -> None:
     """nDCG@10 of a small task by the model's vectors, and by our search."""
     corpus = {f"d{number}": text for number, text in enumerate(texts[::10])}
     queries = {f"q{number}": f"What {' '.join(text.split()[1:3])}?" for number, text in enumerate(texts[::10])}
     task = RetrievalTask("animals", "test", corpus, queries, {query: {"d" + query[1:]: 1} for query in queries})
-    scores = []
-    for name, system in (("vectors", model), ("search", as_mteb_search(Embedder()))):
+    for name, system in (("vectors", model), ("search", as_mteb_search(embedder))):
         result = mteb.evaluate(system, [as_mteb_task(task)], cache=None)
-        scores.append(result[0].scores["test"][0]["ndcg_at_10"])
-        print(f"mteb, {name}: nDCG@10 {scores[-1]:.3f}")
-    return float(scores[0])
+        print(f"mteb, {name}: nDCG@10 {result[0].scores['test'][0]['ndcg_at_10']:.3f}")
 
 
 def finetune(model: SentenceTransformer, texts: list[str], folder: Path) -> None:
@@ -73,7 +70,7 @@ def finetune(model: SentenceTransformer, texts: list[str], folder: Path) -> None
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
-            output_dir=str(folder / "run"), num_train_epochs=1, per_device_train_batch_size=20, learning_rate=1e-4,
+            output_dir=str(folder / "run"), num_train_epochs=1, per_device_train_batch_size=50, learning_rate=1e-4,
             report_to="none", save_strategy="no",
         ),
         train_dataset=Dataset.from_dict({"anchor": questions, "positive": answers}),
@@ -83,20 +80,21 @@ def finetune(model: SentenceTransformer, texts: list[str], folder: Path) -> None
     model.save(str(folder / "tuned"))
 
 
-def main(folder: str) -> None:
+def main(out: Path, documents: Path, questions: list[str]) -> None:
     """All of it, in order."""
-    place, texts = Path(folder), sentences()
+    texts = sentences()
     model = SentenceTransformer(str(m2bert.model_folder("m2-bert-mini")), device="cpu")
+    embedder = Embedder(device="cpu")
     encode(model, texts)
-    index_and_search(place)
-    evaluate(model, texts)
-    finetune(model, texts, place)
-    again = SentenceTransformer(str(place / "tuned"), device="cpu")
-    same = abs(again.encode(texts[:5]) - Embedder(place / "tuned", device="cpu").encode(texts[:5])).max()
+    index_and_search(embedder, documents, questions, out / "store")
+    evaluate(model, embedder, texts)
+    finetune(model, texts, out)
+    again = SentenceTransformer(str(out / "tuned"), device="cpu")
+    same = abs(again.encode(texts[:5]) - Embedder(out / "tuned", device="cpu").encode(texts[:5])).max()
     print(f"opened again; SentenceTransformer and Embedder differ by {same:.0e}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python examples/tour.py FOLDER")
-    main(sys.argv[1])
+    if len(sys.argv) < 3:
+        sys.exit("usage: python examples/tour.py OUT DOCUMENTS [QUESTION ...]")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,5 +44,5 @@ def machine() -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """versions, machine, and created: the time in UTC, ISO 8601."""
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     return {"versions": versions(), "machine": machine(), "created": created}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,5 +38,5 @@ def test_the_processor_is_named_where_the_system_tells(monkeypatch: Any, tmp_pat
 def test_provenance_is_plain_data_with_the_time_in_utc() -> None:
     found = json.loads(json.dumps(provenance()))
     assert set(found) == {"versions", "machine", "created"}
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(found["created"])
+    age = datetime.now(UTC) - datetime.fromisoformat(found["created"])
     assert timedelta(seconds=-1) <= age < timedelta(minutes=1)

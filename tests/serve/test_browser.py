@@ -76,6 +76,9 @@ def test_a_search_opens_a_passage_by_keyboard_alone(tab: Any, url: str) -> None:
     assert mark.get_attribute("id") == f"passage-{numbers[1]}" and mark.is_visible()
     top = mark.bounding_box()["y"]
     assert 0 <= top < DESKTOP[1]
+    head, marked = tab.locator(".sticky").bounding_box(), mark.bounding_box()
+    assert head["x"] <= marked["x"]  # nothing shows beside the head while the text goes under it
+    assert head["x"] + head["width"] >= marked["x"] + marked["width"]
     tab.locator(f".peak[data-passage='{numbers[1]}']").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.locator("mark:target").get_attribute("id") == f"passage-{numbers[2]}"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,15 +112,20 @@ def test_a_full_house_is_told_at_once(url: str, held: Held, service: Service) ->
     assert embed(url, "paper").status == 200
 
 
-def test_a_full_queue_of_tokens_is_told(url: str, held: Held, service: Service) -> None:
-    with ThreadPoolExecutor(2) as pool:
+def test_a_full_queue_of_tokens_is_told(held: Held) -> None:
+    service = Service(replace(LIMITS, waiting_requests=10))
+    service.add_model(held)
+    with served(service) as url, ThreadPoolExecutor(2) as pool:
+        held.held.set()
         first = pool.submit(embed, url, "river " * 40)
         held.running.wait(20)
-        answer = pool.submit(embed, url, "stone " * 40)
+        second = pool.submit(embed, url, "stone " * 40)
         wait_until(lambda: service.models["unnamed"].scheduler.waiting_tokens == 42)
-        first_refused = ask(url + "/v1/embeddings", {"input": "x"})  # by the number of requests
+        third = embed(url, "paper " * 20)
         held.let.set()
-        assert (first.result().status, answer.result().status, first_refused.status) == (200, 200, 429)
+        assert third.status == 429 and third.headers["retry-after"] == "1"
+        assert third.error["message"].startswith("42 tokens wait, and with 22 more they are over 50")
+        assert (first.result().status, second.result().status) == (200, 200)
 
 
 def test_whoever_hangs_up_gives_the_place_back(url: str, held: Held, service: Service) -> None:
