@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from m2bert.errors import M2BertError
 
@@ -35,7 +35,7 @@ class Bound:
         given = os.environ.get(self.variable, "")
         if not given:
             return self.default
-        if not (given.isascii() and given.isdecimal() and 0 < int(given[:12]) and len(given) <= 12):
+        if not (given.isascii() and given.isdecimal() and int(given[:12]) > 0 and len(given) <= 12):
             raise M2BertError(f"{self.variable} must be a whole number of {self.unit}, 1 or more, got {given!r:.40}")
         return int(given)
 
@@ -59,7 +59,7 @@ class TooMuchError(M2BertError):
         self.reason = reason
 
 
-def lines_of(file: BinaryIO, packed: int) -> Iterator[tuple[int, bytes | None]]:
+def lines_of(file: IO[bytes], packed: int) -> Iterator[tuple[int, bytes | None]]:
     r"""The lines of an open file that are not blank, as (number, bytes without "\n"); None for one over LINE.
 
     packed: bytes of the file on the disk. Lines end at "\n" alone. Raises TooMuchError when more than EXPANSION comes
@@ -67,12 +67,13 @@ def lines_of(file: BinaryIO, packed: int) -> Iterator[tuple[int, bytes | None]]:
     """
     longest = LINE.value << 20
     most = max(FREELY_EXPANDED, packed * EXPANSION.value)
-    number, total, parts, size = 1, 0, [], 0
+    number, total, size = 1, 0, 0
+    parts: list[bytes] = []
     while chunk := file.read(CHUNK):
         total += len(chunk)
         if total > most:
             raise TooMuchError(f"expands to more than {total >> 20:,} MB from {packed:,} bytes, {EXPANSION.said()}")
-        if not size and not chunk.strip():  # gigabytes of nothing in seconds
+        if not size and chunk.endswith(b"\n") and not chunk.strip():  # gigabytes of nothing in seconds
             number += chunk.count(b"\n")
             continue
         *ended, rest = chunk.split(b"\n")

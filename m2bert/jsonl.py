@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from m2bert.bounds import LINE, TooMuchError, lines_of
 from m2bert.errors import M2BertError
@@ -27,12 +27,13 @@ def read_jsonl(path: Path, *, who: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file:line", row) for each line that is not blank.
 
     Lines end at "\\n" alone, so that a text may hold other separators. Raises M2BertError, beginning with `who`, for a
-    file that cannot be read or breaks off, a line beyond its bound (m2bert.bounds), and for one that is not one JSON object of Unicode text.
+    file that cannot be read or breaks off, a line beyond its bound (m2bert.bounds), and for one that is not one JSON
+    object of Unicode text.
     """
     where = str(path)
     try:
         with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else nullcontext(file) as lines:
-            for number, line in lines_of(lines, path.stat().st_size):
+            for number, line in lines_of(cast(IO[bytes], lines), path.stat().st_size):
                 where = f"{path}:{number}"
                 if line is None:
                     raise M2BertError(f"{who}: {where}: the line is {LINE.said()}; shorten the row")

@@ -202,7 +202,7 @@ def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpect
     size = _transform_size(fft_size(seqlen), k.device)
     if in_forward_mode(k, k_rev):
         raise NotImplementedError(
-            "filter_spectrum: it has no forward-mode derivative, got a filter with a tangent; give it to fft_conv itself"
+            "filter_spectrum: it has no forward-mode derivative, got a filter with a tangent; give it to fft_conv"
         )
     data = torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), size)
     return FilterSpectrum(data, size)

@@ -118,7 +118,9 @@ def monarch_mixer(
     if seqlen == 0:
         return u + p[..., :dim]  # empty, with the gradients' way back
     rest = (p, u, short_weight, short_bias, skip, skip2)
-    if in_forward_mode(*(x for f, r in ((k, k_rev), (k2, k2_rev)) for x in filters_in_time("monarch_mixer", f, r, *rest))):
+    if in_forward_mode(
+        *(x for f, r in ((k, k_rev), (k2, k2_rev)) for x in filters_in_time("monarch_mixer", f, r, *rest))
+    ):
         return monarch_mixer_ref(p, u, short_weight, short_bias, k, k_rev, skip, k2, k2_rev, skip2, mask)
     dtype = compute_dtype(u.dtype)
     spectrum = spectrum_data(k, k_rev, u, seqlen)

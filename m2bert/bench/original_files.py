@@ -66,8 +66,19 @@ def read_pairs(task: str, path: Path | str) -> Iterator[Pair]:
         raise M2BertError(f"tasks: no such file or folder: {path}; give the original files of {task}")
     try:
         yield from READERS[task](path, task)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, ElementTree.ParseError,
-            NotImplementedError, RuntimeError, RecursionError, EOFError, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        zipfile.BadZipFile,
+        ElementTree.ParseError,
+        NotImplementedError,
+        RuntimeError,
+        RecursionError,
+        EOFError,
+        zlib.error,
+    ) as error:
         if isinstance(error, M2BertError) and not isinstance(error, TooMuchError):
             raise
         message = " ".join(f"{type(error).__name__} {error}".split())[:200]

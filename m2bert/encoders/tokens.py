@@ -1,4 +1,4 @@
-"""Token ids of texts of any length, a stretch of text at a time: the tokenizer's objects take hundreds of bytes a token.
+"""Token ids of texts of any length, a stretch at a time: the tokenizer's objects take hundreds of bytes a token.
 
 Test: tests/encoders/test_tokens.py.
 """
@@ -33,13 +33,17 @@ def tokens_of(core: Any, texts: Sequence[str], *, offsets: bool) -> Iterator[Tok
     for first, last in groups_of_characters(pieces, CHARACTERS_AT_ONCE):
         encodings = encode(pieces[first:last], add_special_tokens=False)
         for place, encoding in zip(range(first, last), encodings, strict=True):
-            number, start = stretches[place]
+            _, start = stretches[place]
             spans = np.asarray(encoding.offsets if offsets else [], dtype=np.int64).reshape(-1, 2) + start
             made.append((np.asarray(encoding.ids, dtype=np.int32), spans))
             if ends[place] == 0:  # the text's last piece
-                yield made[0] if len(made) == 1 else (
-                    np.concatenate([ids for ids, _ in made]),
-                    np.concatenate([each for _, each in made]),
+                yield (
+                    made[0]
+                    if len(made) == 1
+                    else (
+                        np.concatenate([ids for ids, _ in made]),
+                        np.concatenate([each for _, each in made]),
+                    )
                 )
                 made = []
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 from m2bert.bounds import LINE, TooMuchError, lines_of
 from m2bert.errors import M2BertError
@@ -337,7 +337,7 @@ def _surrogate(text: str) -> int | None:
 def _read_jsonl(path: Path) -> Iterator[Document | Skipped]:
     with path.open("rb") as file, gzip.open(file) if path.name.endswith(".gz") else nullcontext(file) as lines:
         try:
-            for number, line in lines_of(lines, path.stat().st_size):
+            for number, line in lines_of(cast(IO[bytes], lines), path.stat().st_size):
                 yield _read_line(line, number)
         except TooMuchError as error:
             raise M2BertError(f"read_corpus: {str(path)!r} {error.reason}; nothing was indexed") from error

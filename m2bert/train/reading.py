@@ -144,7 +144,9 @@ def _named_value(pair: str, who: str) -> tuple[str, Any]:
     try:
         return name, yaml.load(text, Loader=_yaml_loader())
     except (ValueError, yaml.YAMLError) as error:
-        raise M2BertError(f"{who}: --set {pair:.{LONGEST_SHOWN}} must be NAME=VALUE with a value in YAML; mend it") from error
+        raise M2BertError(
+            f"{who}: --set {pair:.{LONGEST_SHOWN}} must be NAME=VALUE with a value in YAML; mend it"
+        ) from error
 
 
 def _shares(name: str, value: Any, who: str) -> Any:

@@ -159,7 +159,10 @@ def check_value(who: str, item: dataclasses.Field[Any], value: Any) -> None:
     if choices and value not in choices:
         known = ", ".join(choice for choice in choices if choice)
         raise M2BertError(f"{who}: {item.name} must be one of {known}, got {value!r}; choose one of these")
-    if limits and not (math.isfinite(value) and all(LIMITS[name][1](value, bound) for name, bound in limits.items())):
+    if limits and not (
+        (isinstance(value, int) or math.isfinite(value))
+        and all(LIMITS[name][1](value, bound) for name, bound in limits.items())
+    ):
         rule = " and ".join(f"{LIMITS[name][0]} {bound}" for name, bound in limits.items())
         low = not all(LIMITS[name][1](value, limits[name]) for name in ("above", "least") if name in limits)
         raise M2BertError(f"{who}: {item.name} must be {rule}, got {value}; {'raise' if low else 'lower'} it")
@@ -167,6 +170,9 @@ def check_value(who: str, item: dataclasses.Field[Any], value: Any) -> None:
         raise M2BertError(f"{who}: lengths must map tokens to shares, got none; write for example 512:0.7,2048:0.3")
     if item.name in ("lengths", "weights"):
         for key, share in value.items():
+            numbers = [share, key] if item.name == "lengths" else [share]
+            if any(isinstance(each, bool) or not isinstance(each, int | float) for each in numbers):
+                raise M2BertError(f"{who}: {item.name} must map to numbers, got {key!r:.40}: {share!r:.40}; mend it")
             if not 0 <= share < math.inf:
                 raise M2BertError(f"{who}: {item.name} must be finite and at least 0, got {key}:{share}; change it")
 

@@ -63,5 +63,5 @@ def test_time_and_memory_grow_with_the_length() -> None:
         tracemalloc.stop()
         return seconds, peak
 
-    (short, small), (long, large) = cost(6), cost(12)
+    (short, small), (long, large) = cost(3), cost(6)
     assert long < 2.5 * short and large < 2.5 * small, (short, long, small, large)

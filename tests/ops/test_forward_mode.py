@@ -32,8 +32,17 @@ def case(name: str) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
         "monarch_matmul": (m2ops.monarch_matmul, (random(3, 8), random(2, 6, 4), random(3, 2, 4))),
         "monarch_mixer": (
             m2ops.monarch_mixer,
-            (random(2, 7, 12), random(2, 7, 4), random(12, 3), random(12), *(random(4, n) for n in (7, 7)), random(4),
-             random(4, 7), random(4, 7), random(4)),
+            (
+                random(2, 7, 12),
+                random(2, 7, 4),
+                random(12, 3),
+                random(12),
+                *(random(4, n) for n in (7, 7)),
+                random(4),
+                random(4, 7),
+                random(4, 7),
+                random(4),
+            ),
         ),
     }
     return cases[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +26,18 @@ def text_hash(text: str, sections: str = "") -> str:
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def checksums(hashes: pa.Array, vectors: pa.Array, spans: pa.Array, blobs: pa.Array, dim: int) -> Iterator[int]:
+def checksums(columns: Mapping[str, pa.Array], dim: int) -> Iterator[int]:
     """CRC-32 of each row's COVERED columns, as they lie on the disk; vectors have `dim` numbers."""
-    numbers = vectors.flatten().to_numpy().reshape(-1, dim)
+    hashes, vectors, spans, blobs = (columns[name] for name in COVERED)
+    numbers = vectors.flatten().to_numpy().reshape(-1, dim).astype("<f4")
     flat = spans.flatten()
     places = np.stack([flat.field(name).to_numpy() for name in ("start", "end")], axis=1).astype("<i4")
     ends = np.cumsum([0, *(len(each) for each in spans)])
     for row, (known, blob) in enumerate(zip(hashes.to_pylist(), blobs, strict=True)):
         total = zlib.crc32(known.encode("utf-8", "surrogatepass"))
-        for part in (numbers[row].astype("<f4"), places[ends[row] : ends[row + 1]], blob.as_buffer()):
-            total = zlib.crc32(part, total)
-        yield total
+        total = zlib.crc32(numbers[row].tobytes(), total)
+        total = zlib.crc32(places[ends[row] : ends[row + 1]].tobytes(), total)
+        yield zlib.crc32(blob.as_buffer(), total)
 
 
 def damages(rows: pa.Table, dim: int) -> list[str]:
@@ -47,8 +48,9 @@ def damages(rows: pa.Table, dim: int) -> list[str]:
     found = [""] * len(rows)
     if CHECKSUM in rows.schema.names:
         kept = rows[CHECKSUM].to_pylist()
-        made = checksums(*(rows[name].combine_chunks() for name in COVERED), dim)
-        found = ["" if old in (None, new) else "its embedding is not what was written" for old, new in zip(kept, made)]
+        made = checksums({name: rows[name].combine_chunks() for name in COVERED}, dim)
+        pairs = zip(kept, made, strict=True)
+        found = ["" if old in (None, new) else "its embedding is not what was written" for old, new in pairs]
     if "text" in rows.schema.names:
         texts, hashes = rows["text"].to_pylist(), rows["text_hash"].to_pylist()
         sections = rows["sections"].to_pylist() if "sections" in rows.schema.names else [None] * len(rows)

@@ -102,7 +102,7 @@ def to_batch(made: Mapping[str, EncodedDocument], info: StoreInfo, names: Mappin
         "passages": pa.array(spans, pa.list_(PASSAGE)),
         "passage_vectors": pa.array(blobs, pa.large_binary()),
     }
-    columns[CHECKSUM] = pa.array(checksums(*(columns[name] for name in COVERED), info.dim), pa.int64())
+    columns[CHECKSUM] = pa.array(checksums(columns, info.dim), pa.int64())
     for name in ("num_tokens", "num_windows", "num_truncated"):
         columns[name] = pa.array([getattr(one, name) for one in made.values()], pa.int64())
     schema = staged_schema(info)

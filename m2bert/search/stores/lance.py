@@ -38,9 +38,9 @@ with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceD
     from lancedb.query import MatchQuery
 
 TABLE = "documents"
-# Readers in other processes may still use an old version of the table; a day is far longer than a search
-# takes.
-KEPT_VERSIONS = timedelta(days=1)
+# Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
+# so is a minute, where an hour's versions would be many.
+KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minutes=1), 80
 # Documents listed by the whole and by the words; and how many of them, the most promising by what the lists say, have
 # their exact scores computed (docs/retrieval.md has the time and the recall).
 CANDIDATES, WORDS_LISTED, SCORED_EXACTLY = 400, 3000, 150
@@ -55,6 +55,8 @@ VERSIONS_BETWEEN_TIDYING = 40
 # A connection keeps the index of words of every version it has seen open, in memory and as files; a new one costs some
 # milliseconds.
 VERSIONS_OF_A_CONNECTION = 16
+ROWS_SCANNED_AT_ONCE = 64
+KEY = ("source", "id")
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 
 
@@ -128,20 +130,27 @@ class LanceStore:
                 merge.execute(reader)
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 table.add(reader)
-            after = table.version + 1  # of the index
-            if before // VERSIONS_BETWEEN_TIDYING != after // VERSIONS_BETWEEN_TIDYING:
-                table.optimize(cleanup_older_than=KEPT_VERSIONS)
+            self._tidy(table, before)
             _index_words(table)
             _index_vectors(table)
+
+    def _tidy(self, table: Any, before: int) -> None:
+        """Every so many versions, of which the index of words will be one: small files together, old versions away."""
+        if before // VERSIONS_BETWEEN_TIDYING == (table.version + 1) // VERSIONS_BETWEEN_TIDYING:
+            return
+        versions = sum(1 for _ in (self.path / f"{TABLE}.lance" / "_versions").iterdir())
+        kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if versions > MANY_VERSIONS else KEPT_VERSIONS
+        table.optimize(cleanup_older_than=kept)
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""
         with self._latest() as table:
-            before = table.count_rows()
+            before, version = table.count_rows(), table.version
             if keys:
                 table.delete(_condition(keys))
             deleted = int(before - table.count_rows())
             if deleted:
+                self._tidy(table, version)
                 _index_words(table)
             return deleted
 
@@ -206,6 +215,25 @@ class LanceStore:
         wanted = None if keys is None else set(keys)
         states = {(row["source"], row["id"]): StoredState(**{name: row[name] for name in STATE}) for row in rows}
         return states if wanted is None else {key: state for key, state in states.items() if key in wanted}
+
+    def scan(self) -> Iterator[tuple[Key, pa.Table | str]]:
+        """All rows, each as a table of one, or as why it cannot be read. For m2bert.search.check."""
+        with self._latest() as table:
+            query = table.search().select([*KEY]).with_row_id(True)
+            listed = query.limit(max(table.count_rows(), 1)).to_arrow().sort_by("_rowid")
+            rows, keys = (
+                listed["_rowid"].to_pylist(),
+                list(zip(*(listed[name].to_pylist() for name in KEY), strict=True)),
+            )
+            names = [name for name in table_schema(self.info).names if name in table.schema.names]
+            for start in range(0, len(rows), ROWS_SCANNED_AT_ONCE):
+                part = slice(start, start + ROWS_SCANNED_AT_ONCE)
+                yield from zip(keys[part], _read_each(table, rows[part], names), strict=True)
+
+    def reindex(self) -> None:
+        """Make the index of words anew."""
+        with self._latest() as table:
+            _index_words(table)
 
     def count(self) -> int:
         """See VectorStore.count."""
@@ -292,6 +320,23 @@ def _taken(table: Any, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         return pa.table({name: [] for name in [*columns, "_rowid"]})
     rows = table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
     return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
+
+
+def _read_each(table: Any, ids: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table | str]:
+    """Each row as a table of one, or as why it cannot be read, which is no reason not to read the others."""
+    try:
+        taken = _taken(table, ids, columns)
+        if len(taken) == len(ids):
+            yield from (taken.slice(place, 1) for place in range(len(ids)))
+            return
+        error = "it is listed and not there"
+    except Exception as failed:  # what the database says of a damaged file is of any kind
+        error = f"it cannot be read: {_one_line(failed)}"
+    if len(ids) == 1:
+        yield error
+        return
+    for row in ids:
+        yield from _read_each(table, [row], columns)
 
 
 def _connect(folder: Path) -> Any:

@@ -1,8 +1,8 @@
 """Finished embeddings on their way into a store, kept so that a killed run has not worked for nothing.
 
-They lie in files of the store's folder that no search looks at. The name of each ends with the SHA-256 of its bytes: one
-that a power cut or a bad disk has changed is no longer what it is called, and its embeddings are made again. One writer at a time holds the folder's lock, which the
-operating system releases when its process ends, however it ends.
+They lie in files of the store's folder that no search looks at. The name of each ends with the SHA-256 of its bytes:
+one that a power cut or a bad disk has changed is no longer what it is called, and its embeddings are made again. One
+writer at a time holds the folder's lock, which the operating system releases when its process ends, however it ends.
 Test: tests/search/test_additions.py, tests/search/test_bad_stores.py.
 """
 
