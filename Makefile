@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc m2ops m2bert scripts -type f -not -name '*.so' -not -name '*.pyc') \
            CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench installs browser clean
+.PHONY: demo test lint bench installs browser aarch64 clean
 
 demo: $(VENV)/.installed
 	$(BIN)/m2bert demo
@@ -46,6 +46,11 @@ browser:
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	npm ci --prefix tests/serve --ignore-scripts --no-audit --no-fund
 
+# What the tests of the ARM kernels need: Debian's cross compiler and qemu-user. Without them these tests are skipped.
+aarch64:
+	command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends g++-aarch64-linux-gnu qemu-user; }
+
 clean:
 	rm -rf build *.egg-info $(VENV)
-	rm -f m2ops/*.so
+	rm -f m2ops/*.so m2ops/*.dylib

@@ -87,10 +87,15 @@ def put_beside_sources(built: Path) -> None:
     sources = ROOT / "m2ops"
     if built == sources:
         return
-    for old in sources.glob("*.so"):
+    for old in libraries(sources):
         old.unlink()  # never written over: a running process may have it mapped
-    for library in built.glob("*.so"):
+    for library in libraries(built):
         shutil.copy2(library, sources)
+
+
+def libraries(folder: Path) -> list[Path]:
+    """The native libraries in a folder; those of macOS are dylib, its Python modules so."""
+    return [path for path in folder.iterdir() if path.suffix in (".so", ".dylib")]
 
 
 setup(

@@ -7,6 +7,7 @@ Test: tests/ops/test_library.py.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from torch.autograd import forward_ad
 
 FOLDER = Path(__file__).resolve().parent
-CPU_LIBRARY = FOLDER / "libm2ops_cpu.so"
-CUDA_LIBRARY = FOLDER / "libm2ops_cuda.so"
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+CPU_LIBRARY = FOLDER / f"libm2ops_cpu{SUFFIX}"
+CUDA_LIBRARY = FOLDER / f"libm2ops_cuda{SUFFIX}"
 REMEDY = "build it with 'pip install .' in the project's folder (needs a C++ compiler)"
 
 

@@ -5,44 +5,51 @@
 No model is run: vectors are made up so that a document's passages share a topic, neighbours are alike, and a query is
 near one passage and has some of its words. Printed as JSON: seconds to write, bytes, milliseconds of a query in a
 process that has answered before (warm) and in a new one (cold, imports left out), and the share of the first ten of an
-exact ranking of all documents that a search finds, by how many documents are scored exactly. Run again with the same
-folder, it measures the store that is there. Test: tests/search/test_measure_search.py.
+exact ranking of all documents that a search finds, by how many documents are scored exactly, and under conditions on
+metadata (--where; a document has a `year`, 1990 to 2025, and a `source` of a thousand). Run again with the same folder,
+it measures the store that is there. docs/scaling.md has what it said. Test: tests/search/test_measure_search.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from m2bert.encoders.protocol import EncodedDocument, Passage
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.documents import Document
+from m2bert.search.filters import parse_where
 from m2bert.search.stores import Query, StoreInfo, lance
 from m2bert.search.stores.columns import SCORED, dense_scores, to_batch, to_table_rows
+from m2bert.search.stores.fields import fields_of, sql_of_query
 
 DIM, TOPICS, ROWS_AT_ONCE = 768, 300, 1000
 WORDS, LINES, PASSAGE_WORDS, OWN_WORDS = 60_000, 20_000, 126, 14
 # Tokens of a document: log-normal, as in docs/retrieval.md.
 MEDIAN_TOKENS, SPREAD, TOKENS_A_PASSAGE = 600, 1.0, 192
+# Documents that are added in one step; and rows of which exact scores are computed at once.
+ROWS_ADDED, ROWS_SCORED = 50_000, 2_000
 
 
 class World:
     """Documents and queries, the same for the same seed and number."""
 
-    def __init__(self, documents: int, seed: int = 0) -> None:
-        self.documents, self.seed = documents, seed
+    def __init__(self, documents: int, seed: int = 0, median_tokens: float = MEDIAN_TOKENS) -> None:
+        self.documents, self.seed, self.median_tokens = documents, seed, median_tokens
         draw = np.random.default_rng(seed)
         self.topics = draw.standard_normal((TOPICS, DIM)).astype(np.float32)
         # Frequencies of words by Zipf's law.
@@ -53,7 +60,7 @@ class World:
 
     def document(self, number: int) -> tuple[EncodedDocument, str]:
         draw = np.random.default_rng([self.seed, number])
-        tokens = int(min(max(MEDIAN_TOKENS * math.exp(SPREAD * draw.standard_normal()), 20), 60_000))
+        tokens = int(min(max(self.median_tokens * math.exp(SPREAD * draw.standard_normal()), 20), 60_000))
         count = max(1, round(tokens / TOKENS_A_PASSAGE))
         topic = self.topics[draw.integers(TOPICS)]
         own = draw.standard_normal(DIM).astype(np.float32)
@@ -83,12 +90,16 @@ class World:
         words = draw.choice(text[span.start : span.end].split(), 6).tolist()
         return Query((vector / np.linalg.norm(vector)).astype(np.float32), words)
 
-    def rows(self, info: StoreInfo) -> Iterator[pa.RecordBatch]:
-        for start in range(0, self.documents, ROWS_AT_ONCE):
-            numbers = range(start, min(start + ROWS_AT_ONCE, self.documents))
+    def metadata(self, number: int) -> dict[str, str | int | float | bool]:
+        return {"year": 1990 + number * 7919 % 36, "source": f"s{number * 104729 % 1000}"}
+
+    def rows(self, info: StoreInfo, first: int = 0, count: int | None = None) -> Iterator[pa.RecordBatch]:
+        stop = self.documents if count is None else min(first + count, self.documents)
+        for start in range(first, stop, ROWS_AT_ONCE):
+            numbers = range(start, min(start + ROWS_AT_ONCE, stop))
             made = {str(number): self.document(number) for number in numbers}
             batch = to_batch({known: one for known, (one, _) in made.items()}, info, {known: known for known in made})
-            documents = [Document(known, text) for known, (_, text) in made.items()]
+            documents = [Document(known, text, metadata=self.metadata(int(known))) for known, (_, text) in made.items()]
             yield to_table_rows(batch, range(len(documents)), documents, info)
 
 
@@ -103,52 +114,88 @@ def timed_queries(store: lance.LanceStore, queries: list[Query]) -> tuple[list[f
     return times, found
 
 
-def exact_ranking(store: lance.LanceStore, folder: Path, queries: list[Query]) -> list[list[str]]:
+def exact_ranking(store: lance.LanceStore, queries: list[Query]) -> list[list[str]]:
     """The ids of the first ten of all documents for each query: no index of vectors, no candidates, but a scan."""
-    table = lancedb.connect(str(folder.absolute())).open_table(lance.TABLE)
-    rows = table.search().select(["id", *SCORED]).with_row_id(True).limit(store.count()).to_arrow()
-    mixture, count = Mixture(), rows.num_rows
-    scores = np.zeros((len(queries), count))
-    for start in range(0, count, ROWS_AT_ONCE):
-        part = rows.slice(start, ROWS_AT_ONCE).combine_chunks()
-        for row, query in zip(scores, queries, strict=True):
-            assert query.vector is not None
-            whole, passages = dense_scores(part, query.vector, DIM)
-            row[start : start + ROWS_AT_ONCE] = mixture.whole * whole + mixture.passages * passages
-    places = {row: place for place, row in enumerate(rows["_rowid"].to_pylist())}
-    for row, query in zip(scores, queries, strict=True):
-        matching = lance._matching(table, query.words, count, None)  # of all, which no search asks for
-        for found, bm25 in matching.scores.items():
-            row[places[found]] += mixture.words * bm25 * word_scale(len(query.words), count)
-    ids = rows["id"].to_pylist()
-    return [[ids[place] for place in np.argsort(-row, kind="stable")[:10]] for row in scores]
+    mixture, count = Mixture(), store.count()
+    with store._latest() as table:
+        columns = table.schema.names
+        words = {tuple(query.words): _words_of_all(table, query.words, count) for query in queries}
+        allowed = {}
+        for where in {query.where for query in queries} - {None}:
+            sql = sql_of_query(Query(None, where=where), columns)
+            rows = table.search().where(sql).select(["id"]).with_row_id(True).limit(count).to_arrow()
+            allowed[where] = set(rows["_rowid"].to_pylist())
+        best: list[list[tuple[float, int, str]]] = [[] for _ in queries]
+        scan = table.search().select(["id", *SCORED]).with_row_id(True).limit(count)
+        for part in scan.to_batches(ROWS_SCORED):
+            rows = pa.Table.from_batches([part])
+            ids, names = rows["_rowid"].to_numpy(), rows["id"].to_pylist()
+            dense: dict[int, Any] = {}  # of each vector, whatever conditions it is asked under
+            for number, query in enumerate(queries):
+                assert query.vector is not None
+                if id(query.vector) not in dense:
+                    whole, passages = dense_scores(rows, query.vector, DIM)
+                    dense[id(query.vector)] = mixture.whole * whole + mixture.passages * passages
+                scores = dense[id(query.vector)].copy()
+                scale = mixture.words * word_scale(len(query.words), count)
+                scores += scale * words[tuple(query.words)](ids)
+                found = zip(scores.tolist(), ids.tolist(), names, strict=True)
+                if query.where is not None:
+                    found = (each for each in found if each[1] in allowed[query.where])
+                best[number] = heapq.nlargest(10, [*best[number], *found])
+    return [[name for _, _, name in those] for those in best]
 
 
-def measure(folder: Path, documents: int, queries: int, scored: list[int]) -> dict[str, Any]:
+def _words_of_all(table: Any, words: Sequence[str], count: int) -> Callable[[NDArray[np.uint64]], NDArray[np.float64]]:
+    """BM25 of every row, by their ids; 0 where a row has none of the words."""
+    found = lance.matching(table, words, count, None).scores  # of all, which no search asks for
+    ids = np.fromiter(found, np.uint64, len(found))
+    order = np.argsort(ids)
+    ids, scores = ids[order], np.fromiter(found.values(), np.float64, len(found))[order]
+
+    def of(rows: NDArray[np.uint64]) -> NDArray[np.float64]:
+        places = np.minimum(np.searchsorted(ids, rows), max(len(ids) - 1, 0))
+        return np.where(ids[places] == rows, scores[places], 0.0) if len(ids) else np.zeros(len(rows))
+
+    return of
+
+
+def written(world: World, folder: Path) -> dict[str, float]:
+    """Seconds to write a store, in steps as long runs take, and to bring its indexes up to date."""
+    store = lance.LanceStore.create(folder, StoreInfo("made up", "0" * 16, DIM))
+    began = time.perf_counter()
+    for first in range(0, world.documents, ROWS_ADDED):
+        fields = fields_of(world.metadata(number) for number in range(2))
+        store.add(world.rows(store.info, first, ROWS_ADDED), replaces=False, fields=fields)
+    added = time.perf_counter()
+    store.refresh()
+    return {"seconds_to_write": round(added - began, 1), "seconds_to_index": round(time.perf_counter() - added, 1)}
+
+
+def measure(folder: Path, world: World, queries: int, scored: list[int], wheres: list[str | None]) -> dict[str, Any]:
     """Everything but the cold query."""
-    world = World(documents)
-    result: dict[str, Any] = {"documents": documents, "queries": queries}
+    result: dict[str, Any] = {"documents": world.documents, "queries": queries}
     if lance.is_unused(folder):
-        store = lance.LanceStore.create(folder, StoreInfo("made up", "0" * 16, DIM))
-        began = time.perf_counter()
-        store.add(world.rows(store.info), replaces=False)
-        result["seconds_to_write"] = round(time.perf_counter() - began, 1)
+        result |= written(world, folder)
     store = lance.LanceStore.open(folder)
-    asked = [world.query(number) for number in range(queries)]
-    exact = exact_ranking(store, folder, asked)
-    timed_queries(store, asked[:5])
-    for number in scored:
-        lance.SCORED_EXACTLY = number
-        times, found = timed_queries(store, asked)
-        shares = [len(set(some) & set(best)) / len(best) for some, best in zip(found, exact, strict=True)]
-        result[f"{number} scored exactly"] = {
-            "warm_ms": round(float(np.median(times)), 1),
-            "p95_ms": round(float(np.percentile(times, 95)), 1),
-            "recall_at_10": round(float(np.mean(shares)), 4),
-        }
+    plain = [world.query(number) for number in range(queries)]
+    conditions = [None if where is None else parse_where(where) for where in wheres]
+    every = exact_ranking(store, [replace(query, where=each) for each in conditions for query in plain])
+    for place, where in enumerate(wheres):
+        asked = [replace(query, where=conditions[place]) for query in plain]
+        exact = every[place * queries : (place + 1) * queries]
+        timed_queries(store, asked[:5])
+        for number in scored:
+            lance.SCORED_EXACTLY = number
+            times, found = timed_queries(store, asked)
+            shares = [len(set(some) & set(best)) / len(best) for some, best in zip(found, exact, strict=True) if best]
+            result[f"{number} scored exactly" + (f", where {where}" if where else "")] = {
+                "warm_ms": round(float(np.median(times)), 1),
+                "p95_ms": round(float(np.percentile(times, 95)), 1),
+                "recall_at_10": round(float(np.mean(shares)), 4),
+            }
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    tokens = sum(state.num_tokens for state in store.states().values())
-    return result | {"bytes": size, "tokens": tokens, "bytes_a_1000_tokens": round(1000 * size / tokens)}
+    return result | {"bytes": size, "bytes_a_document": round(size / world.documents)}
 
 
 def cold(folder: Path, documents: int) -> float:
@@ -165,13 +212,16 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--scored", type=int, nargs="+", default=[lance.SCORED_EXACTLY])
+    parser.add_argument("--median-tokens", type=float, default=MEDIAN_TOKENS)
+    parser.add_argument("--where", action="append", default=[], help="Ask again under this condition; may be repeated.")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cold", action="store_true", help="Only answer one query and print its milliseconds.")
     options = parser.parse_args()
     if options.cold:
         print(cold(options.folder, options.documents))
         return
-    result = measure(options.folder, options.documents, options.queries, options.scored)
+    world = World(options.documents, median_tokens=options.median_tokens)
+    result = measure(options.folder, world, options.queries, options.scored, [None, *options.where])
     again = [sys.executable, __file__, "--cold", "--documents", str(options.documents), "--folder", str(options.folder)]
     cold_ms = [float(subprocess.run(again, capture_output=True, check=True, text=True).stdout) for _ in range(3)]
     print(json.dumps(result | {"cold_ms": float(np.median(cold_ms))}, indent=2))

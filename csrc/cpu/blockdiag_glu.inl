@@ -77,7 +77,7 @@ M2_INLINE GeluAndSlope<double, W> gelu_and_slope(Vec<double, W> x) {
 template <class T, int W>
 struct Glu {
   static constexpr int kPanel = 2 * W;
-  static constexpr int kRows = W * int(sizeof(T)) == 64 ? 12 : 6;  // rows of weights whose sums stay in registers
+  static constexpr int kRows = kVectorRegisters == 32 ? 12 : 6;  // rows of weights whose sums stay in registers
   static_assert(kGluTokens % kPanel == 0);
   using V = Vec<T, W>;
 

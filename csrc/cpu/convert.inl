@@ -3,9 +3,14 @@
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
+#if defined(__aarch64__)
+using Half = __fp16;  // GCC 12 knows no _Float16 in C++ there
+#else
+using Half = _Float16;
+#endif
 
 M2_INLINE float to_float(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
-M2_INLINE float to_float(f16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
+M2_INLINE float to_float(f16 x) { return float(__builtin_bit_cast(Half, x.bits)); }
 M2_INLINE float to_float(float x) { return x; }
 M2_INLINE double to_float(double x) { return x; }
 
@@ -17,8 +22,16 @@ M2_INLINE bf16 to_bf16(float x) {  // round to nearest even, NaN stays NaN
 template <class S, class T>
 M2_INLINE S from_float(T x) {
   if constexpr (sizeof(S) == 2 && __is_same(S, bf16)) return to_bf16(float(x));
-  else if constexpr (sizeof(S) == 2) return {__builtin_bit_cast(uint16_t, _Float16(x))};
+  else if constexpr (sizeof(S) == 2) return {__builtin_bit_cast(uint16_t, Half(x))};
   else return S(x);
+}
+
+// The same for a vector.
+template <int W>
+M2_INLINE Vec<uint16_t, W> to_bf16_bits(Vec<float, W> v) {
+  using Bits = Vec<uint32_t, W>;
+  const Bits bits = (Bits)v, rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return __builtin_convertvector((v == v ? rounded : bits | 0x400000u) >> 16, Vec<uint16_t, W>);
 }
 
 template <class T, int W, class S>
@@ -36,6 +49,12 @@ M2_INLINE Vec<T, W> load_as(const S* p) {
   else if constexpr (__is_same(S, f16) && W == 8)
     return (Vec<T, W>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 #endif
+#if defined(__aarch64__)
+  else if constexpr (__is_same(S, f16) && W == 4)
+    return (Vec<T, W>)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));
+#endif
+  else if constexpr (__is_same(S, bf16) && W > 1)
+    return (Vec<T, W>)(__builtin_convertvector(load<uint16_t, W>(&p->bits), Vec<uint32_t, W>) << 16);
   else {
     Vec<T, W> v;
     for (int i = 0; i < W; ++i) v[i] = T(to_float(p[i]));
@@ -67,6 +86,16 @@ M2_INLINE void store_as(S* p, Vec<T, W> v) {
   } else if constexpr (__is_same(S, f16) && W == 8)
     _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 #endif
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  else if constexpr (__is_same(S, bf16) && W == 4)
+    vst1_bf16((bfloat16_t*)p, vcvt_bf16_f32((float32x4_t)v));
+#endif
+#if defined(__aarch64__)
+  else if constexpr (__is_same(S, f16) && W == 4)
+    vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v)));
+#endif
+  else if constexpr (__is_same(S, bf16) && W > 1)
+    store<uint16_t, W>(&p->bits, to_bf16_bits<W>(v));
   else
     for (int i = 0; i < W; ++i) p[i] = from_float<S>(v[i]);
 }

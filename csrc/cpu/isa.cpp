@@ -7,8 +7,30 @@
 
 #include "kernels.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace m2 {
 namespace {
+
+#if defined(__aarch64__) && defined(__linux__)
+bool has_bf16() { return getauxval(AT_HWCAP2) >> 14 & 1; }  // HWCAP2_BF16
+bool has_f16() { return getauxval(AT_HWCAP) >> 10 & 1; }    // HWCAP_ASIMDHP
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has(const char* feature) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value;
+}
+bool has_bf16() { return has("hw.optional.arm.FEAT_BF16"); }
+bool has_f16() { return has("hw.optional.arm.FEAT_FP16"); }
+#elif defined(__aarch64__)
+bool has_bf16() { return false; }
+bool has_f16() { return false; }
+#endif
 
 struct Row {
   const KernelTable* table;
@@ -25,6 +47,9 @@ const Row* rows() {
                           __builtin_cpu_supports("f16c")},
       {&scalar::table, true},
       {nullptr, false}};
+#elif defined(__aarch64__)
+  static const Row table[] = {
+      {&neon_bf16::table, has_bf16()}, {&neon::table, true}, {&scalar::table, true}, {nullptr, false}};
 #else
   static const Row table[] = {{&scalar::table, true}, {nullptr, false}};
 #endif
@@ -69,6 +94,8 @@ bool has_products(Dtype dtype) {
   if (dtype == Dtype::f32 || dtype == Dtype::f64) return true;
 #if defined(__x86_64__)
   return dtype == Dtype::bf16 ? __builtin_cpu_supports("avx512bf16") : __builtin_cpu_supports("avx512fp16");
+#elif defined(__aarch64__)
+  return dtype == Dtype::bf16 ? has_bf16() : has_f16();
 #else
   return true;  // not known; torch's products are then taken to be the better ones
 #endif

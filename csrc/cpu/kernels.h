@@ -204,6 +204,8 @@ struct KernelTable {
 namespace scalar { extern const KernelTable table; }
 namespace avx2 { extern const KernelTable table; }
 namespace avx512 { extern const KernelTable table; }
+namespace neon { extern const KernelTable table; }
+namespace neon_bf16 { extern const KernelTable table; }
 
 // The row in use (isa.h), by precision.
 template <class T>

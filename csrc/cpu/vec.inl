@@ -17,6 +17,13 @@ constexpr int lanes_of() {
   return M2_VEC_BYTES / int(sizeof(T)) < 1 ? 1 : M2_VEC_BYTES / int(sizeof(T));
 }
 
+// Vectors that a function can keep in registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+
 template <class T, int W>
 M2_INLINE Vec<T, W> load(const T* p) {
   return *reinterpret_cast<const typename VecOf<T, W>::unaligned*>(p);
@@ -89,6 +96,14 @@ M2_INLINE void transpose(Vec<T, W>* r) {
       r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
       r[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
     }
+  } else if constexpr (W == 4 && sizeof(T) == 4) {
+    const Vec<T, W> a = __builtin_shufflevector(r[0], r[1], 0, 4, 2, 6), b = __builtin_shufflevector(r[0], r[1], 1, 5, 3, 7);
+    const Vec<T, W> c = __builtin_shufflevector(r[2], r[3], 0, 4, 2, 6), d = __builtin_shufflevector(r[2], r[3], 1, 5, 3, 7);
+    r[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5), r[1] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    r[2] = __builtin_shufflevector(a, c, 2, 3, 6, 7), r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+  } else if constexpr (W == 2) {
+    const Vec<T, W> a = r[0], b = r[1];
+    r[0] = __builtin_shufflevector(a, b, 0, 2), r[1] = __builtin_shufflevector(a, b, 1, 3);
   } else if constexpr (W > 1) {
     T tile[W][W];
     for (int i = 0; i < W; ++i)

@@ -71,6 +71,7 @@ def read_pairs(task: str, path: Path | str) -> Iterator[Pair]:
         ValueError,
         KeyError,
         TypeError,
+        AttributeError,
         zipfile.BadZipFile,
         ElementTree.ParseError,
         NotImplementedError,

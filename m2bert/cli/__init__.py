@@ -15,7 +15,7 @@ from m2bert.cli.options import Quiet
 from m2bert.errors import M2BertError
 
 INTERRUPTED = 130
-PARTS = ("search", "explain", "serve", "demo", "train", "checkpoints", "leaks", "tasks", "evaluate", "report")
+PARTS = ("search", "stores", "explain", "serve", "demo", "train", "checkpoints", "leaks", "tasks", "evaluate", "report")
 
 
 def _print_version(wanted: bool) -> None:

@@ -76,6 +76,14 @@ Ranks = Annotated[
         help="How M2-BERT models rank: all, or some of whole, passages, words, terms joined by +; several with commas.",
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Rank those documents alone whose metadata meets this: year >= 2020 AND type = 'pdf'; =, !=, <, <=, >, "
+        ">=, IN, BETWEEN, LIKE, IS NULL, AND, OR, NOT.",
+    ),
+]
 SecondsPerFile = Annotated[
     float, typer.Option("--seconds-per-file", min=0.1, help="A file that takes longer to read is skipped.")
 ]

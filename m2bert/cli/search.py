@@ -26,6 +26,7 @@ from m2bert.cli.options import (
     StoreModel,
     Threads,
     TruncateDim,
+    Where,
 )
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
@@ -57,16 +58,13 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Index a folder of documents, or a JSON-lines file; only what changed is read and embedded again."""
-    from m2bert.search.documents import read_corpus, source_of
     from m2bert.search.reading import Limits
+    from m2bert.search.streams import stream_corpus
 
     check_files(json_to, None, "index")
-    source_of(source)
+    corpus = stream_corpus(source, exclude=[store], limits=Limits(seconds_per_file, megabytes_per_file))
     search_index = open_index(store, model, overflow, Running(device, batch_tokens, threads, truncate_dim))
-    with announced(f"reading {source}"), warnings_noticed():
-        limits = Limits(seconds_per_file, megabytes_per_file)
-        corpus = read_corpus(source, exclude=[store], stamps=search_index.stamps(source), limits=limits)
-    with warnings_noticed(), counted("embedding", "tokens") as progress:
+    with warnings_noticed(), counted(f"indexing {source}", "tokens") as progress:
         report = search_index.update(corpus, progress=progress)
 
     def tell() -> None:
@@ -85,6 +83,7 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", help="How many documents to show.")] = 10,
     rank: Rank = "all",
+    where: Where = None,
     model: StoreModel = None,
     device: Device = None,
     batch_tokens: BatchTokens = None,
@@ -96,7 +95,7 @@ def search(
     check_files(json_to, None, "search")
     search_index = open_to_read(store, model, Running(device, batch_tokens, threads))
     with announced(f"searching {store}"):
-        results = search_index.search(query, k, rank=rank)
+        results = search_index.search(query, k, rank=rank, where=where)
     deliver(results.to_dict(), lambda: print(format_results(results, passages=2)), json_to, who="search")
 
 

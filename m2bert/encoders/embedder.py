@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.protocol import EncodedDocument, Passage, Progress, SparseVector
 from m2bert.encoders.tokens import tokens_of
-from m2bert.encoders.windows import Batch, Plan, batches_of, inputs_of, passages_in
+from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_stream, inputs_of, passages_in
 from m2bert.errors import M2BertError, TextError
 from m2bert.model.checkpoints import fingerprint, load_network, model_folder
 from m2bert.model.filters import FilterBank
@@ -150,6 +150,24 @@ class Embedder:
                     stacklevel=2,
                 )
         return result
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Embeddings (dim,) float32 of texts of any number, in their order; those of encode, to rounding.
+
+        A million characters or 4,096 texts are read and encoded together, and handed out before more are read. Raises
+        M2BertError naming the text that has none by its number in the stream.
+        """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            kind = type(texts).__name__
+            raise M2BertError(f"Embedder: texts must be an iterable of strings, got one {kind}; wrap it in []")
+        begun = 0
+        for group in groups_of_stream(texts):
+            try:
+                vectors = self.encode(group)
+            except TextError as error:
+                raise TextError("Embedder", begun + error.number, error.reason) from error
+            begun += len(group)
+            yield from vectors
 
     def encode_documents(
         self, texts: Sequence[str], *, passages: bool = True, progress: Progress | None = None

@@ -26,7 +26,7 @@ def tokens_of(core: Any, texts: Sequence[str], *, offsets: bool) -> Iterator[Tok
     """The tokens of each text by a tokenizers.Tokenizer, without special ones."""
     cut = type(core.pre_tokenizer).__name__ in SPLIT_AT_SPACE
     stretches = [(number, start) for number, text in enumerate(texts) for start in (_starts(text) if cut else [0])]
-    ends = [next_ for _, next_ in stretches[1:]] + [0]
+    ends = [*(start for _, start in stretches[1:]), 0][: len(stretches)]
     pieces = [texts[number][start : end or None] for (number, start), end in zip(stretches, ends, strict=True)]
     encode = core.encode_batch if offsets else core.encode_batch_fast
     made: list[Tokens] = []

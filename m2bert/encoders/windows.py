@@ -5,7 +5,7 @@ Test: tests/encoders/test_windows.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Batch = list[tuple["Plan", tuple[int, int]]]
 """Windows that go through the model together: the text of each, and its range of tokens."""
+
+# Some seconds of work on two cores, and enough to fill batches with texts of like length.
+CHARACTERS_STREAMED, TEXTS_STREAMED = 1_000_000, 4096
 
 
 @dataclass
@@ -116,3 +119,17 @@ def groups_of_characters(texts: Sequence[str], most: int, most_texts: int | None
         size += len(text)
     if start < len(texts):
         yield start, len(texts)
+
+
+def groups_of_stream(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists, each ended by the text that makes it CHARACTERS_STREAMED, or of TEXTS_STREAMED."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text) if isinstance(text, str) else 0  # whoever encodes it says what is wrong
+        if size >= CHARACTERS_STREAMED or len(group) == TEXTS_STREAMED:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -129,6 +129,11 @@ class Architecture:
             # Annotations are text here: `from __future__ import annotations`.
             if field.type == "bool" and not isinstance(value, bool):
                 raise M2BertError(f"M2BertConfig: {field.name} must be true or false, got {value!r}")
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if (field.type == "int" and not is_whole) or (
+                field.type == "int | None" and not (value is None or is_whole)
+            ):
+                raise M2BertError(f"M2BertConfig: {field.name} must be a whole number, got {value!r:.80}")
             if field.type == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise M2BertError(f"M2BertConfig: {field.name} must be a number, got {value!r}")
         if not 2 <= self.short_conv_width <= 7:

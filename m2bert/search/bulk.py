@@ -41,12 +41,13 @@ def embed_into(
     names: Mapping[str, str],
     *,
     leave_out: bool = False,
+    so_far: str = "nothing was changed",
 ) -> dict[str, str]:
     """Embed texts, given by their hash, the longest first, and stage them group by group, the last one in memory.
 
     `names` maps a text's hash to the document to blame. Returns the reasons, by hash, of the texts that cannot be
     embedded and were left out; without `leave_out`, and where an encoder's overflow is "error", there are none.
-    Raises M2BertError naming a document without embedding.
+    Raises M2BertError naming a document without embedding; so_far: what it says has become of the others.
     """
     pending = sorted(texts.items(), key=lambda item: -len(item[1]))
     counter = _Counter(sum(len(text) for _, text in pending), progress)
@@ -62,9 +63,7 @@ def embed_into(
             except TextError as error:
                 known, _ = group.pop(error.number)
                 if not leave_out or encoder.overflow == "error":
-                    raise M2BertError(
-                        f"index: document {names[known]!r} {error.reason}; nothing was changed"
-                    ) from error
+                    raise M2BertError(f"index: document {names[known]!r} {error.reason}; {so_far}") from error
                 refused[known] = error.reason
         if group:
             batch = to_batch(dict(zip((known for known, _ in group), made, strict=True)), staging.info, names)

@@ -86,7 +86,7 @@ def check_store(
     if mend and not result.is_sound:
         with open_staging(store.path, store.info):
             store.delete([(source, identity) for source, identity, _ in result.damaged])
-            store.reindex()
+            store.refresh(everything=True)
         for note in _unreadable_mirrors(store.path):
             Path(note.split("'")[1]).unlink(missing_ok=True)
         result.mended = True

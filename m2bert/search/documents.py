@@ -13,17 +13,20 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, TypeVar, cast
 
 from m2bert.bounds import LINE, TooMuchError, lines_of
 from m2bert.errors import M2BertError
 from m2bert.search.formats import READERS_VERSION, FormatError, has_reader, parse
 from m2bert.search.formats.plain import decode
+from m2bert.search.metadata import Metadata, facts_of_file, metadata_of_row
 from m2bert.search.reading import MOST_AT_ONCE, Limits, Readers
 from m2bert.search.sections import Section
 
@@ -32,19 +35,23 @@ ID_COLUMNS = ("id", "pid")
 TEXT_COLUMNS = ("text", "passage")
 # A file that was written so short a time ago may be written again without a sign of it: clocks of disks are coarse.
 SETTLED_NS = 2 * 10**9
+FILES_ASKED_AT_ONCE = 5_000
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Document:
     """One text, its name within its source, and the source (a folder, a file, a name; may be empty).
 
-    sections: its pages or headings, in the order of their starts, so that a passage knows where it stands.
+    sections: its pages or headings, in the order of their starts, so that a passage knows where it stands. metadata: a
+    few names and values that searches may ask for (m2bert.search.filters).
     """
 
     id: str
     text: str
     source: str = ""
     sections: tuple[Section, ...] = ()
+    metadata: Metadata = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -116,65 +123,6 @@ class Corpus:
         ]
 
 
-Documents = Mapping[str, str] | Iterable[Document | tuple[str, str]]
-"""Documents as {id: text}, or as any iterable of Document or of (id, text)."""
-
-
-def documents_of(given: Documents, source: str | None = None) -> list[Document]:
-    """A list of what was given; all of `source`, where that is not None.
-
-    Raises M2BertError for anything else, for documents of another source, empty texts, doubled ids, and none at all.
-    """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise M2BertError(
-            f"index: documents must be a mapping of ids to texts or an iterable of Document, "
-            f"got {type(given).__name__}; pass {{id: text}}"
-        )
-    taken: dict[tuple[str, str], Document] = {}
-    for each in given.items() if isinstance(given, Mapping) else given:
-        document = Document(*each) if isinstance(each, tuple) and len(each) == 2 else each
-        if not isinstance(document, Document) or not isinstance(document.source, str):
-            raise M2BertError(
-                f"index: every document must be a Document(id, text, source) of strings, got {document!r:.60}; "
-                f"or pass a mapping of ids to texts"
-            )
-        if source is not None and document.source not in ("", source):
-            raise M2BertError(
-                f"index: document {document.id!r} must be of the source {source!r}, got {document.source!r}; "
-                f"update one source at a time"
-            )
-        document = document if source is None else replace(document, source=source)
-        _check_document(document)
-        key = (document.source, document.id)
-        if key in taken:
-            raise M2BertError(f"index: two documents are called {document.id!r}; give each an id of its own")
-        taken[key] = document
-    if not taken:
-        raise M2BertError("index: there must be at least one document, got none; nothing was changed")
-    return list(taken.values())
-
-
-def _check_document(document: Document) -> None:
-    for name in ("id", "text"):
-        value = getattr(document, name)
-        if not isinstance(value, str) or not value.strip():
-            raise M2BertError(
-                f"index: the {name} of document {document.id!r} must be a string that is not empty, "
-                f"got {type(value).__name__}; leave the document out"
-            )
-        if (position := _surrogate(value)) is not None:
-            raise M2BertError(
-                f"index: the {name} of document {document.id!r} must be Unicode text, got a lone surrogate at "
-                f"character {position}; decode it with errors='replace'"
-            )
-    starts = [section.start for section in document.sections]
-    if starts != sorted(starts):
-        raise M2BertError(
-            f"index: the sections of document {document.id!r} must be in the order of their starts, "
-            f"got {starts!r:.60}; sort them"
-        )
-
-
 def source_of(path: str | Path) -> str:
     """The source of the documents of a folder or file. Raises M2BertError where there is neither."""
     place = Path(path)
@@ -210,9 +158,9 @@ def read_corpus(
     place = Path(path)
     source = source_of(place)
     if not place.is_dir():
-        return _collect(source, _read_jsonl(place))
+        return _collect(source, read_lines(place))
     passed_over = {os.path.realpath(os.path.expanduser(item)) for item in exclude}
-    return _collect(source, _read_folder(place, passed_over, stamps or {}, limits))
+    return _collect(source, read_files(place, passed_over, lambda names: stamps or {}, limits))
 
 
 def read_document(path: str | Path, *, limits: Limits | None = None, who: str = "read_document") -> Document:
@@ -220,16 +168,17 @@ def read_document(path: str | Path, *, limits: Limits | None = None, who: str = 
     place = Path(path)
     with Readers(limits) as readers:
         read = _read_file(place, str(path), {}, readers)
-    document = read.document if isinstance(read, _File) else None
-    if document is not None and _shows_something(document.text):
+    document = read.document if isinstance(read, File) else None
+    if document is not None and shows_something(document.text):
         return document
     reason = read.reason if isinstance(read, Skipped) else "holds no text"
     raise M2BertError(f"{who}: {path} must be a document that can be read, got one that is: {reason}; give another")
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file that was read; without `document` one that has not changed. guessed, lost: as in Parsed."""
+class File:
+    """A file that was read, and the `stamp` of its state; without `document` one that has not changed. guessed, lost:
+    as in Parsed."""
 
     id: str
     stamp: str
@@ -238,39 +187,53 @@ class _File:
     lost: tuple[tuple[str, str], ...] = ()
 
 
-def _collect(source: str, entries: Iterable[Document | Skipped | _File]) -> Corpus:
+@dataclass
+class Share:
+    """What part of a source has been read, 0 to 1; None where nobody knows."""
+
+    value: float | None = None
+
+
+def _collect(source: str, entries: Iterable[Document | Skipped | File]) -> Corpus:
     corpus = Corpus(source, [])
     taken: set[str] = set()
     for entry in entries:
-        document = entry.document if isinstance(entry, _File) else entry
+        document = entry.document if isinstance(entry, File) else entry
         if isinstance(document, Skipped):
             corpus.skipped.append(document)
         elif document is None:
             corpus.unchanged.append(entry.id)
         elif document.id in taken:
             corpus.skipped.append(Skipped(document.id, "a document of this name came before; the first one is kept"))
-        elif not _shows_something(document.text):
+        elif not shows_something(document.text):
             corpus.skipped.append(Skipped(document.id, "holds no text", "nothing"))
         else:
             taken.add(document.id)
             corpus.documents.append(replace(document, source=source))
-            if isinstance(entry, _File):
+            if isinstance(entry, File):
                 corpus.guessed.extend([entry.id] if entry.guessed else [])
                 corpus.skipped.extend(Skipped(f"{entry.id}: {part}", why, "nothing") for part, why in entry.lost)
-        if isinstance(entry, _File) and entry.stamp:
+        if isinstance(entry, File) and entry.stamp:
             corpus.stamps[entry.id] = entry.stamp
     return corpus
 
 
-def _shows_something(text: str) -> bool:
+def shows_something(text: str) -> bool:
     """Whether there is more than white space and unseen characters."""
     return any(character.isprintable() and not character.isspace() for character in text)
 
 
-def _read_folder(
-    folder: Path, exclude: set[str], stamps: Mapping[str, str], limits: Limits | None
-) -> Iterator[Skipped | _File]:
+def read_files(
+    folder: Path,
+    exclude: set[str],
+    stamps_of: Callable[[Sequence[str]], Mapping[str, str]],
+    limits: Limits | None,
+    share: Share | None = None,
+) -> Iterator[Skipped | File]:
+    """The files of a folder in a stable order, a few read ahead; without their text those whose stamp is known."""
     unreadable: list[OSError] = []
+    share = share or Share()
+    count, begun = sum(len(files) for _, _, files in os.walk(folder)), 0
     with ThreadPoolExecutor(MOST_AT_ONCE) as pool, Readers(limits) as readers:
         for parent, folders, files in os.walk(folder, onerror=unreadable.append):
             here = Path(parent)
@@ -279,12 +242,14 @@ def _read_folder(
                 kept = (name for name in names if not name.startswith("."))
                 names[:] = sorted(name for name in kept if os.path.realpath(here / name) not in exclude)
             where = here.relative_to(folder)
-            yield from pool.map(
-                lambda name, here=here, where=where: _read_file(
-                    here / name, (where / name).as_posix(), stamps, readers
-                ),
-                files,
-            )
+            for start in range(0, len(files), FILES_ASKED_AT_ONCE):
+                some = [(where / name).as_posix() for name in files[start : start + FILES_ASKED_AT_ONCE]]
+                stamps = stamps_of(some)
+                tasks = (partial(_read_file, folder / name, name, stamps, readers) for name in some)
+                for read in _in_order(pool, tasks):
+                    begun += 1
+                    share.value = begun / max(count, begun)
+                    yield read
             for name in folders:
                 if (here / name).is_symlink():
                     reason = "a link to a folder, which is not followed; index that folder by itself"
@@ -295,8 +260,19 @@ def _read_folder(
         )
 
 
-def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Readers) -> Skipped | _File:
-    if _surrogate(name) is not None:
+def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], _Result]]) -> Iterator[_Result]:
+    """What tasks give, in their order; a few of them are ahead, so that few results wait in memory."""
+    ahead: deque[Future[_Result]] = deque()
+    for task in tasks:
+        ahead.append(pool.submit(task))
+        if len(ahead) > 2 * MOST_AT_ONCE:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Readers) -> Skipped | File:
+    if first_surrogate(name) is not None:
         return Skipped(name.encode("utf-8", "backslashreplace").decode(), "its name is not UTF-8")
     try:
         state = path.stat()
@@ -304,7 +280,7 @@ def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Reader
             return Skipped(name, "not a regular file")
         stamp = _stamp(state)
         if stamp and stamps.get(name) == stamp:
-            return _File(name, stamp)
+            return File(name, stamp)
         if has_reader(path.name):
             parsed = readers.read(path)
         else:  # nothing but its size can be wrong with it
@@ -314,7 +290,8 @@ def _read_file(path: Path, name: str, stamps: Mapping[str, str], readers: Reader
         return Skipped(name, f"cannot be read: {error.strerror}")
     except FormatError as error:
         return Skipped(name, error.reason, "nothing" if error.holds_nothing else "document")
-    return _File(name, stamp, Document(name, parsed.text, "", parsed.sections), parsed.guessed, parsed.lost)
+    document = Document(name, parsed.text, "", parsed.sections, facts_of_file(name, state))
+    return File(name, stamp, document, parsed.guessed, parsed.lost)
 
 
 def _stamp(state: os.stat_result) -> str:
@@ -325,7 +302,7 @@ def _stamp(state: os.stat_result) -> str:
     return ":".join(map(str, parts))
 
 
-def _surrogate(text: str) -> int | None:
+def first_surrogate(text: str) -> int | None:
     """Position of the first lone surrogate, which no UTF-8 text holds; None without one."""
     try:
         text.encode("utf-8")
@@ -334,16 +311,19 @@ def _surrogate(text: str) -> int | None:
     return None
 
 
-def _read_jsonl(path: Path) -> Iterator[Document | Skipped]:
+def read_lines(path: Path, share: Share | None = None) -> Iterator[Document | Skipped]:
+    """The rows of a JSON-lines file. Raises M2BertError where it breaks off."""
+    share, size = share or Share(), path.stat().st_size
     with path.open("rb") as file, gzip.open(file) if path.name.endswith(".gz") else nullcontext(file) as lines:
         try:
-            for number, line in lines_of(cast(IO[bytes], lines), path.stat().st_size):
+            for number, line in lines_of(cast(IO[bytes], lines), size):
+                share.value = min(file.tell() / size, 1.0) if size else 1.0
                 yield _read_line(line, number)
         except TooMuchError as error:
-            raise M2BertError(f"read_corpus: {str(path)!r} {error.reason}; nothing was indexed") from error
+            raise M2BertError(f"read_corpus: {str(path)!r} {error.reason}; leave it out") from error
         except (OSError, EOFError, zlib.error) as error:
             raise M2BertError(
-                f"read_corpus: {str(path)!r} breaks off ({error}); restore the file, nothing was indexed"
+                f"read_corpus: {str(path)!r} breaks off ({error}); restore the file and index it again"
             ) from error
 
 
@@ -363,11 +343,11 @@ def _read_line(line: bytes | None, number: int) -> Document | Skipped:
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         return Skipped(where, f"its id must be a string or a whole number, got {identity!r}", "source")
     identity = str(identity)
-    if not identity.strip() or _surrogate(identity) is not None:
+    if not identity.strip() or first_surrogate(identity) is not None:
         return Skipped(where, f"its id must be Unicode text that is not empty, got {identity!r}", "source")
     text = next((row[name] for name in TEXT_COLUMNS if name in row), None)
     if not isinstance(text, str):
         return Skipped(identity, f"{where} must have a string under {' or '.join(map(repr, TEXT_COLUMNS))}")
-    if (position := _surrogate(text)) is not None:
+    if (position := first_surrogate(text)) is not None:
         return Skipped(identity, f"{where} is not Unicode text: a lone surrogate at character {position}")
-    return Document(identity, text)
+    return Document(identity, text, metadata=metadata_of_row(row, {*ID_COLUMNS, *TEXT_COLUMNS}))

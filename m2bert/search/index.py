@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
@@ -20,16 +20,18 @@ from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, MissingError, TextError
 from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
 from m2bert.ranking.words import words_of
-from m2bert.search.bulk import Progress, document_hash, embed_into
-from m2bert.search.documents import Corpus, Document, Documents, documents_of, source_of
-from m2bert.search.mirror import Seen, read_seen, write_seen
+from m2bert.search.bulk import Progress
+from m2bert.search.documents import Corpus, source_of
+from m2bert.search.filters import parse_where
+from m2bert.search.given import Documents
+from m2bert.search.mirror import Mirror
 from m2bert.search.report import IndexReport
 from m2bert.search.results import SearchResults, results_of
-from m2bert.search.stores import Key, Query, Record, StoredState, StoreInfo, StoreStats, VectorStore
+from m2bert.search.stores import Query, Record, StoreInfo, StoreSizes, StoreStats
+from m2bert.search.streams import CorpusStream, stream_of, stream_of_documents
 
 if TYPE_CHECKING:
     from m2bert.search.stores.lance import LanceStore
-    from m2bert.search.stores.staging import Staging
 
 
 class SearchIndex:
@@ -107,31 +109,38 @@ class SearchIndex:
     def add(self, documents: Documents, *, progress: Progress | None = None) -> IndexReport:
         """Insert documents; those of the same name are replaced.
 
-        documents: {id: text}, or any iterable of Document or (id, text). Only new and changed texts are embedded.
-        Raises M2BertError for empty texts and doubled names, and then changes nothing.
+        documents: {id: text}, or any iterable of Document or (id, text); of an iterator of any length a few megabytes
+        lie in memory at a time (docs/scaling.md). Only new and changed texts are embedded. What is embedded in some
+        three minutes becomes visible in one step. Raises M2BertError for empty texts and doubled names; then nothing
+        changes, and where an iterator gave them, nothing after what is visible already.
         """
-        return self._apply(documents_of(documents), None, progress)
+        return self._apply(stream_of_documents(documents), progress)
 
     def update(
-        self, documents: Corpus | Documents, *, source: str | None = None, progress: Progress | None = None
+        self,
+        documents: CorpusStream | Corpus | Documents,
+        *,
+        source: str | None = None,
+        progress: Progress | None = None,
     ) -> IndexReport:
-        """Make the index agree with a source: insert, replace, and remove what is gone, in one step.
+        """Make the index agree with a source: insert, replace, and remove what is gone, the latter in the last step.
 
-        documents: what read_corpus has read, or all documents of `source`, as in :meth:`add`. Documents that are there
-        but could not be read keep their old state. Those in which the encoder sees nothing are skipped, unless its
-        overflow is "error". Raises M2BertError when the source holds no readable document at all.
+        documents: what read_corpus has read, or stream_corpus will, of which a few megabytes lie in memory at a time;
+        or all documents of `source`, as in :meth:`add`. Documents that are there but could not be read keep their old
+        state. Those in which the encoder sees nothing are skipped, unless its overflow is "error". Raises M2BertError
+        when the source holds no readable document at all, and then removes nothing.
         """
-        if isinstance(documents, Corpus) and source in (None, documents.source):
-            corpus = documents
-        elif isinstance(documents, Corpus) or not source:
+        if isinstance(documents, Corpus | CorpusStream) and source in (None, documents.source):
+            if isinstance(documents, Corpus):
+                documents.check()
+                documents = stream_of(documents)
+            return self._apply(documents, progress)
+        if isinstance(documents, Corpus | CorpusStream) or not source:
             raise M2BertError(
                 f"index: source must name what the documents are all of, got {source!r}; pass source='letters', or use "
                 f"add() to keep the others"
             )
-        else:
-            corpus = Corpus(source, documents_of(documents, source))
-        corpus.check()
-        return self._apply(documents_of(corpus.documents) if corpus.documents else [], corpus, progress)
+        return self._apply(stream_of_documents(documents, source), progress)
 
     def stamps(self, path: str | Path) -> dict[str, str]:
         """What tells of the files of a folder that they have not changed, for read_corpus; by document.
@@ -142,12 +151,10 @@ class SearchIndex:
         source = source_of(path)
         if self._store is None:
             return {}
-        seen, states = read_seen(self.path, source), self._store.states(source=source)
-        return {
-            identity: each.stamp
-            for identity, each in seen.items()
-            if (state := states.get((source, identity))) and state.text_hash == each.text_hash and self._fits(state)
-        }
+        from m2bert.search.adding import known_files
+
+        mirror = Mirror(self.path, source)
+        return known_files(self._store, mirror, source, [name for name, _ in mirror.all()], self.embedder)
 
     def delete(self, ids: Iterable[str], *, source: str = "") -> int:
         """Remove documents of a source; returns how many there were."""
@@ -179,7 +186,14 @@ class SearchIndex:
 
     @overload
     def search(
-        self, query: str, k: int = 10, *, passages: int = 3, rank: str = ALL, source: str | None = None
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        passages: int = 3,
+        rank: str = ALL,
+        source: str | None = None,
+        where: str | None = None,
     ) -> SearchResults: ...
 
     @overload
@@ -191,6 +205,7 @@ class SearchIndex:
         passages: int = 3,
         rank: str = ALL,
         source: str | None = None,
+        where: str | None = None,
     ) -> list[SearchResults]: ...
 
     def search(
@@ -201,16 +216,18 @@ class SearchIndex:
         passages: int = 3,
         rank: str = ALL,
         source: str | None = None,
+        where: str | None = None,
     ) -> SearchResults | list[SearchResults]:
         """The k best documents for `query`, each with at most `passages` of its best passages, the best first.
 
         query: a string; or a list of them, which are encoded together, for results of each in their order. rank: by
         "all" parts, or by some of "whole", "passages" and "words", joined by +; by "words" alone no model is
         loaded, and only documents that have some of the words are found. source: ranks the documents of one source
-        alone.
+        alone. where: ranks those alone whose metadata meets a condition, "year >= 2020 AND type = 'pdf'"
+        (m2bert.search.filters).
 
-        Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1, passages < 0, and
-        another rank.
+        Raises M2BertError for an empty query, a store that is missing or holds nothing, k < 1, passages < 0, another
+        rank, and a condition that cannot be read or speaks of a name that no document has.
         """
         queries = list(query) if isinstance(query, list | tuple) else [query]
         _check_search(queries, k, passages)
@@ -220,6 +237,7 @@ class SearchIndex:
                 f"search: rank must do without terms, which are not kept in stores, got {rank!r}; "
                 f"`m2bert evaluate` can rank by them"
             )
+        condition = None if where is None else parse_where(where)
         store = self._opened()
         num_documents = store.count()
         if num_documents == 0:
@@ -231,7 +249,7 @@ class SearchIndex:
         vectors = [None] * len(queries) if only_words else self._query_vectors(queries)
         results = []
         for each, vector in zip(queries, vectors, strict=True):
-            found = store.search(Query(vector, words_of(each), source), min(k, num_documents), mixture)
+            found = store.search(Query(vector, words_of(each), source, condition), min(k, num_documents), mixture)
             results.append(results_of(each, found, vector, passages))
         return results if isinstance(query, list | tuple) else results[0]
 
@@ -266,72 +284,29 @@ class SearchIndex:
         states = store.states()
         return StoreStats(store.info, len(states), states)
 
-    def _apply(self, documents: Sequence[Document], synced: Corpus | None, progress: Progress | None) -> IndexReport:
+    def sizes(self) -> StoreSizes:
+        """What the store takes on the disk, and which indexes it has."""
+        return self._opened().sizes()
+
+    def optimize(self) -> None:
+        """Put the store's files together, make its indexes anew where they pay, and delete versions of before.
+
+        Searches go on meanwhile; it waits for writers, and they for it. The store may take twice its space until then.
+        """
+        store = self._opened()
+        from m2bert.search.stores.staging import open_staging
+
+        with open_staging(store.path, store.info):
+            store.refresh(everything=True)
+
+    def _apply(self, stream: CorpusStream, progress: Progress | None) -> IndexReport:
+        from m2bert.search.adding import Addition
         from m2bert.search.stores.staging import open_staging
 
         store = self._opened_or_created()
-        report = IndexReport()
-        hashes = {(item.source, item.id): document_hash(item) for item in documents}
+        mirror = Mirror(store.path, stream.source) if stream.source is not None and stream.lenient else None
         with open_staging(store.path, store.info) as staging:
-            stored = _states(store, hashes, synced)
-            changed = [item for item in documents if not self._is_current(stored, item, hashes)]
-            refused = self._embed(changed, hashes, staging, progress, report, leave_out=synced is not None)
-            removed: list[Key] = []
-            if synced is not None:
-                here = {identity for source, identity in stored if source == synced.source}
-                synced = synced.kept_by(here)
-                synced = synced.without({key: refused[known] for key, known in hashes.items() if known in refused})
-                synced.check()
-                report.skipped, report.guessed = synced.skipped, synced.guessed
-                removed = [(synced.source, identity) for identity in synced.gone(sorted(here))]
-                changed = [item for item in changed if hashes[item.source, item.id] not in refused]
-                hashes = {key: known for key, known in hashes.items() if known not in refused}
-                unchanged = [(synced.source, identity) for identity in synced.unchanged]
-                hashes |= {key: stored[key].text_hash for key in unchanged}
-            report.updated = sum((item.source, item.id) in stored for item in changed)
-            if changed or removed:
-                store.add(staging.rows(changed, hashes), remove=removed, replaces=report.updated > 0)
-            report.removed = len(removed)
-            report.added = len(changed) - report.updated
-            report.unchanged = len(hashes) - len(changed)
-            report.count(hashes, stored, staging.states)
-            staging.clear()
-            if synced is not None and synced.stamps:
-                files = {(synced.source, identity): stamp for identity, stamp in synced.stamps.items()}
-                seen = {key[1]: Seen(stamp, hashes[key]) for key, stamp in files.items() if key in hashes}
-                write_seen(store.path, synced.source, seen)
-        return report
-
-    def _embed(
-        self,
-        changed: Sequence[Document],
-        hashes: Mapping[Key, str],
-        staging: Staging,
-        progress: Progress | None,
-        report: IndexReport,
-        *,
-        leave_out: bool,
-    ) -> dict[str, str]:
-        """Stage the embeddings of documents that are not staged; returns the reasons, by hash, of those refused."""
-        fresh = {hashes[item.source, item.id]: item.text for item in changed}
-        for known, state in staging.states.items():
-            if known in fresh and self._fits(state):
-                del fresh[known]
-        names = {hashes[item.source, item.id]: item.id for item in changed}
-        refused = embed_into(staging, fresh, self.embedder, progress, names, leave_out=leave_out)
-        report.embedded = len(fresh) - len(refused)
-        return refused
-
-    def _is_current(self, stored: Mapping[Key, StoredState], document: Document, hashes: Mapping[Key, str]) -> bool:
-        key = (document.source, document.id)
-        state = stored.get(key)
-        return state is not None and state.text_hash == hashes[key] and self._fits(state)
-
-    def _fits(self, state: StoredState) -> bool:
-        """Whether a stored embedding is what this embedder, with its treatment of long texts, would make."""
-        if state.num_truncated:
-            return self.embedder.overflow == "truncate"
-        return state.num_windows == 1 or self.embedder.overflow == "window"
+            return Addition(store, self.embedder, staging, mirror, progress).run(stream)
 
     def _check_model(self, info: StoreInfo, embedder: Encoder) -> None:
         if embedder.fingerprint != info.fingerprint:
@@ -377,11 +352,3 @@ def _check_search(queries: Sequence[str], k: int, passages: int) -> None:
         raise M2BertError(f"search: k must be a whole number of at least 1, got {k!r}; ask for more results")
     if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
         raise M2BertError(f"search: passages must be a whole number of at least 0, got {passages!r}; pass 0 for none")
-
-
-def _states(store: VectorStore, keys: Collection[Key], synced: Corpus | None) -> dict[Key, StoredState]:
-    """What is stored of these documents, and of all of the corpus's source."""
-    if synced is None:
-        return store.states(keys)
-    elsewhere = [key for key in keys if key[0] != synced.source]
-    return store.states(source=synced.source) | store.states(elsewhere)

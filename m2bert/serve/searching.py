@@ -34,16 +34,22 @@ class SearchRequest(BaseModel):
         str, Field(description="all, or some of whole, passages and words joined by +: what counts in the score.")
     ] = "all"
     source: Annotated[str | None, Field(description="Rank the documents of this source alone.")] = None
+    where: Annotated[
+        str | None, Field(description="Rank the documents alone whose metadata meets this: year >= 2020.")
+    ] = None
     passages: Annotated[int, Field(ge=0, le=100, description="Most passages of a document.")] = 3
     store: StoreName = None
 
 
 class NewDocument(BaseModel):
-    """A text under a name."""
+    """A text under a name, and what searches may ask for."""
 
     id: str
     text: str
     source: Source = ""
+    metadata: Annotated[
+        dict[str, str | int | float | bool | None], Field(description="Names and values that where asks for.")
+    ] = {}
 
 
 class AddRequest(BaseModel):
@@ -80,7 +86,9 @@ def find(service: Service, body: SearchRequest) -> tuple[ServedStore, list[Searc
     """The store that was asked, and what it found. Raises Refusal and M2BertError."""
     store = service.store(body.store)
     check_texts([body.query], service.limits, "query")
-    found = store.index.search(body.query, body.k, passages=body.passages, rank=body.rank, source=body.source)
+    found = store.index.search(
+        body.query, body.k, passages=body.passages, rank=body.rank, source=body.source, where=body.where
+    )
     return store, found
 
 
@@ -100,6 +108,7 @@ async def read_document(id: str, request: Request, store: str | None = None, sou
         keys = ("id", "source", "text", "num_tokens", "num_windows", "num_truncated")
         sections = [{"start": section.start, "label": section.label} for section in record.sections]
         found = {key: getattr(record, key) for key in keys}
+        found["metadata"] = dict(record.metadata)
         return JsonAnswer(found | {"passages": passages, "sections": sections})
 
     return await in_thread(request, work)
@@ -114,7 +123,7 @@ async def add_documents(body: AddRequest, request: Request) -> Response:
     def work() -> Response:
         store = service.store(body.store)
         check_texts([each.text for each in body.documents], service.limits, "documents")
-        documents = [Document(each.id, each.text, each.source or "") for each in body.documents]
+        documents = [Document(each.id, each.text, each.source or "", metadata=each.metadata) for each in body.documents]
         with store.writing:
             report = store.index.add(documents)
         store.changed()

@@ -159,10 +159,8 @@ def check_value(who: str, item: dataclasses.Field[Any], value: Any) -> None:
     if choices and value not in choices:
         known = ", ".join(choice for choice in choices if choice)
         raise M2BertError(f"{who}: {item.name} must be one of {known}, got {value!r}; choose one of these")
-    if limits and not (
-        (isinstance(value, int) or math.isfinite(value))
-        and all(LIMITS[name][1](value, bound) for name, bound in limits.items())
-    ):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if limits and not (finite and all(LIMITS[name][1](value, bound) for name, bound in limits.items())):
         rule = " and ".join(f"{LIMITS[name][0]} {bound}" for name, bound in limits.items())
         low = not all(LIMITS[name][1](value, limits[name]) for name in ("above", "least") if name in limits)
         raise M2BertError(f"{who}: {item.name} must be {rule}, got {value}; {'raise' if low else 'lower'} it")

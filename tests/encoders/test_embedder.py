@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import story, tiny_embedder, tiny_model, tiny_model_folder, tiny_tokenizer
 
+import m2bert.encoders.windows
 from m2bert.encoders.embedder import Embedder
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.windows import inputs_of
@@ -364,3 +365,23 @@ def test_a_model_folder_may_have_a_mixture_of_its_own(tmp_path: Any) -> None:
     (folder / "ranking.json").write_text('{"wholes": 1}')
     with pytest.raises(M2BertError, match=r"ranking\.json must hold weights such as"):
         Embedder(folder)
+
+
+def test_a_stream_gives_what_a_list_gives_and_reads_no_further(monkeypatch: Any) -> None:
+    monkeypatch.setattr(m2bert.encoders.windows, "TEXTS_STREAMED", 4)
+    monkeypatch.setattr(m2bert.encoders.windows, "CHARACTERS_STREAMED", 200)
+    encoder = tiny_embedder()
+    texts = [story(3 + n % 7, seed=n) for n in range(11)] + [story(90, seed=1)]
+    given: list[int] = []
+    stream = encoder.encode_stream(given.append(n) or text for n, text in enumerate(texts))
+    first = next(stream)
+    assert 0 < len(given) <= 4
+    vectors = np.stack([first, *stream])
+    assert vectors.shape == (12, encoder.dim) and vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=2e-6)
+    assert list(encoder.encode_stream(iter(()))) == []
+    with pytest.raises(M2BertError, match="text 9 is empty"):
+        list(encoder.encode_stream([*texts[:9], " "]))
+    for wrong in ("a text", 5):
+        with pytest.raises(M2BertError, match="iterable of strings"):
+            next(encoder.encode_stream(wrong))  # type: ignore[arg-type]

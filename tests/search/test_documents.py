@@ -151,7 +151,7 @@ def test_gzip_file_that_breaks_off_is_refused(tmp_path: Path) -> None:
     whole = gzip.compress("\n".join(json.dumps({"text": f"text {n}"}) for n in range(5000)).encode())
     for data in (whole[: len(whole) // 2], b"not gzip at all", whole[:100] + b"\xff" * 50 + whole[150:]):
         (tmp_path / "d.jsonl.gz").write_bytes(data)
-        with pytest.raises(M2BertError, match=r"breaks off .* nothing was indexed"):
+        with pytest.raises(M2BertError, match=r"breaks off .* restore the file"):
             read_corpus(tmp_path / "d.jsonl.gz")
 
 

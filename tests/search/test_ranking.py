@@ -362,7 +362,7 @@ def test_weights_are_those_of_the_encoder(tmp_path: Path) -> None:
 
 def test_scores_are_exact_where_vectors_have_an_index(tmp_path: Path, monkeypatch: Any) -> None:
     """The index names candidates alone; it is made where there are rows enough, and again where too many are new."""
-    monkeypatch.setattr(m2bert.search.stores.lance, "INDEXED_FROM", 300)
+    monkeypatch.setattr(m2bert.search.stores.lance_indexes, "INDEXED_FROM", 300)
     monkeypatch.setattr(m2bert.search.stores.lance, "CANDIDATES", 30)
     encoder = BagOfWords(dim=64)
     texts = {f"d{n:03d}": story(20, seed=n) for n in range(299)}
@@ -375,11 +375,11 @@ def test_scores_are_exact_where_vectors_have_an_index(tmp_path: Path, monkeypatc
         return [opened.index_stats(name).num_unindexed_rows for name in names]
 
     rows = []
-    for first, last in ((0, 299), (299, 300), (300, 340), (340, 460)):
+    for first, last in ((0, 299), (299, 300), (300, 310), (310, 460)):
         texts |= (more := {f"d{n:03d}": story(20, seed=n) for n in range(first, last)})
         index.add(more)
         rows.append(unindexed())
-    assert rows == [[], [0], [40], [0]]
+    assert rows == [[], [0], [10], [0]]
     cosines = dict(zip(texts, encoder.encode(list(texts.values())) @ encoder.encode(["copper"])[0], strict=True))
     results = index.search("copper", 10, rank="whole")
     assert {one.id: one.score for one in results} == pytest.approx({x.id: float(cosines[x.id]) for x in results})

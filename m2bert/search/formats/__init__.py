@@ -36,7 +36,7 @@ READERS = {
 
 
 # Raised when a reader makes another text of the same file: then files that have not changed are read again too.
-READERS_VERSION = 1
+READERS_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from m2bert.errors import M2BertError
 from m2bert.ranking.passages import QuantisedPassages, best_pairs
 from m2bert.ranking.words import words_of
 from m2bert.search.documents import Document
+from m2bert.search.metadata import metadata_as_text, metadata_of_text
 from m2bert.search.sections import sections_as_text, sections_of_text
 from m2bert.search.stores import Record, StoreInfo
 from m2bert.search.stores.checksums import CHECKSUM, COVERED, check_rows, checksums, damaged
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 3
 PREFIX = "m2bert."
-JOINED = ("source", "id", "text", "words", "sections")
+JOINED = ("source", "id", "text", "words", "sections", "metadata")
 SCORED = (*COVERED, CHECKSUM)
 PASSAGE = pa.struct([pa.field("start", pa.int32(), False), pa.field("end", pa.int32(), False)])
 
@@ -53,6 +54,8 @@ def table_schema(info: StoreInfo) -> pa.Schema:
         # Pages or headings (m2bert.search.sections.sections_as_text). Stores of before they were kept lack the column
         # until something is added to them.
         pa.field("sections", pa.large_string()),
+        # As m2bert.search.metadata.metadata_as_text has it; as for sections, older stores lack the column.
+        pa.field("metadata", pa.large_string()),
     ]
     values = {"format": str(FORMAT_VERSION), "model": info.model, "fingerprint": info.fingerprint}
     values["dim"] = str(info.dim)
@@ -122,6 +125,8 @@ def to_table_rows(
     columns["words"] = pa.array(stems, schema.field("words").type)
     sections = [sections_as_text(document.sections) for document in documents]
     columns["sections"] = pa.array(sections, schema.field("sections").type)
+    metadata = [metadata_as_text(document.metadata, document.id) for document in documents]
+    columns["metadata"] = pa.array(metadata, schema.field("metadata").type)
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
@@ -154,6 +159,7 @@ def to_record(row: dict[str, Any], dim: int) -> Record:
         spans=np.asarray(spans, dtype=np.int64).reshape(-1, 2),
         passages=to_passages(row["passage_vectors"], row["id"], dim),
         sections=sections_of_text(row.get("sections")),
+        metadata=metadata_of_text(row.get("metadata")),
     )
 
 

@@ -4,15 +4,14 @@ One table, because one commit of it is atomic: whoever reads sees the state befo
 writer is killed. Search goes in two steps: the first documents by their whole (a scan, in large stores an index) and by
 their words are listed, and of the most promising of both lists scores are computed exactly, passages included. Words
 are scored by the database's own BM25 over a column of stems (m2bert.ranking.words), with the constants of
-m2bert.ranking.bm25; its index is made anew after every change, because rows that are not in it are scored by the counts
-of the others.
+m2bert.ranking.bm25; its index is made anew after every change of a small store, and before too many rows are not in it
+of a large one (m2bert.search.stores.lance_indexes), because those are scored by the counts of the others.
 Test: tests/search/test_index.py, tests/search/test_additions.py, tests/search/test_ranking.py.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,15 +26,43 @@ from m2bert._lazy import postponed
 from m2bert.errors import M2BertError, StoreError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import PASSAGES, WHOLE, WORDS, Mixture
-from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo
-from m2bert.search.stores.candidates import Listed, most_promising, undecided
+from m2bert.search.metadata import metadata_of_text
+from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
+from m2bert.search.stores.candidates import most_promising, undecided
 from m2bert.search.stores.columns import SCORED, dense_scores, read_info, table_schema, to_records
+from m2bert.search.stores.fields import (
+    field_columns,
+    fields_of,
+    known_fields,
+    known_names,
+    missing_fields,
+    quoted,
+    sql_of_keys,
+    sql_of_query,
+    sql_of_rows,
+)
+from m2bert.search.stores.lance_indexes import (
+    BEHIND,
+    BEHIND_WHILE_ADDING,
+    WORDS_BEHIND,
+    VectorIndex,
+    index_fields,
+    index_sizes,
+    index_vectors,
+    index_words,
+    vector_index,
+)
+from m2bert.search.stores.lance_reading import (
+    matching,
+    near,
+    one_line,
+    scanned,
+    taken,
+)
 from m2bert.search.stores.staging import STAGING
 
 with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
     import lancedb
-    from lancedb.index import FTS, IvfRq
-    from lancedb.query import MatchQuery
 
 TABLE = "documents"
 # Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
@@ -44,20 +71,14 @@ KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minut
 # Documents listed by the whole and by the words; and how many of them, the most promising by what the lists say, have
 # their exact scores computed (docs/retrieval.md has the time and the recall).
 CANDIDATES, WORDS_LISTED, SCORED_EXACTLY = 400, 3000, 150
-# A scan of so many vectors takes longer than an index of them, which then has this many rows behind it at most.
-INDEXED_FROM, UNINDEXED_SHARE = 20_000, 0.25
-# Partitions of the index that are looked into, and bits of a number there: cosines of one bit are off by 0.04, which
-# hides who is promising; of four by 0.005.
-PROBES, INDEX_BITS = 20, 4
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
 # A connection keeps the index of words of every version it has seen open, in memory and as files; a new one costs some
 # milliseconds.
 VERSIONS_OF_A_CONNECTION = 16
-ROWS_SCANNED_AT_ONCE = 64
-KEY = ("source", "id")
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
+KEYS_AT_ONCE = 5_000
 
 
 class LanceStore:
@@ -69,7 +90,9 @@ class LanceStore:
         self.info = info
         self._database = database
         self._connected_at: int = table.version
+        self._tidied_until: int = table.version - 2  # whoever wrote last may have made an index or two after tidying
         self._idle = [table]
+        self._indexes: tuple[int, VectorIndex | None] = (-1, None)
 
     @classmethod
     def open(cls, path: str | Path) -> LanceStore:
@@ -109,34 +132,62 @@ class LanceStore:
             _connect(folder).create_table(TABLE, schema=table_schema(info), exist_ok=True)
         except Exception as error:
             raise M2BertError(
-                f"store: cannot make a store at {str(folder)!r} ({_one_line(error)}); choose a folder you may write"
+                f"store: cannot make a store at {str(folder)!r} ({one_line(error)}); choose a folder you may write"
             ) from error
         return cls.open(folder)
 
-    def add(self, rows: Iterable[pa.RecordBatch], *, remove: Collection[Key] = (), replaces: bool = True) -> None:
+    def add(
+        self,
+        rows: Iterable[pa.RecordBatch],
+        *,
+        remove: Collection[Key] = (),
+        replaces: bool = True,
+        fields: Collection[str] = (),
+    ) -> None:
         """See VectorStore.add. One commit, and one more for the index of words."""
         with self._latest() as table:
-            before = table.version
             if not any(index.columns == ["words"] for index in table.list_indices()):
-                _index_words(table)  # before the first rows, so that no reader sees rows without it
-            if missing := [field for field in table_schema(self.info) if field.name not in table.schema.names]:
-                table.add_columns(missing)  # which a store that an earlier version made lacks
-            reader = pa.RecordBatchReader.from_batches(table_schema(self.info), rows)
+                index_words(table)  # before the first rows, so that no reader sees rows without it
+            _widen(table, self.info, fields)
+            reader = _completed(rows, table.schema)
             if replaces or remove:
                 merge = table.merge_insert(["source", "id"])
                 merge = merge.when_matched_update_all().when_not_matched_insert_all()
                 if remove:
-                    merge = merge.when_not_matched_by_source_delete(_condition(remove))
+                    merge = merge.when_not_matched_by_source_delete(sql_of_keys(remove))
                 merge.execute(reader)
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 table.add(reader)
-            self._tidy(table, before)
-            _index_words(table)
-            _index_vectors(table)
+            self._tidy(table)
+            index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
+            index_vectors(table, CANDIDATES, BEHIND_WHILE_ADDING)
 
-    def _tidy(self, table: Any, before: int) -> None:
+    def describe(self, metadata: Mapping[Key, str]) -> None:
+        """See VectorStore.describe. Other columns, vectors among them, are not written again."""
+        with self._latest() as table:
+            _widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
+            names = known_fields(table.schema.names)
+            keys = list(metadata)
+            columns = {name: pa.array([key[part] for key in keys]) for part, name in enumerate(("source", "id"))}
+            columns["metadata"] = pa.array(list(metadata.values()), pa.large_string())
+            columns |= field_columns(columns["metadata"], names)
+            table.merge_insert(["source", "id"]).when_matched_update_all().execute(pa.table(columns))
+            self._tidy(table)
+            index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
+
+    def refresh(self, *, everything: bool = False) -> None:
+        """See VectorStore.refresh."""
+        with self._latest() as table:
+            if everything:
+                table.optimize(cleanup_older_than=KEPT_VERSIONS)
+            index_words(table, None if everything else WORDS_BEHIND)
+            index_vectors(table, CANDIDATES, 0.0 if everything else BEHIND)
+            index_fields(table)
+
+    def _tidy(self, table: Any) -> None:
         """Every so many versions, of which the index of words will be one: small files together, old versions away."""
-        if before // VERSIONS_BETWEEN_TIDYING == (table.version + 1) // VERSIONS_BETWEEN_TIDYING:
+        before, self._tidied_until = self._tidied_until, table.version + 1
+        if before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
             return
         versions = sum(1 for _ in (self.path / f"{TABLE}.lance" / "_versions").iterdir())
         kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if versions > MANY_VERSIONS else KEPT_VERSIONS
@@ -145,58 +196,61 @@ class LanceStore:
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""
         with self._latest() as table:
-            before, version = table.count_rows(), table.version
+            before = table.count_rows()
             if keys:
-                table.delete(_condition(keys))
+                table.delete(sql_of_keys(keys))
             deleted = int(before - table.count_rows())
             if deleted:
-                self._tidy(table, version)
-                _index_words(table)
+                self._tidy(table)
+                index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
             return deleted
 
     def get(self, identity: str) -> list[Record]:
         """See VectorStore.get."""
         with self._latest() as table:
-            query = table.search().where(f"id = {_quoted(identity)}").limit(max(table.count_rows(), 1))
+            query = table.search().where(f"id = {quoted(identity)}").limit(max(table.count_rows(), 1))
             return sorted(to_records(query.to_arrow(), self.info.dim), key=lambda record: record.key)
 
     def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """See VectorStore.search."""
         with self._latest() as table:
             asked = query.words if mixture.words > 0 else ()
-            where = _within(query.source)
+            where = sql_of_query(query, table.schema.names)
+            depth = max(k, CANDIDATES)
+            # The partitions of an index that are looked into may hold fewer than many.
+            index = self._vector_index(table) if depth == CANDIDATES else None
             with ThreadPoolExecutor(1) as pool:
-                listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED), where)
-                near = _near(table, query.vector, max(k, CANDIDATES), where)
+                listing = pool.submit(matching, table, asked, max(k, WORDS_LISTED), where)
+                nearest = near(table, query.vector, depth, where, index)
                 words = listing.result()
                 scale = word_scale(len(query.words), table.count_rows())
             weights = mixture.whole + mixture.passages, mixture.words * scale
-            ids = most_promising(near, words, weights, max(k, SCORED_EXACTLY))
+            ids = most_promising(nearest, words, weights, max(k, SCORED_EXACTLY))
             if not ids:
                 return []
             there = [name for name in table_schema(self.info).names if name in table.schema.names]
             scored = [] if query.vector is None else [name for name in SCORED if name in there]
-            rows = _taken(table, ids, ["source", "id", *scored])
+            rows = taken(table, ids, ["source", "id", *scored])
             scores: dict[str, NDArray[np.float64]] = {WORDS: np.zeros(len(ids))}
             if query.vector is not None:
                 scores[WHOLE], scores[PASSAGES] = dense_scores(rows, query.vector, self.info.dim)
             rest = undecided(ids, mixture.combined(scores), words, weights[1], k)
-            bm25 = {**words.scores, **_matching(table, asked, len(rest), _among(rest)).scores}
+            bm25 = {**words.scores, **matching(table, asked, len(rest), sql_of_rows(rest)).scores}
             scores[WORDS] = np.array([bm25.get(row, 0.0) for row in ids], dtype=np.float64) * scale
             added, total = mixture.weighted(scores), mixture.combined(scores)
             keys = list(zip(rows["source"].to_pylist(), rows["id"].to_pylist(), strict=True))
             order = sorted(range(len(keys)), key=lambda i: (-total[i], keys[i]))[:k]
-            found = _taken(table, sorted(ids[i] for i in order), [name for name in there if name != "words"])
+            found = taken(table, sorted(ids[i] for i in order), [name for name in there if name != "words"])
             records = dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
         return [Found({part: float(values[i]) for part, values in added.items()}, records[ids[i]]) for i in order]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
         with self._latest() as table:
-            query = table.search().where(_condition([key])).select(["id"]).with_row_id(True).limit(1)
+            query = table.search().where(sql_of_keys([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), table.count_rows())
-            found = {word: _matching(table, [word], len(ids), _among(ids)).scores.values() for word in words}
+            found = {word: matching(table, [word], len(ids), sql_of_rows(ids)).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
@@ -204,41 +258,53 @@ class LanceStore:
         if keys is not None and not keys:
             return {}
         with self._latest() as table:
-            query = table.search().select(["source", "id", *STATE]).limit(max(table.count_rows(), 1))
+            kept = [*STATE, *(["metadata"] if "metadata" in table.schema.names else [])]
+            query = table.search().select(["source", "id", *kept]).limit(max(table.count_rows(), 1))
             if keys is not None:
-                sources, ids = ({_quoted(key[part]) for key in keys} for part in (0, 1))
+                sources, ids = ({quoted(key[part]) for key in keys} for part in (0, 1))
                 # Two lists, however many keys: a chain of ORs as long as they are many is more than SQL can read.
                 query = query.where(f"source IN ({', '.join(sources)}) AND id IN ({', '.join(ids)})")
             elif source is not None:
-                query = query.where(_within(source))
+                query = query.where(f"source = {quoted(source)}")
             rows = query.to_arrow().to_pylist()
         wanted = None if keys is None else set(keys)
-        states = {(row["source"], row["id"]): StoredState(**{name: row[name] for name in STATE}) for row in rows}
+        states = {
+            (row["source"], row["id"]): StoredState(
+                **{name: row[name] for name in STATE}, metadata=row.get("metadata") or ""
+            )
+            for row in rows
+        }
         return states if wanted is None else {key: state for key, state in states.items() if key in wanted}
+
+    def ids(self, source: str) -> Iterator[Sequence[str]]:
+        """See VectorStore.ids."""
+        with self._latest() as table:
+            query = table.search().select(["id"]).where(f"source = {quoted(source)}").limit(max(table.count_rows(), 1))
+            for batch in query.to_batches(KEYS_AT_ONCE):
+                yield batch["id"].to_pylist()
 
     def scan(self) -> Iterator[tuple[Key, pa.Table | str]]:
         """All rows, each as a table of one, or as why it cannot be read. For m2bert.search.check."""
         with self._latest() as table:
-            query = table.search().select([*KEY]).with_row_id(True)
-            listed = query.limit(max(table.count_rows(), 1)).to_arrow().sort_by("_rowid")
-            rows, keys = (
-                listed["_rowid"].to_pylist(),
-                list(zip(*(listed[name].to_pylist() for name in KEY), strict=True)),
-            )
-            names = [name for name in table_schema(self.info).names if name in table.schema.names]
-            for start in range(0, len(rows), ROWS_SCANNED_AT_ONCE):
-                part = slice(start, start + ROWS_SCANNED_AT_ONCE)
-                yield from zip(keys[part], _read_each(table, rows[part], names), strict=True)
-
-    def reindex(self) -> None:
-        """Make the index of words anew."""
-        with self._latest() as table:
-            _index_words(table)
+            yield from scanned(table, table_schema(self.info).names)
 
     def count(self) -> int:
         """See VectorStore.count."""
         with self._latest() as table:
             return int(table.count_rows())
+
+    def sizes(self) -> StoreSizes:
+        """See VectorStore.sizes."""
+        with self._latest() as table:
+            indexes, names = index_sizes(table), known_names(table.schema.names)
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return StoreSizes(size, indexes, tuple(names))
+
+    def _vector_index(self, table: Any) -> VectorIndex | None:
+        """The index of vectors of a version of the table, looked for once."""
+        if self._indexes[0] != table.version:
+            self._indexes = (table.version, vector_index(table))
+        return self._indexes[1]
 
     @contextmanager
     def _latest(self) -> Iterator[Any]:
@@ -265,78 +331,23 @@ class LanceStore:
             raise _damaged(self.path, error) from error
 
 
-def _index_vectors(table: Any) -> None:
-    """Make the index of vectors anew where too many rows are not in it: candidates alone come from it."""
-    rows = table.count_rows()
-    if rows < INDEXED_FROM:
-        return
-    names = [index.name for index in table.list_indices() if index.columns == ["vector"]]
-    missing = table.index_stats(names[0]).num_unindexed_rows if names else rows
-    if missing > UNINDEXED_SHARE * rows:
-        table.create_index("vector", config=IvfRq(distance_type="dot", num_bits=INDEX_BITS), replace=True)
+def _widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
+    """Give the table the columns that it lacks, without a value in them."""
+    there = table.schema.names
+    missing = [field for field in table_schema(info) if field.name not in there]
+    if missing := missing + missing_fields(fields, there):
+        table.add_columns(missing)
 
 
-def _index_words(table: Any) -> None:
-    """Make the index of words anew: stems between spaces, taken as they are."""
-    plain = FTS(
-        base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False,
-        max_token_length=None,
-    )  # fmt: skip
-    table.create_index("words", config=plain, replace=True)
+def _completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
+    """Rows with what the table keeps of their metadata in columns of their own."""
+    fields = known_fields(schema.names)
 
+    def complete(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | field_columns(batch["metadata"], fields)
+        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
-def _near(table: Any, vector: NDArray[np.float32] | None, depth: int, where: str | None) -> Listed:
-    """The documents of highest inner product, by the vector index where there is one, whose scores are rough.
-
-    where: the SQL condition that they meet, None for any.
-    """
-    if vector is None:
-        return Listed({}, True)
-    query = table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(PROBES)
-    if depth > CANDIDATES:  # the partitions looked into may hold fewer
-        query = query.bypass_vector_index()
-    if where is not None:
-        query = query.where(where, prefilter=True)
-    found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
-    scores = 1.0 - found["_distance"].to_numpy()
-    return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
-
-
-def _matching(table: Any, words: Sequence[str], depth: int, where: str | None) -> Listed:
-    """The documents of the highest BM25 among those that meet `where`, as above."""
-    if not words or not depth:
-        return Listed({}, True)
-    query = table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
-    if where is not None:
-        query = query.where(where, prefilter=True)
-    found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
-    scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
-    return Listed(scores, len(scores) < depth)
-
-
-def _taken(table: Any, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
-    """The rows of these ids, which ascend, with `_rowid`, in their order."""
-    if not ids:
-        return pa.table({name: [] for name in [*columns, "_rowid"]})
-    rows = table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
-    return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")
-
-
-def _read_each(table: Any, ids: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table | str]:
-    """Each row as a table of one, or as why it cannot be read, which is no reason not to read the others."""
-    try:
-        taken = _taken(table, ids, columns)
-        if len(taken) == len(ids):
-            yield from (taken.slice(place, 1) for place in range(len(ids)))
-            return
-        error = "it is listed and not there"
-    except Exception as failed:  # what the database says of a damaged file is of any kind
-        error = f"it cannot be read: {_one_line(failed)}"
-    if len(ids) == 1:
-        yield error
-        return
-    for row in ids:
-        yield from _read_each(table, [row], columns)
+    return pa.RecordBatchReader.from_batches(schema, map(complete, rows))
 
 
 def _connect(folder: Path) -> Any:
@@ -357,35 +368,8 @@ def is_unused(folder: Path) -> bool:
     return not _has_table(folder) and all(entry.name in ours for entry in folder.iterdir())
 
 
-def _condition(keys: Collection[Key]) -> str:
-    """SQL that is true for exactly these documents."""
-    by_source: dict[str, list[str]] = defaultdict(list)
-    for source, identity in keys:
-        by_source[source].append(_quoted(identity))
-    lists = {source: ", ".join(ids) for source, ids in by_source.items()}
-    return " OR ".join(f"(source = {_quoted(source)} AND id IN ({ids}))" for source, ids in lists.items())
-
-
-def _within(source: str | None) -> str | None:
-    """SQL that is true for the documents of a source; None, for all, without one."""
-    return None if source is None else f"source = {_quoted(source)}"
-
-
-def _among(ids: Collection[int]) -> str:
-    """SQL that is true for these row ids."""
-    return f"_rowid IN ({', '.join(map(str, ids))})"
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _damaged(folder: Path, error: Exception) -> StoreError:
     return StoreError(
-        f"store: {str(folder)!r} cannot be read or written ({_one_line(error)}); "
+        f"store: {str(folder)!r} cannot be read or written ({one_line(error)}); "
         f"check permissions and space, restore a copy, or index into a new folder"
     )

@@ -45,7 +45,7 @@ class Staging:
         self._held: list[pa.RecordBatch] = []
         self._files: list[Path] = []
         found = sorted(folder.glob("*" + SUFFIX))
-        self._written = len(found)
+        self._written = 1 + max((int(file.stem) for file in found if file.stem.isdecimal()), default=-1)
         for file in found:
             try:
                 batches = list(self._read(file))
@@ -55,6 +55,7 @@ class Staging:
             for batch in batches:
                 self._note(batch)
             self._files.append(file)
+        self._older = len(self._files)
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Write a batch of rows (columns.staged_schema) into a file of its own, whole or not at all.
@@ -93,6 +94,22 @@ class Staging:
                     placed.append(document)
             for start, stop in groups_of_characters([document.text for document in placed], MOST_CHARACTERS):
                 yield to_table_rows(batch, rows[start:stop], placed[start:stop], self.info)
+
+    def settle(self) -> None:
+        """Forget what was staged since this object was made, which the store has now, and delete its files.
+
+        What an earlier run left stays until the run ends, since only some of it may be in the store. Raises M2BertError
+        when that fails.
+        """
+        written, self._files, self._held = self._files[self._older :], self._files[: self._older], []
+        self.states = {}
+        try:
+            for file in written:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+        for batch in self._batches():
+            self._note(batch)
 
     def clear(self) -> None:
         """Forget all, and delete all files, unfinished ones included. Raises M2BertError when that fails."""
