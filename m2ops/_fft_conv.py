@@ -249,7 +249,8 @@ def fft_conv(
         k: (dim, taps), or a FilterSpectrum that serves seqlen. Any number of taps.
         k_rev: (dim, taps_rev) or None (causal). Lag 0 belongs to k alone.
         skip: (dim,) or None.
-        pregate, postgate: shape and dtype of u, or None.
+        pregate: shape and dtype of u, or None.
+        postgate: the same.
         mask: (batch, seqlen) bool, True at real tokens. Others contribute nothing and give 0.
         layout: "bdl" or "bld".
 

@@ -92,9 +92,14 @@ def monarch_mixer(
     Args:
         p: (batch, seqlen, 3 * dim), the projected input; channels in the order x1, x2, v.
         u: (batch, seqlen, dim), the layer's input, dtype of p.
-        short_weight: (3 * dim, width), width 2 .. 7. short_bias: (3 * dim,) or None.
-        k, k_rev: (dim, taps) filters of the gated convolution, or a FilterSpectrum and None. skip: (dim,) or None.
-        k2, k2_rev, skip2: the same for the residual long convolution of u; k2 None leaves it out.
+        short_weight: (3 * dim, width), width 2 .. 7.
+        short_bias: (3 * dim,) or None.
+        k: (dim, taps) filter of the gated convolution, or a FilterSpectrum.
+        k_rev: (dim, taps) or None; None with a FilterSpectrum.
+        skip: (dim,) or None.
+        k2: as k, for the residual long convolution of u; None leaves it out.
+        k2_rev: as k_rev, with k2.
+        skip2: as skip, with k2.
         mask: (batch, seqlen) bool, True at real tokens. Others contribute nothing to any position and give 0.
 
     Returns:

@@ -6,6 +6,7 @@ is found and used. The LibTorch stable ABI makes one build serve every torch >= 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 BUILD_TORCH = "torch==2.13.0"
+# The first date that a zip file can hold: the dates of its files would make the bytes of two builds differ.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "315532800")
 
 
 def _torch_requirement() -> list[str]:

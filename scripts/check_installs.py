@@ -4,13 +4,18 @@ Installs into new virtual environments by `make`, from a wheel, by `pip install 
 the commands of the README run in the checkout (not for the wheel) and outside. The dependencies are those of this
 Python, linked into every environment; our own packages are not. Object files are shared (build/native.*), so only what
 changed is compiled. Before each, the libraries beside the sources are removed, and old ones are laid where no wheel may
-find them. Prints a line a check; exits with 1 at the first that fails, with its output.
+find them. The wheel is the one a release would have: auditwheel names the Linux it runs on, it is small enough, and it
+answers `m2bert demo` where there is no compiler. With `--reproducible` instead: two wheels, each built from a copy
+of its own of the sources, are the same bytes (many minutes). Prints a line a check; exits with 1 at the first that
+fails, with its output.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -24,11 +29,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OURS = re.compile(r"m2ops|m2bert|__editable__|.*\.pth$")
 STALE = "_C.cpython-36m-x86_64-linux-gnu.so"  # as a build with another Python would leave it
+QUESTION = "How do I wait for several tasks?"
+MOST_BYTES = 50 << 20  # of a wheel without CUDA kernels
+TORCH = ["--exclude", "libtorch*", "--exclude", "libc10*"]  # libraries that torch brings, as pyproject.toml has them
 BENCHMARK = ["--benchmark-only", "-q", "-p", "no:cacheprovider", "-k", "test_blockdiag_matmul and bfloat16"]
 
 
 def main() -> None:
     """Install in every way and check; raise SystemExit at the first that fails."""
+    if sys.argv[1:] == ["--reproducible"]:
+        return check_reproducible()
     with tempfile.TemporaryDirectory(prefix="m2bert-installs-") as folder, ThreadPoolExecutor(max_workers=2) as pool:
         outside = Path(folder)
         run([make_environment(outside / "bare"), "-c", "import m2ops"], outside, want="No module named 'm2ops'")
@@ -38,6 +48,19 @@ def main() -> None:
         waiting = [check("make demo, outside", pool, made, outside)]
         unpacked = install_wheel(outside / "unpacked")
         waiting.append(check("from a wheel, outside", pool, unpacked, outside))
+        demo = [
+            "env",
+            f"PATH={unpacked.parent}",
+            unpacked,
+            "-m",
+            "m2bert",
+            "demo",
+            "-q",
+            "--store",
+            outside / "help",
+            QUESTION,
+        ]
+        timed("m2bert demo, from a wheel, without a compiler", demo, outside)
         copied = install(outside / "copied", "pip install .", ".")
         check("pip install ., in the checkout", pool, copied, ROOT)()
         waiting.append(check("pip install ., outside", pool, copied, outside))
@@ -76,10 +99,48 @@ def install_wheel(venv: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         held = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".so")}
     require(held == built and STALE not in held, f"the wheel holds {sorted(held)}, built were {sorted(built)}")
-    run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], venv)
+    run([python, "-m", "pip", "install", "--quiet", "--no-deps", named_for_linux(wheel)], venv)
     remove_libraries()
     run([python, "-c", "import m2ops"], ROOT, want="ImportError: m2ops: the native library is missing")
     return python
+
+
+def named_for_linux(wheel: Path) -> Path:
+    """The wheel as auditwheel makes it: for the oldest Linux that has what it needs, nothing packed besides."""
+    if sys.platform != "linux":
+        return wheel
+    folder = wheel.parent / "repaired"
+    run([sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel, *TORCH], ROOT)
+    (repaired,) = folder.glob("*.whl")
+    with zipfile.ZipFile(repaired) as archive:
+        names = archive.namelist()
+    require("manylinux" in repaired.name, f"auditwheel calls it {repaired.name}")
+    require(not any(".libs/" in name for name in names), f"auditwheel packed libraries: {names}")
+    size, cuda = repaired.stat().st_size, any("libm2ops_cuda" in name for name in names)
+    require(cuda or size <= MOST_BYTES, f"{repaired.name} has {size} bytes, more than {MOST_BYTES}")
+    print(f"{repaired.name}: {size / 1e6:.1f} MB{' with CUDA kernels' if cuda else ''}", flush=True)
+    return repaired
+
+
+def check_reproducible() -> None:
+    """Build a wheel twice, from two folders, without anything that was compiled before."""
+    digests = []
+    for place in ("first", "in/another/folder"):
+        with tempfile.TemporaryDirectory(prefix="m2bert-wheel-") as folder:
+            tree = Path(folder, place)
+            files = subprocess.run(
+                ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+            for name in filter(None, files.split("\0")):
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, tree / name)
+            os.environ |= {"CCACHE_DISABLE": "1", "M2OPS_CUDA": "0"}
+            build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tree, tree]
+            timed(f"pip wheel in {place}", [*build, "-c", ROOT / "constraints.txt"], tree)
+            (wheel,) = tree.glob("*.whl")
+            digests.append(hashlib.sha256(wheel.read_bytes()).hexdigest())
+            print(f"{wheel.name}: sha256 {digests[-1]}", flush=True)
+    require(digests[0] == digests[1], "two builds of the same sources differ")
 
 
 def make_environment(venv: Path) -> Path:
@@ -141,10 +202,10 @@ def readme_code(whole: bool) -> Iterator[str]:
             yield block.replace('"animals-store"', 'folder.name + "/store"').replace('"FOLDER"', "files")
 
 
-def timed(name: str, command: list[str | Path]) -> None:
-    """Run a command in the checkout and say how long it took."""
+def timed(name: str, command: list[str | Path], folder: Path = ROOT) -> None:
+    """Run a command, in the checkout unless it is told where, and say how long it took."""
     start = time.monotonic()
-    run(command, ROOT)
+    run(command, folder)
     print(f"{name}: done ({time.monotonic() - start:.0f} s)", flush=True)
 
 

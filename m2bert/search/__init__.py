@@ -8,6 +8,7 @@ from m2bert._lazy import lazy_names
 
 _PUBLIC = {
     "Corpus": "m2bert.search.documents",
+    "CorpusStream": "m2bert.search.streams",
     "Document": "m2bert.search.documents",
     "IndexReport": "m2bert.search.report",
     "Limits": "m2bert.search.reading",
@@ -21,6 +22,7 @@ _PUBLIC = {
     "explain_text": "m2bert.search.explain",
     "read_corpus": "m2bert.search.documents",
     "read_document": "m2bert.search.documents",
+    "stream_corpus": "m2bert.search.streams",
 }
 __all__ = list(_PUBLIC)
 if TYPE_CHECKING:
@@ -41,5 +43,6 @@ if TYPE_CHECKING:
         SearchResults as SearchResults,
     )
     from m2bert.search.sections import Section as Section
+    from m2bert.search.streams import CorpusStream as CorpusStream, stream_corpus as stream_corpus
 else:
     __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -26,7 +26,8 @@ from m2bert.search.stores.staging import Staging
 from m2bert.search.streams import CorpusStream, Entry
 
 FIRST_CHARACTERS, LEAST_CHARACTERS, MOST_CHARACTERS = 4_000_000, 400_000, 16_000_000
-MOST_DOCUMENTS = 20_000
+# A source that has to be read begins with fewer, so that embedding begins at once.
+FIRST_DOCUMENTS, MOST_DOCUMENTS = 2_000, 20_000
 SECONDS_A_PORTION = 180.0
 REMOVED_AT_ONCE = 10_000
 
@@ -40,9 +41,9 @@ class Portion:
     unchanged: list[str] = field(default_factory=list)
     characters: int = 0
 
-    def is_full(self, characters: int) -> bool:
-        """Whether no more should be taken, of texts of so many characters."""
-        return self.characters >= characters or len(self.documents) + len(self.unchanged) >= MOST_DOCUMENTS
+    def is_full(self, characters: int, documents: int) -> bool:
+        """Whether no more should be taken, of texts of so many characters and so many documents."""
+        return self.characters >= characters or len(self.documents) + len(self.unchanged) >= documents
 
 
 class Addition:
@@ -69,7 +70,8 @@ class Addition:
             entry = next(entries, None)
             while True:
                 portion = Portion()
-                while entry is not None and not portion.is_full(self._characters):
+                most = FIRST_DOCUMENTS if self._is_first and stream.lenient else MOST_DOCUMENTS
+                while entry is not None and not portion.is_full(self._characters, most):
                     self._take(entry, portion, stream)
                     entry = next(entries, None)
                 self._apply(portion, stream, is_last=entry is None)

@@ -5,8 +5,7 @@ Test: tests/search/test_checksums.py.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pyarrow as pa
 
 from m2bert.errors import M2BertError
 from m2bert.ranking.words import words_of
-from m2bert.search.mirror import FOLDER
 from m2bert.search.stores import Key
 from m2bert.search.stores.checksums import CHECKSUM, damages
 from m2bert.search.stores.columns import to_passages
@@ -82,13 +80,10 @@ def check_store(
     lost = sum(not store.word_scores(key, [word]) for key, word in lookups)
     if lost:
         result.notes.append(f"the index of words lacks {lost} of {len(lookups)} documents that were looked up")
-    result.notes += _unreadable_mirrors(store.path)
     if mend and not result.is_sound:
         with open_staging(store.path, store.info):
             store.delete([(source, identity) for source, identity, _ in result.damaged])
             store.refresh(everything=True)
-        for note in _unreadable_mirrors(store.path):
-            Path(note.split("'")[1]).unlink(missing_ok=True)
         result.mended = True
     return result
 
@@ -113,11 +108,3 @@ def _wrong(row: pa.Table, dim: int) -> str:
     if len(values["passages"]) != (len(passages.scales) if passages is not None else min(len(values["passages"]), 1)):
         return "it has not a vector for each of its passages"
     return ""
-
-
-def _unreadable_mirrors(store: Path) -> Iterator[str]:
-    for file in sorted((store / FOLDER).glob("*.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            yield f"what is known of a folder's files, {str(file)!r}, cannot be read: they will all be read again"
