@@ -113,7 +113,7 @@ class CachedEncoder:
                     done += size
                     if progress is not None:
                         progress(done, total)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second is of a damaged name of a table
             raise M2BertError(
                 f"cache: cannot use {self.path} ({error}); remove the file or choose another --cache"
             ) from error
