@@ -10,9 +10,11 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+from m2bert.bounds import LINE, TooMuchError, lines_of
 from m2bert.errors import M2BertError
 
 
@@ -25,22 +27,28 @@ def read_jsonl(path: Path, *, who: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file:line", row) for each line that is not blank.
 
     Lines end at "\\n" alone, so that a text may hold other separators. Raises M2BertError, beginning with `who`, for a
-    file that cannot be read or breaks off, and for a line that is not one JSON object of Unicode text.
+    file that cannot be read or breaks off, a line beyond its bound (m2bert.bounds), and for one that is not one JSON
+    object of Unicode text.
     """
     where = str(path)
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+        with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else nullcontext(file) as lines:
+            for number, line in lines_of(cast(IO[bytes], lines), path.stat().st_size):
                 where = f"{path}:{number}"
-                if line.strip():
-                    yield where, _row(line.decode("utf-8"), where, who)
+                if line is None:
+                    raise M2BertError(f"{who}: {where}: the line is {LINE.said()}; shorten the row")
+                yield where, _row(line.decode("utf-8"), where, who)
+    except TooMuchError as error:
+        raise M2BertError(f"{who}: {path} {error.reason}; leave it out") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise M2BertError(f"{who}: {path} is not a complete gzip file ({error}); copy it again") from error
     except UnicodeDecodeError as error:
         raise M2BertError(f"{who}: {where}: text must be UTF-8 ({error.reason}); convert the file") from error
     except UnicodeEncodeError as error:
         raise M2BertError(f"{who}: {where}: text must be Unicode ({error.reason}); mend the row") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except M2BertError:
+        raise
+    except (ValueError, RecursionError) as error:  # a ValueError is of a number of thousands of digits
         raise M2BertError(f"{who}: {where}: row must be one JSON object ({error}); mend the row") from error
     except OSError as error:
         raise M2BertError(f"{who}: cannot read {path} ({error.strerror}); check the path") from error

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2ops._layout import check_like, check_tensor, check_vector
-from m2ops._library import autocast, binding, cuda_loaded, implement, refuse_second_gradient, to
+from m2ops._library import autocast, binding, cuda_loaded, implement, in_forward_mode, refuse_second_gradient, to
 
 # Tokens worked on at a time by blockdiag_glu: the hidden channels of a chunk stay near the cache, and below the size
 # from which the C library maps fresh pages for every allocation (measured 3 to 5 times faster than all at once).
@@ -70,6 +70,8 @@ def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         weight: (nblocks, out, in).
         bias: (nblocks * out,) or None.
 
+    Forward-mode derivatives are those of :func:`blockdiag_matmul_ref`, which then computes in its place.
+
     Returns:
         (..., nblocks * out) in the dtype of x.
 
@@ -79,6 +81,8 @@ def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     Source: one Monarch factor, arXiv 2310.12109 section 3.
     """
     _check_product("blockdiag_matmul", x, "weight", weight, bias, "bias")
+    if in_forward_mode(x, weight, bias):
+        return blockdiag_matmul_ref(x, weight, bias)
     return torch.ops.m2ops.blockdiag_matmul(x, weight, bias)
 
 
@@ -99,6 +103,8 @@ def blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None =
         w_out: (nblocks, dim / nblocks, inter / nblocks).
         b_out: (dim,) or None.
 
+    Forward-mode derivatives are those of :func:`blockdiag_glu_ref`, which then computes in its place.
+
     Returns:
         (..., nblocks * out) in the dtype of x. The hidden channels are computed again in the backward pass.
 
@@ -117,6 +123,8 @@ def blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None =
             f"from w_in {tuple(w_in.shape)} and w_out {tuple(w_out.shape)}"
         )
     check_vector("blockdiag_glu", "b_out", b_out, "(nblocks * out,)", w_out.shape[0] * w_out.shape[1], "x", x)
+    if in_forward_mode(x, w_in, w_out, b_out):
+        return blockdiag_glu_ref(x, w_in, w_out, b_out)
     return torch.ops.m2ops.blockdiag_glu(x, w_in, w_out, b_out)
 
 
@@ -135,6 +143,8 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
         w1: (nblocks1, out1, in1).
         w2: (l, s, r) with l * r = nblocks1 * out1.
 
+    Forward-mode derivatives are those of :func:`monarch_matmul_ref`, which then computes in its place.
+
     Returns:
         (..., s * l) in the dtype of x.
 
@@ -151,6 +161,8 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
             f"monarch_matmul: w2 must take the {w1.shape[0] * w1.shape[1]} channels that w1 gives, "
             f"got w2 of shape {tuple(w2.shape)}"
         )
+    if in_forward_mode(x, w1, w2):
+        return monarch_matmul_ref(x, w1, w2)
     return torch.ops.m2ops.monarch_matmul(x, w1, w2)
 
 

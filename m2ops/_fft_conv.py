@@ -22,7 +22,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import autocast, refuse_second_gradient, to
+from m2ops._library import autocast, in_forward_mode, refuse_second_gradient, to
 
 MAX_SEQLEN = 1 << 22
 
@@ -159,6 +159,19 @@ def check_filter_for(
     check_like(op, name, k.data, "u", u, dtype=False)
 
 
+def filters_in_time(
+    op: str, k: Tensor | FilterSpectrum | None, k_rev: Tensor | None, *others: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """All of them as tensors. Raises NotImplementedError for a spectrum where one of `others` has a tangent."""
+    if isinstance(k, FilterSpectrum):
+        if in_forward_mode(k.data, *others):
+            raise NotImplementedError(
+                f"{op}: a FilterSpectrum has no forward-mode derivative, got one beside a tangent; pass the filter"
+            )
+        return others
+    return (k, k_rev, *others)
+
+
 def spectrum_data(k: Tensor | FilterSpectrum, k_rev: Tensor | None, u: Tensor, seqlen: int) -> Tensor:
     """The spectrum that serves `seqlen` positions of `u`, in the dtype `u` is computed in."""
     dtype = compute_dtype(u.dtype)
@@ -187,6 +200,10 @@ def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpect
     _check_filter("filter_spectrum", "k", k, k_rev)
     dtype = compute_dtype(k.dtype)
     size = _transform_size(fft_size(seqlen), k.device)
+    if in_forward_mode(k, k_rev):
+        raise NotImplementedError(
+            "filter_spectrum: it has no forward-mode derivative, got a filter with a tangent; give it to fft_conv"
+        )
     data = torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), size)
     return FilterSpectrum(data, size)
 
@@ -243,8 +260,11 @@ def fft_conv(
         to 4,096 positions are transformed with float16 operands and float32 sums, safe for any range of values: errors
         within 2.5e-3 and 1e-3 for filters that do not cancel nearly all of their input.
 
+    Forward-mode derivatives are those of :func:`fft_conv_ref`, which then computes in its place.
+
     Raises:
         TypeError, ValueError: wrong shape, dtype, device or layout, with the remedy.
+        NotImplementedError: forward-mode derivatives with a FilterSpectrum.
 
     Source: long convolution of the M2-BERT sequence mixer, arXiv 2402.07440; right-angle convolution, docs/kernels.md.
     """
@@ -258,6 +278,8 @@ def fft_conv(
     u, pregate, postgate = _masked(u, pregate, postgate, mask, channels_last)
     if seqlen == 0:
         return u.clone()
+    if in_forward_mode(*filters_in_time("fft_conv", k, k_rev, u, skip, pregate, postgate)):
+        return fft_conv_ref(u, k, k_rev, skip, pregate, postgate, mask, layout=layout)
     data = spectrum_data(k, k_rev, u, seqlen)
     out = torch.ops.m2ops.fft_conv(u, data, cast(dtype, skip), pregate, postgate, channels_last)
     return apply_mask("fft_conv", out, mask, channels_last)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 FOLDER = Path(__file__).resolve().parent
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
@@ -75,6 +76,16 @@ def refuse_second_gradient(op: str) -> None:
         )
 
     torch.library.register_autograd(f"m2ops::{op}_bwd", backward)
+
+
+def in_forward_mode(*tensors: torch.Tensor | None) -> bool:
+    """Whether one has a tangent (forward-mode derivatives), which torch would drop without a word: it would be 0.
+
+    Then an operator's reference, which torch differentiates, takes its place; it says so in its documentation.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def to(dtype: torch.dtype, x: torch.Tensor | None) -> torch.Tensor | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2ops._fft_conv import FilterSpectrum, check_filter_for, fft_conv_ref, spectrum_data
+from m2ops._fft_conv import FilterSpectrum, check_filter_for, fft_conv_ref, filters_in_time, spectrum_data
 from m2ops._layout import (
     apply_mask,
     cast,
@@ -23,7 +23,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import autocast, implement, refuse_second_gradient, to
+from m2ops._library import autocast, implement, in_forward_mode, refuse_second_gradient, to
 from m2ops._short_conv import MAX_WIDTH, MIN_WIDTH, short_conv_ref
 
 
@@ -105,8 +105,11 @@ def monarch_mixer(
     Returns:
         (batch, seqlen, dim) in the dtype of p.
 
+    Forward-mode derivatives are those of :func:`monarch_mixer_ref`, which then computes in its place.
+
     Raises:
         TypeError, ValueError: wrong shape, dtype, device.
+        NotImplementedError: forward-mode derivatives with a FilterSpectrum.
 
     Source: Monarch Mixer, arXiv 2310.12109; residual long convolution and order of the channels: M2-BERT.
     """
@@ -119,6 +122,11 @@ def monarch_mixer(
         check_vector("monarch_mixer", "skip" + suffix, factor, "(dim,)", dim, "u", u)
     if seqlen == 0:
         return u + p[..., :dim]  # empty, with the gradients' way back
+    rest = (p, u, short_weight, short_bias, skip, skip2)
+    if in_forward_mode(
+        *(x for f, r in ((k, k_rev), (k2, k2_rev)) for x in filters_in_time("monarch_mixer", f, r, *rest))
+    ):
+        return monarch_mixer_ref(p, u, short_weight, short_bias, k, k_rev, skip, k2, k2_rev, skip2, mask)
     dtype = compute_dtype(u.dtype)
     spectrum = spectrum_data(k, k_rev, u, seqlen)
     spectrum2 = None if k2 is None else spectrum_data(k2, k2_rev, u, seqlen)

@@ -149,7 +149,14 @@ def use_kept_plans() -> None:
     Raises ValueError naming the file if it cannot be used.
     """
     path = plans_file()
-    kept = _read(path)
+    try:
+        kept = _read(path)
+    except OSError as error:
+        if os.environ.get(PLANS_VARIABLE):
+            raise ValueError(
+                f"m2ops: {PLANS_VARIABLE} names {path}, which cannot be read ({error.strerror})"
+            ) from error
+        return  # a home that this process may not enter: the usual plans serve
     plans = kept.get(machine_name(), {}) if kept else {}
     try:
         for size, factors in plans.items():

@@ -22,7 +22,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import autocast, refuse_second_gradient, to
+from m2ops._library import autocast, in_forward_mode, refuse_second_gradient, to
 
 MIN_WIDTH, MAX_WIDTH = 2, 7
 
@@ -60,6 +60,8 @@ def short_conv(
         mask: (batch, seqlen) bool, True at real tokens. Others contribute nothing and give 0.
         layout: "bdl" or "bld".
 
+    Forward-mode derivatives are those of :func:`short_conv_ref`, which then computes in its place.
+
     Returns:
         Tensor of the shape and dtype of x; summed in float32 (float64 for float64).
 
@@ -75,6 +77,8 @@ def short_conv(
     if not MIN_WIDTH <= weight.shape[1] <= MAX_WIDTH:
         raise ValueError(f"short_conv: width must be 2 .. 7, got {weight.shape[1]}; use fft_conv for long filters")
     check_vector("short_conv", "bias", bias, "(dim,)", dim, "x", x)
+    if in_forward_mode(x, weight, bias):
+        return short_conv_ref(x, weight, bias, mask, layout=layout)
     dtype = compute_dtype(x.dtype)
     signal = apply_mask("short_conv", x, mask, channels_last)
     out = torch.ops.m2ops.short_conv(signal, weight.to(dtype), cast(dtype, bias), channels_last)

@@ -148,7 +148,7 @@ def exact_ranking(store: lance.LanceStore, queries: list[Query]) -> list[list[st
 
 def _words_of_all(table: Any, words: Sequence[str], count: int) -> Callable[[NDArray[np.uint64]], NDArray[np.float64]]:
     """BM25 of every row, by their ids; 0 where a row has none of the words."""
-    found = lance._matching(table, words, count, None).scores  # of all, which no search asks for
+    found = lance.matching(table, words, count, None).scores  # of all, which no search asks for
     ids = np.fromiter(found, np.uint64, len(found))
     order = np.argsort(ids)
     ids, scores = ids[order], np.fromiter(found.values(), np.float64, len(found))[order]

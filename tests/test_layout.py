@@ -27,10 +27,23 @@ FLOORS = (
     ("data", "encoders"),
     ("model",),
     ("ranking", "pretrained", "files", "jsonl", "provenance"),
+    ("bounds",),
     ("errors",),
 )
 # These see ids, text and arrays: no torch is loaded until an encoder is asked for.
-WITHOUT_TORCH = ("ranking", "search", "bench", "demo", "serve", "cli", "errors", "files", "jsonl", "provenance")
+WITHOUT_TORCH = (
+    "ranking",
+    "search",
+    "bench",
+    "demo",
+    "serve",
+    "cli",
+    "errors",
+    "bounds",
+    "files",
+    "jsonl",
+    "provenance",
+)
 TORCH_FREE = ("csrc/cpu", "csrc/cuda", "csrc/plan")
 BAD_STEM = re.compile(r"(^|_)(utils?|helpers?|common|misc)(_|$)")
 

@@ -17,15 +17,18 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import IO
 
+from m2bert.bounds import LINE, TooMuchError, lines_of, read_whole
 from m2bert.errors import M2BertError
 
 TEST_SHARE = 5
@@ -63,8 +66,21 @@ def read_pairs(task: str, path: Path | str) -> Iterator[Pair]:
         raise M2BertError(f"tasks: no such file or folder: {path}; give the original files of {task}")
     try:
         yield from READERS[task](path, task)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, ElementTree.ParseError) as error:
-        if isinstance(error, M2BertError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        ElementTree.ParseError,
+        NotImplementedError,
+        RuntimeError,
+        RecursionError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        if isinstance(error, M2BertError) and not isinstance(error, TooMuchError):
             raise
         message = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise M2BertError(
@@ -91,14 +107,29 @@ def _open_all(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
                     with archive.open(name) as opened:
                         yield name.rpartition("/")[2], opened
     else:
+        _check_plain(path)
         with path.open("rb") as opened:
             yield path.name, opened
 
 
+def _check_plain(path: Path) -> None:
+    """Raise M2BertError for what may never end: a pipe, a device."""
+    if path.exists() and not path.is_file():
+        raise M2BertError(f"tasks: {path} must be a plain file, got something else; give the original file")
+
+
 def _rows(opened: IO[bytes]) -> Iterator[dict[str, str]]:
-    for line in opened:
-        if line.strip():
-            yield json.loads(line)
+    for number, line in lines_of(opened, _packed(opened)):
+        if line is None:
+            raise TooMuchError(f"line {number} of {opened.name} is {LINE.said()}")
+        yield json.loads(line)
+
+
+def _packed(opened: IO[bytes]) -> int:
+    """Bytes of an open file on the disk, or in its archive."""
+    if isinstance(opened, zipfile.ZipExtFile):
+        return int(opened._orig_compress_size)  # type: ignore[attr-defined]
+    return os.fstat(opened.fileno()).st_size
 
 
 def _short_hash(text: str) -> str:
@@ -170,13 +201,26 @@ def _legal_cases(path: Path, task: str) -> Iterator[Pair]:
 
 
 def _elements(file: Path, tag: str) -> list[str]:
-    data = file.read_bytes()
+    data = read_whole(file)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
-    found = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
-    return [" ".join(html.unescape(each).split()) for each in found]
+    return [" ".join(html.unescape(each).split()) for each in _between(text, f"<{tag}", f"</{tag}>")]
+
+
+def _between(text: str, opening: str, closing: str) -> Iterator[str]:
+    """What lies between tags; in time that grows with the text's length, which a pattern of both tags does not."""
+    place = 0
+    while (place := text.find(opening, place)) >= 0:
+        place += len(opening)
+        if text[place : place + 1].isalnum() or text[place : place + 1] == "_":
+            continue  # a longer name
+        start = text.find(">", place) + 1
+        place = text.find(closing, start)
+        if start == 0 or place < 0:
+            return
+        yield text[start:place]
 
 
 class _Text(HTMLParser):
@@ -196,7 +240,9 @@ class _Text(HTMLParser):
 
 def _strip_html(body: str) -> str:
     parser = _Text()
-    parser.feed(body)
+    # Behind the last ">" nothing is a tag, but the parser would look for its end from every "<" on.
+    tags, end, rest = body.rpartition(">")
+    parser.feed(tags + end + rest.replace("<", "&lt;"))
     parser.close()
     return re.sub(r"\n{3,}", "\n\n", "".join(parser.parts)).strip()
 
@@ -208,6 +254,7 @@ def _stackoverflow(path: Path, task: str) -> Iterator[Pair]:
     take them and their answers. A question and its answers are in one split.
     """
     file = path / "Posts.xml" if path.is_dir() else path
+    _check_plain(file)
     hashes = {
         row["Id"]: hashlib.sha256(row["Id"].encode()).digest()
         for row in _posts(file)

@@ -249,7 +249,7 @@ def build_task(
         answers = _answers(row, where)
         unknown = next((answer for answer in answers if answer not in corpus and answer not in dropped), None)
         if unknown is not None:
-            raise M2BertError(f"tasks: {where}: answer {unknown!r} of query {query_id!r} is no document")
+            raise M2BertError(f"tasks: {where}: answer {unknown!r:.80} of query {query_id!r:.80} is no document")
         relevant = {answer: 1 for answer in answers if answer in corpus}
         if not relevant:
             num_dropped += 1

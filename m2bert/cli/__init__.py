@@ -64,6 +64,12 @@ def main() -> None:
     except M2BertError as error:
         print(f"m2bert: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except (ValueError, ImportError) as error:
+        # Of a library that does not fit, or of an environment variable of the kernels, which know no M2BertError.
+        if not str(error).startswith(("M2OPS_", "m2ops: ")):
+            raise
+        print(f"m2bert: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("m2bert: interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

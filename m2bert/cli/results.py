@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from m2bert.search.check import StoreCheck
     from m2bert.search.report import IndexReport
     from m2bert.search.results import SearchResult
 
@@ -114,3 +117,26 @@ def format_guessed(report: IndexReport) -> str:
     rest = len(report.guessed) - len(shown)
     more = f" and {rest:,} more; --json lists them all" if rest else ""
     return printable(f"read as Windows-1252, because they are not UTF-8: {', '.join(shown)}{more}")
+
+
+def format_check(result: StoreCheck, store: Path) -> str:
+    """What is wrong with a store, and what to do; one line where nothing is."""
+    lines = [f"{identity}: {what}" for _, identity, what in result.damaged[:MOST_SHOWN_REASONS]]
+    if len(result.damaged) > MOST_SHOWN_REASONS:
+        lines.append(f"and {len(result.damaged) - MOST_SHOWN_REASONS} more")
+    lines += result.notes
+    if result.unchecked:
+        lines.append(
+            f"{result.unchecked} documents have no checksum of their vectors, since an earlier version wrote them; to "
+            "have them checked, index into a new folder"
+        )
+    if result.is_sound:
+        lines.append(f"sound: {result.documents} documents")
+    elif result.mended:
+        lines.append("damaged documents were taken out; `m2bert index SOURCE --store` makes them again")
+    else:
+        lines.append(
+            f"damaged: {len(result.damaged)} of {result.documents} documents; `m2bert check {store} --mend` takes them "
+            "out, and `m2bert index SOURCE --store` makes them again; or restore a copy"
+        )
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The commands `m2bert index` and `m2bert search`.
+"""The commands `m2bert index`, `m2bert search` and `m2bert check`.
 
 Test: tests/cli/test_cli_search.py.
 """
@@ -31,7 +31,7 @@ from m2bert.cli.options import (
 )
 from m2bert.cli.output import check_files, deliver
 from m2bert.cli.progress import announced, counted, notice, warnings_noticed
-from m2bert.cli.results import format_guessed, format_report, format_results, format_skipped
+from m2bert.cli.results import format_check, format_guessed, format_report, format_results, format_skipped
 from m2bert.search.places import place_of, shown
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands `index` and `search`."""
+    """Add the commands `index`, `search` and `check`."""
     app.command("index", cls=JsonCommand)(index)
     app.command("search", cls=JsonCommand)(search)
+    app.command("check", cls=JsonCommand)(check)
 
 
 def index(
@@ -100,6 +101,25 @@ def search(
     with announced(f"searching {shown(store)}"):
         results = search_index.search(query, k, rank=rank, where=where)
     deliver(results.to_dict(), lambda: print(format_results(results, passages=2)), json_to, who="search")
+
+
+def check(
+    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Take damaged documents out; the next `m2bert index` makes them again.")
+    ] = False,
+    json_to: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read all of a store, and say whether it is what was written and what to do; ends with 1 where it is not."""
+    check_files(json_to, None, "check")
+    with announced(f"opening {store}"):
+        from m2bert.search.check import check_store
+    with counted("checking", "documents") as progress:
+        result = check_store(store, mend=mend, progress=progress)
+    deliver({"store": str(store), **result.to_dict()}, lambda: print(format_check(result, store)), json_to, who="check")
+    if not result.is_sound and not mend:
+        raise typer.Exit(1)
 
 
 def open_index(store: str | Path, model: str | None, overflow: str, running: Running) -> SearchIndex:

@@ -2,14 +2,17 @@
 
 One SQLite file per encoder (its fingerprint, how it treats long texts, this package's version); a row per text. Rows
 are written in slices that depend on the texts alone, each in one transaction: a run that was killed and started again
-encodes the same batches as one that was not, so it gives the same numbers to the last bit.
+encodes the same batches as one that was not, so it gives the same numbers to the last bit. Each text's rows have a
+checksum: where a disk has changed one, the text is encoded again.
 Test: tests/encoders/test_cache.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -27,10 +30,12 @@ from m2bert.ranking.passages import QuantisedPassages
 
 # What a killed run loses: a minute of work on one slow core.
 TEXTS_WRITTEN_AT_ONCE, CHARACTERS_WRITTEN_AT_ONCE = 256, 1_000_000
+FORMAT = 2
+logger = logging.getLogger(__name__)
 SECONDS_TO_WAIT_FOR_ANOTHER_WRITER = 60.0
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, num_tokens INTEGER NOT NULL, "
-    "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)",
+    "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL, checksum INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS passages (key BLOB PRIMARY KEY, spans BLOB NOT NULL, codes BLOB NOT NULL, "
     "scales BLOB NOT NULL)",
 )
@@ -47,7 +52,7 @@ class CachedEncoder:
         self.encoder = encoder
         self.name, self.location, self.fingerprint = encoder.name, encoder.location, encoder.fingerprint
         self.dim, self.max_tokens, self.overflow = encoder.dim, encoder.max_tokens, encoder.overflow
-        described = f"{self.fingerprint}\n{settings}\n{m2bert.__version__}"
+        described = f"{self.fingerprint}\n{settings}\n{m2bert.__version__}\n{FORMAT}"
         self.path = Path(folder) / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +113,7 @@ class CachedEncoder:
                     done += size
                     if progress is not None:
                         progress(done, total)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second is of a damaged name of a table
             raise M2BertError(
                 f"cache: cannot use {self.path} ({error}); remove the file or choose another --cache"
             ) from error
@@ -134,8 +139,8 @@ class CachedEncoder:
             new = dict(zip(missing, made, strict=True))
             if all(np.isfinite(document.vector).all() for document in made):
                 with store:
-                    store.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?, ?, ?)", _rows(new))
-                    store.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", _passage_rows(new))
+                    store.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?, ?, ?)", _rows(new))
+                    store.executemany("INSERT OR REPLACE INTO passages VALUES (?, ?, ?, ?)", _passage_rows(new))
             known |= new
         return [known[key] for key in keys]
 
@@ -158,30 +163,51 @@ def _rounded(passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _read(store: sqlite3.Connection, key: bytes) -> EncodedDocument | None:
+    """What is kept of a text; None where there is nothing, or not what was written."""
     row = store.execute(
-        "SELECT vector, num_tokens, num_windows, num_truncated FROM embeddings WHERE key = ?", (key,)
+        "SELECT vector, num_tokens, num_windows, num_truncated, checksum FROM embeddings WHERE key = ?", (key,)
     ).fetchone()
     if row is None:
         return None
+    kept = store.execute("SELECT spans, codes, scales FROM passages WHERE key = ?", (key,)).fetchone() or ()
+    if row[-1] != _checksum(key, *row[:-1], *kept):
+        logger.warning("a row of the cache of embeddings is damaged, and its text is encoded again")
+        return None
     vector = np.frombuffer(row[0], dtype="<f4")
     passages: list[Passage] = []
-    kept = store.execute("SELECT spans, codes, scales FROM passages WHERE key = ?", (key,)).fetchone()
-    if kept is not None:
+    if kept:
         spans, scales = np.frombuffer(kept[0], dtype="<i8").reshape(-1, 2), np.frombuffer(kept[2], dtype="<f4")
         vectors = np.frombuffer(kept[1], dtype=np.int8).reshape(len(scales), -1) * scales[:, None]
         passages = [Passage(start, end, own) for (start, end), own in zip(spans.tolist(), vectors, strict=True)]
-    return EncodedDocument(vector, passages, *row[1:])
+    return EncodedDocument(vector, passages, *row[1:-1])
+
+
+def _checksum(*values: Any) -> int:
+    """CRC-32 of the values of a text's rows and of their kinds."""
+    total = 0
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode()
+        total = zlib.crc32(data, zlib.crc32(f"{type(value).__name__} {len(data)} ".encode(), total))
+    return total
 
 
 def _rows(documents: Mapping[bytes, EncodedDocument]) -> Iterator[tuple[Any, ...]]:
     for key, each in documents.items():
         vector = np.ascontiguousarray(each.vector, dtype="<f4").tobytes()
-        yield key, vector, int(each.num_tokens), int(each.num_windows), int(each.num_truncated)
+        row = key, vector, int(each.num_tokens), int(each.num_windows), int(each.num_truncated)
+        yield *row, _checksum(*row, *_passages_kept(each))
 
 
-def _passage_rows(documents: Mapping[bytes, EncodedDocument]) -> Iterator[tuple[bytes, bytes, bytes, bytes]]:
+def _passage_rows(documents: Mapping[bytes, EncodedDocument]) -> Iterator[tuple[bytes, ...]]:
     for key, each in documents.items():
         if each.passages:
-            rounded = QuantisedPassages.of(np.stack([passage.vector for passage in each.passages]))
-            spans = np.asarray([(passage.start, passage.end) for passage in each.passages], dtype="<i8")
-            yield key, spans.tobytes(), rounded.codes.tobytes(), rounded.scales.astype("<f4").tobytes()
+            yield key, *_passages_kept(each)
+
+
+def _passages_kept(document: EncodedDocument) -> tuple[bytes, ...]:
+    """Spans, codes and scales of its passages, rounded; nothing without passages."""
+    if not document.passages:
+        return ()
+    rounded = QuantisedPassages.of(np.stack([passage.vector for passage in document.passages]))
+    spans = np.asarray([(passage.start, passage.end) for passage in document.passages], dtype="<i8")
+    return spans.tobytes(), rounded.codes.tobytes(), rounded.scales.astype("<f4").tobytes()

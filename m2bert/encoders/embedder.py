@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from m2bert.encoders.devices import chosen_device
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.protocol import EncodedDocument, Passage, Progress, SparseVector
-from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_characters, groups_of_stream, inputs_of
+from m2bert.encoders.tokens import tokens_of
+from m2bert.encoders.windows import Batch, Plan, batches_of, groups_of_stream, inputs_of, passages_in
 from m2bert.errors import M2BertError, TextError
 from m2bert.model.checkpoints import fingerprint, load_network, model_folder
 from m2bert.model.filters import FilterBank
@@ -38,8 +39,6 @@ from m2bert.ranking.parts import Mixture
 
 DEFAULT_MODEL = "m2-bert-mini"
 OVERFLOWS = ("error", "truncate", "window")
-# The tokenizer's objects take some hundred bytes per token.
-CHARACTERS_TOKENISED_AT_ONCE = 4_000_000
 
 
 class Embedder:
@@ -199,19 +198,15 @@ class Embedder:
                 "use another model, or fine-tune it with term_weights"
             )
         weights = layer.weight.detach().cpu().double().numpy()
-        core, found = self._tokenizer.backend_tokenizer, []
-        for start, stop in groups_of_characters(texts, CHARACTERS_TOKENISED_AT_ONCE):
-            for number, encoding in enumerate(
-                core.encode_batch_fast(list(texts[start:stop]), add_special_tokens=False)
-            ):
-                indices, counts = np.unique(np.asarray(encoding.ids, dtype=np.int32), return_counts=True)
-                values = weights[indices] * np.log2(1.0 + counts)
-                kept = values != 0
-                if not kept.any():
-                    text = texts[start + number]
-                    raise TextError("Embedder", start + number, f"holds no word of weight, got {text[:40]!r}")
-                norm = np.linalg.norm(values)
-                found.append(SparseVector(indices[kept], (values[kept] / norm).astype(np.float32)))
+        found = []
+        for number, (ids, _) in enumerate(tokens_of(self._tokenizer.backend_tokenizer, texts, offsets=False)):
+            indices, counts = np.unique(ids, return_counts=True)
+            values = weights[indices] * np.log2(1.0 + counts)
+            kept = values != 0
+            if not kept.any():
+                raise TextError("Embedder", number, f"holds no word of weight, got {texts[number][:40]!r}")
+            norm = np.linalg.norm(values)
+            found.append(SparseVector(indices[kept], (values[kept] / norm).astype(np.float32)))
         return found
 
     def piece(self, index: int) -> str:
@@ -260,16 +255,12 @@ class Embedder:
             self._add_states(batch, for_evaluation(self._model), self._model.filter_bank)
 
     def _plan_all(self, texts: Sequence[str], *, with_passages: bool) -> Iterator[Plan]:
-        core = self._tokenizer.backend_tokenizer
         with_passages = with_passages and self._model.config.sums_states
-        encode = core.encode_batch if with_passages else core.encode_batch_fast
-        for start, stop in groups_of_characters(texts, CHARACTERS_TOKENISED_AT_ONCE):
-            encodings = encode(list(texts[start:stop]), add_special_tokens=False)
-            for number, encoding in zip(range(start, stop), encodings, strict=True):
-                yield self._plan(number, texts[number], encoding, with_passages)
+        made = tokens_of(self._tokenizer.backend_tokenizer, texts, offsets=with_passages)
+        for number, (ids, offsets) in enumerate(made):
+            yield self._plan(number, texts[number], ids, offsets if with_passages else None)
 
-    def _plan(self, number: int, text: str, encoding: Any, with_passages: bool) -> Plan:
-        ids = np.asarray(encoding.ids, dtype=np.int32)
+    def _plan(self, number: int, text: str, ids: NDArray[np.int32], offsets: NDArray[np.int64] | None) -> Plan:
         room = self.max_tokens - 2
         if len(ids) == 0:
             raise TextError("Embedder", number, f"holds no tokens, got {text[:40]!r}; leave it out")
@@ -283,8 +274,8 @@ class Embedder:
         num_truncated = max(0, len(ids) - room) if self.overflow == "truncate" else 0
         ids = ids[: len(ids) - num_truncated]
         firsts, spans = [0], [(0, len(text))]
-        if with_passages:
-            offsets = encoding.offsets[: len(ids)]
+        if offsets is not None:
+            offsets = offsets[: len(ids)]
             read = text[: offsets[-1][1]] if num_truncated else text
             firsts, spans = cut_passages(read, offsets)
         count = -(-len(ids) // room)
@@ -333,10 +324,12 @@ class Embedder:
         factors = None if inputs.factors is None else torch.from_numpy(inputs.factors).to(device)
         made = network.sums(input_ids, mask, counts, factors, bank=bank)
         sums, start = made.cpu().numpy(), 0
-        for plan, _ in batch:
-            part = sums[start : start + len(plan.firsts)]
-            start += len(plan.firsts)
-            plan.sums = part.copy() if plan.sums is None else plan.sums + part
+        for plan, window in batch:
+            lowest, end = passages_in(plan, window)
+            if plan.sums is None:
+                plan.sums = np.zeros((len(plan.firsts), sums.shape[1]), sums.dtype)
+            plan.sums[lowest:end] += sums[start : start + end - lowest]
+            start += end - lowest
             plan.open_windows -= 1
 
     def finished(self, plan: Plan, *, passages: bool = True) -> EncodedDocument:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 PASSAGE_TOKENS = 192
 
 # How good a place between two tokens is to cut at.
@@ -15,7 +18,7 @@ SENTENCE_MARKS = frozenset(".!?。！？")
 
 
 def cut_passages(
-    text: str, offsets: Sequence[tuple[int, int]], target: int = PASSAGE_TOKENS
+    text: str, offsets: Sequence[tuple[int, int]] | NDArray[np.int64], target: int = PASSAGE_TOKENS
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Divide the tokens of `text` into passages of about `target` tokens.
 
@@ -32,16 +35,19 @@ def cut_passages(
     firsts, cuts = [0], [0]
     for number in range(1, num_passages):
         ideal = number * num_tokens // num_passages
-        first = _best_cut(text, offsets, ideal, reach)
-        firsts.append(first)
-        cuts.append(max(cuts[-1], _cut_character(text, offsets[first - 1][1], offsets[first][0])))
+        near = [(int(start), int(end)) for start, end in offsets[ideal - reach - 1 : ideal + reach + 1]]
+        best = _best_cut(text, near)
+        firsts.append(ideal - reach - 1 + best)
+        cuts.append(max(cuts[-1], _cut_character(text, near[best - 1][1], near[best][0])))
     return firsts, list(zip(cuts, [*cuts[1:], len(text)], strict=True))
 
 
-def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ideal: int, reach: int) -> int:
-    best, best_rating = ideal, (-1, 0)
-    for first in range(ideal - reach, ideal + reach + 1):
-        rating = (_quality(text, offsets[first - 1][1], offsets[first][0]), -abs(first - ideal))
+def _best_cut(text: str, offsets: Sequence[tuple[int, int]]) -> int:
+    """The number of the token to cut in front of, of those from the second on; the ideal one is in their middle."""
+    middle = len(offsets) // 2
+    best, best_rating = middle, (-1, 0)
+    for first in range(1, len(offsets)):
+        rating = (_quality(text, offsets[first - 1][1], offsets[first][0]), -abs(first - middle))
         if rating > best_rating:
             best, best_rating = first, rating
     return best

@@ -46,13 +46,19 @@ class Inputs:
     """A batch as the model takes it (m2bert.model.network.M2BertNetwork.sums).
 
     input_ids int64, mask bool (batch, seqlen), padded on the right. counts (passages,) int64: real tokens of each
-    passage of each text of the batch, 0 for those outside of the window. factors (real tokens,) float64 or None.
+    of the passages in each window (passages_in), window after window. factors (real tokens,) float64 or None.
     """
 
     input_ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
     counts: NDArray[np.int64]
     factors: NDArray[np.float64] | None
+
+
+def passages_in(plan: Plan, window: tuple[int, int]) -> tuple[int, int]:
+    """Range of the passages that have tokens in a window: of a long text few of all."""
+    first, last = window
+    return int(np.searchsorted(plan.firsts, first, "right")) - 1, int(np.searchsorted(plan.firsts, last, "left"))
 
 
 def batches_of(plans: Sequence[Plan], batch_tokens: int, width: Callable[[int], int]) -> Iterator[Batch]:
@@ -89,7 +95,8 @@ def inputs_of(batch: Batch, cls: int, sep: int, pad: int) -> Inputs:
         input_ids[number, 1 : last - first + 1] = plan.ids[first:last]
         input_ids[number, last - first + 1] = sep
         mask[number, : last - first + 2] = True
-        own = np.diff(np.clip([*plan.firsts, len(plan.ids)], first, last))
+        lowest, end = passages_in(plan, (first, last))
+        own = np.diff(np.clip([*plan.firsts[lowest:end], last], first, last))
         filled = np.flatnonzero(own)
         own[filled[0]] += 1
         own[filled[-1]] += 1

@@ -27,6 +27,21 @@ COUNTS = (
     "filter_order",
     "mlp_nblocks",
 )
+# Far beyond any model there is: a configuration that says more would take the memory or the day before it is found
+# not to fit its weights.
+MOST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
+    "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 22,
+    "type_vocab_size": 1 << 16,
+    "filter_order": 1 << 14,
+    "mlp_nblocks": 1 << 16,
+    "filter_emb_dim": 1 << 14,
+    "bilinear_features": 1 << 20,
+    "projection_dim": 1 << 20,
+}
 
 
 @dataclass(repr=False, eq=False)
@@ -107,9 +122,18 @@ class Architecture:
                 raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 1, got {value!r}")
         for field in dataclasses.fields(Architecture):
             value = getattr(self, field.name)
+            if field.name in MOST and isinstance(value, int) and value > MOST[field.name]:
+                raise M2BertError(
+                    f"M2BertConfig: {field.name} must be at most {MOST[field.name]:,}, got {_few_digits(value)}"
+                )
             # Annotations are text here: `from __future__ import annotations`.
             if field.type == "bool" and not isinstance(value, bool):
                 raise M2BertError(f"M2BertConfig: {field.name} must be true or false, got {value!r}")
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if (field.type == "int" and not is_whole) or (
+                field.type == "int | None" and not (value is None or is_whole)
+            ):
+                raise M2BertError(f"M2BertConfig: {field.name} must be a whole number, got {value!r:.80}")
             if field.type == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise M2BertError(f"M2BertConfig: {field.name} must be a number, got {value!r}")
         if not 2 <= self.short_conv_width <= 7:
@@ -148,6 +172,10 @@ class Architecture:
                 raise M2BertError(
                     f"M2BertConfig: {name} needs pooling mean or weighted, got {self.pooling!r}; set it to 0"
                 )
+
+
+def _few_digits(value: int) -> str:
+    return f"{value:,}" if value < 10**15 else "a number of more than 15 digits"
 
 
 # The fields that there were when fingerprints began to name stores: always hashed, whatever their values.

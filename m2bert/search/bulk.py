@@ -5,7 +5,6 @@ Test: tests/search/test_additions.py, tests/search/test_bad_stores.py.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from m2bert.encoders.protocol import Encoder
 from m2bert.encoders.windows import groups_of_characters
 from m2bert.errors import M2BertError, TextError
 from m2bert.search.sections import sections_as_text
+from m2bert.search.stores.checksums import text_hash
 from m2bert.search.stores.columns import to_batch
 
 if TYPE_CHECKING:
@@ -28,16 +28,9 @@ Progress = Callable[[int, int], None]
 """Called with the tokens done and the tokens in all; the latter is an estimate until the last group."""
 
 
-def text_hash(text: str) -> str:
-    """SHA-256 of the text, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def document_hash(document: Document) -> str:
     """The hash of what a row keeps of a document: of its text, and of its sections where it has some."""
-    if not document.sections:
-        return text_hash(document.text)
-    return text_hash(f"{document.text}\0{sections_as_text(document.sections)}")
+    return text_hash(document.text, sections_as_text(document.sections))
 
 
 def embed_into(

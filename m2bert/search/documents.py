@@ -20,8 +20,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar, cast
 
+from m2bert.bounds import LINE, TooMuchError, lines_of
 from m2bert.errors import M2BertError
 from m2bert.search.formats import READERS_VERSION, FormatError, has_reader, parse
 from m2bert.search.formats.plain import decode
@@ -315,18 +316,21 @@ def read_lines(path: Path, share: Share | None = None) -> Iterator[Document | Sk
     share, size = share or Share(), path.stat().st_size
     with path.open("rb") as file, gzip.open(file) if path.name.endswith(".gz") else nullcontext(file) as lines:
         try:
-            for number, line in enumerate(lines, start=1):
+            for number, line in lines_of(cast(IO[bytes], lines), size):
                 share.value = min(file.tell() / size, 1.0) if size else 1.0
-                if line.strip():
-                    yield _read_line(line, number)
+                yield _read_line(line, number)
+        except TooMuchError as error:
+            raise M2BertError(f"read_corpus: {str(path)!r} {error.reason}; leave it out") from error
         except (OSError, EOFError, zlib.error) as error:
             raise M2BertError(
                 f"read_corpus: {str(path)!r} breaks off ({error}); restore the file and index it again"
             ) from error
 
 
-def _read_line(line: bytes, number: int) -> Document | Skipped:
+def _read_line(line: bytes | None, number: int) -> Document | Skipped:
     where = f"line {number}"
+    if line is None:
+        return Skipped(where, LINE.said(), "source")
     try:
         row: Any = json.loads(decode(line))
     except (ValueError, RecursionError) as error:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from m2bert.bounds import SETTINGS, read_whole
 from m2bert.errors import M2BertError
 
 ConfigT = TypeVar("ConfigT")
@@ -24,13 +26,32 @@ RENAMED = {
 }
 
 
+# Settings are a mapping of lists and mappings of values.
+MOST_LEVELS = 20
+LARGEST_NUMBER = 10**300
+LONGEST_SHOWN = 200
+
+
 @functools.cache
 def _yaml_loader() -> Any:
-    """YAML with the numbers of its version 1.2: 1e-3 is one, and 512:1 is text, not minutes and seconds."""
+    """YAML with the numbers of its version 1.2: 1e-3 is one, and 512:1 is text, not minutes and seconds.
+
+    Without aliases, by which a few lines can stand for more than the memory holds, and not deeper than MOST_LEVELS.
+    """
     import yaml  # type: ignore[import-untyped]
 
     class Loader(yaml.SafeLoader):
-        pass
+        levels = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) must not be used; write the value out")
+            if self.levels >= MOST_LEVELS:
+                raise yaml.YAMLError(f"values must not lie deeper than {MOST_LEVELS} levels")
+            self.levels += 1
+            node = super().compose_node(parent, index)
+            self.levels -= 1
+            return node
 
     numbers = {"int": r"[-+]?[0-9][0-9_]*\Z", "float": r"([-+]?(\.[0-9]|[0-9])[0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?"}
     numbers["float"] += r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
@@ -53,14 +74,16 @@ def config_from_mapping(kind: type[ConfigT], values: Mapping[str, Any], who: str
         if name in RENAMED:
             raise M2BertError(f"{who}: the setting {name} is now called {RENAMED[name]}; rename it")
     if unknown:
-        raise M2BertError(f"{who}: settings must be among {', '.join(sorted(known))}, got {', '.join(unknown)}")
+        got = ", ".join(f"{name:.40}" for name in unknown[:5])
+        rest = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise M2BertError(f"{who}: settings must be among {', '.join(sorted(known))}, got {got}{rest}")
     checked = {}
     for name, value in values.items():
         default = getattr(defaults, name)
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < LARGEST_NUMBER else math.inf
         if not isinstance(value, type(default)) or (isinstance(value, bool) != isinstance(default, bool)):
-            raise M2BertError(f"{who}: {name} must be of type {type(default).__name__}, got {value!r}; change it")
+            raise M2BertError(f"{who}: {name} must be of type {type(default).__name__}, got {_shown(value)}; change it")
         checked[name] = value
     return kind(**checked)
 
@@ -70,9 +93,14 @@ def read_settings(path: str | Path, who: str) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_yaml_loader())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise M2BertError(f"{who}: {str(path)!r} must be a readable YAML or JSON file ({error}); mend it") from error
+        if Path(path).stat().st_size > SETTINGS.value << 10:
+            raise M2BertError(f"{who}: {str(path)!r} is {SETTINGS.said()}; name the file of settings")
+        values = yaml.load(read_whole(Path(path)).decode("utf-8"), Loader=_yaml_loader())
+    except M2BertError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError is of a date or a number that there is not
+        reason = " ".join(str(error).split())[:LONGEST_SHOWN]
+        raise M2BertError(f"{who}: {str(path)!r} must be a readable YAML or JSON file ({reason}); mend it") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise M2BertError(f"{who}: {str(path)!r} must hold settings as `name: value`, got {type(values).__name__}")
     return values
@@ -115,8 +143,10 @@ def _named_value(pair: str, who: str) -> tuple[str, Any]:
         raise M2BertError(f"{who}: --set must read NAME=VALUE, got {pair!r}; mend it")
     try:
         return name, yaml.load(text, Loader=_yaml_loader())
-    except yaml.YAMLError as error:
-        raise M2BertError(f"{who}: --set {pair!r} must be NAME=VALUE with a value in YAML; mend it") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise M2BertError(
+            f"{who}: --set {pair:.{LONGEST_SHOWN}} must be NAME=VALUE with a value in YAML; mend it"
+        ) from error
 
 
 def _shares(name: str, value: Any, who: str) -> Any:
@@ -126,5 +156,9 @@ def _shares(name: str, value: Any, who: str) -> Any:
         return value
     try:
         return {int(key) if name == "lengths" else str(key): float(share) for key, share in value.items()}
-    except (TypeError, ValueError) as error:
-        raise M2BertError(f"{who}: {name} must map to numbers, got {value}; mend it") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise M2BertError(f"{who}: {name} must map to numbers, got {_shown(value)}; mend it") from error
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.{LONGEST_SHOWN}}"

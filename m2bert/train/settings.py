@@ -100,10 +100,10 @@ class TrainerSettings:
     adam_epsilon: float = setting(1e-6, "Adam's smallest divisor.", least=0)
     weight_decay: float = setting(0.01, "Decay of matrices outside of the filters.", least=0)
     max_grad_norm: float = setting(1.0, "Longer gradients are cut to this norm; 0 for never.", least=0)
-    gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.", least=1)
-    seed: int = setting(17, "Of fresh weights, batches and masks; same seed, same losses.", least=0)
+    gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.", least=1, most=100_000)
+    seed: int = setting(17, "Of fresh weights, batches and masks; same seed, same losses.", least=0, most=2**32 - 1)
     bf16: bool = setting(has_bf16, "Autocast to bfloat16; by default where the machine computes in it.")
-    logging_steps: int = setting(20, "Steps per line of the log.", least=1)
+    logging_steps: int = setting(20, "Steps per line of the log.", least=1, most=10**9)
 
 
 @dataclass(kw_only=True)
@@ -117,10 +117,10 @@ class TrainConfig(TrainerSettings):
     tokenizer: str = setting("", "Folder with tokenizer.json, or a shipped model; by default that of --init.")
     init: str = setting("", "Model to start from: folder, finished run, shipped model, or owner/name on the hub.")
     cache: str = setting("", "Folder of tokenised data, shared by runs; by default `cache` in the output.")
-    batch_tokens: int = setting(16384, "Tokens per batch, padding included.", above=0)
+    batch_tokens: int = setting(16384, "Tokens per batch, padding included.", above=0, most=2**31 - 1)
     max_seconds: float = setting(0.0, "Time budget in seconds; the learning rate ends on time.", least=0)
-    max_steps: int = setting(0, "Budget of optimizer steps.", least=0)
-    max_tokens: int = setting(0, "Budget of tokens, queries' and documents', padding aside.", least=0)
+    max_steps: int = setting(0, "Budget of optimizer steps.", least=0, most=10**12)
+    max_tokens: int = setting(0, "Budget of tokens, queries' and documents', padding aside.", least=0, most=10**15)
     warmup_ratio: float = setting(0.06, "Share of the budget over which the learning rate rises.", least=0, most=1)
     final_learning_rate: float = setting(0.0, "Learning rate at the end of the budget.", least=0)
     filter_rate: float = setting(1.0, "Learning rate of filter networks, in multiples of learning_rate.", least=0)
@@ -128,11 +128,11 @@ class TrainConfig(TrainerSettings):
     filter_weight_decay: float = setting(0.01, "Decay of the matrices of the filter networks.", least=0)
     gradient_checkpointing: bool = setting(False, "Keep each block's input alone and compute the block again.")
     report_to: list[str] = setting([], "Trackers besides the log, by transformers' names (tensorboard, wandb, ...).")
-    threads: int = setting(0, "Threads of the processor; 0 leaves them as they are.", least=0)
+    threads: int = setting(0, "Threads of the processor; 0 leaves them as they are.", least=0, most=1024)
     device: str = setting(
         "", "Where the model is trained: cpu or cuda; by default the GPU, if there is one.", choices=("", "cpu", "cuda")
     )
-    save_steps: int = setting(0, "Steps between two checkpoints; 0 for none by steps.", least=0)
+    save_steps: int = setting(0, "Steps between two checkpoints; 0 for none by steps.", least=0, most=10**12)
     save_seconds: float = setting(300.0, "Seconds between two checkpoints; 0 for none by time.", least=0)
     resume: bool = setting(True, "Continue from the checkpoints in the output.")
 
@@ -152,15 +152,25 @@ class TrainConfig(TrainerSettings):
 def check_value(who: str, item: dataclasses.Field[Any], value: Any) -> None:
     """Raise M2BertError for a value that is none of the field's choices or beyond its limits; shares are at least 0."""
     choices, limits = item.metadata["choices"], item.metadata["limits"]
+    if any("\0" in text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)):
+        raise M2BertError(f"{who}: {item.name} must be without the character NUL, got {value!r:.80}; mend it")
+    if isinstance(value, list) and not all(isinstance(each, str | int) for each in value):
+        raise M2BertError(f"{who}: {item.name} must be a list of names or numbers, got {value!r:.80}; mend it")
     if choices and value not in choices:
         known = ", ".join(choice for choice in choices if choice)
         raise M2BertError(f"{who}: {item.name} must be one of {known}, got {value!r}; choose one of these")
-    if limits and not (math.isfinite(value) and all(LIMITS[name][1](value, bound) for name, bound in limits.items())):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if limits and not (finite and all(LIMITS[name][1](value, bound) for name, bound in limits.items())):
         rule = " and ".join(f"{LIMITS[name][0]} {bound}" for name, bound in limits.items())
         low = not all(LIMITS[name][1](value, limits[name]) for name in ("above", "least") if name in limits)
         raise M2BertError(f"{who}: {item.name} must be {rule}, got {value}; {'raise' if low else 'lower'} it")
+    if item.name == "lengths" and not value:
+        raise M2BertError(f"{who}: lengths must map tokens to shares, got none; write for example 512:0.7,2048:0.3")
     if item.name in ("lengths", "weights"):
         for key, share in value.items():
+            numbers = [share, key] if item.name == "lengths" else [share]
+            if any(isinstance(each, bool) or not isinstance(each, int | float) for each in numbers):
+                raise M2BertError(f"{who}: {item.name} must map to numbers, got {key!r:.40}: {share!r:.40}; mend it")
             if not 0 <= share < math.inf:
                 raise M2BertError(f"{who}: {item.name} must be finite and at least 0, got {key}:{share}; change it")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import signal
 import sqlite3
@@ -135,27 +134,6 @@ def test_documents_without_passages_are_kept_as_well(tmp_path):
     assert counting.seen == ["one two"]
 
 
-def test_a_file_from_before_there_were_passages_is_gone_on_with(tmp_path):
-    """A table of embeddings alone, and one vector in it that no encoder would make, so that it shows."""
-    cached = CachedEncoder(counting := Counting(dim=8, passage_words=1), tmp_path)
-    kept = np.arange(8, dtype="<f4")
-    with closing(sqlite3.connect(cached.path)) as store, store:
-        store.execute(
-            "CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, num_tokens INTEGER NOT NULL, "
-            "num_windows INTEGER NOT NULL, num_truncated INTEGER NOT NULL)"
-        )
-        key = hashlib.sha256(b"document\0one two").digest()
-        store.execute("INSERT INTO embeddings VALUES (?, ?, 7, 2, 1)", (key, kept.tobytes()))
-    (old,) = cached.encode_documents(["one two"], passages=False)
-    assert np.array_equal(old.vector, kept) and (old.num_tokens, old.num_windows, old.num_truncated) == (7, 2, 1)
-    assert counting.seen == []
-    for _ in range(2):
-        (new,) = cached.encode_documents(["one two"])
-        assert [(passage.start, passage.end) for passage in new.passages] == [(0, 4), (4, 7)]
-        np.testing.assert_allclose(sum(passage.vector for passage in new.passages), new.vector, atol=1e-6)
-    assert counting.seen == ["one two"]
-
-
 def test_what_an_encoder_has_beyond_the_protocol_is_passed_on(tmp_path):
     encoder = BagOfWords()
     encoder.mixture, encoder.split = Mixture(0.1, 0.2, 0.3), str.split
@@ -239,3 +217,25 @@ def test_a_damaged_file_and_a_folder_that_cannot_be_are_told(tmp_path):
 def test_the_default_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder("embeddings") == tmp_path / "m2bert" / "embeddings"
+
+
+@pytest.mark.parametrize("column", ["vector", "num_tokens", "checksum", "codes", "spans", "scales"])
+def test_a_damaged_row_is_encoded_again(tmp_path, column, caplog):
+    encoder = Counting(dim=64, passage_words=3)
+    cached = CachedEncoder(encoder, tmp_path)
+    right = cached.encode_documents(TEXTS[:2])
+    table = "passages" if column in ("codes", "spans", "scales") else "embeddings"
+    with closing(sqlite3.connect(cached.path)) as store, store:
+        (value,) = store.execute(f"SELECT {column} FROM {table}").fetchone()
+        other = value + 1 if isinstance(value, int) else value[:-1] + bytes([value[-1] ^ 1])
+        store.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (other, value))
+    encoder.seen.clear()
+    again = cached.encode_documents(TEXTS[:2])
+    assert 0 < len(set(encoder.seen)) <= 2 and "is damaged" in caplog.text
+    for one, two in zip(right, again, strict=True):
+        np.testing.assert_array_equal(one.vector, two.vector)
+        assert one.num_tokens == two.num_tokens
+        assert [(p.start, p.end) for p in one.passages] == [(p.start, p.end) for p in two.passages]
+    encoder.seen.clear()
+    cached.encode_documents(TEXTS[:2])
+    assert not encoder.seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2bert.encoders.windows import Plan, batches_of, groups_of_characters, inputs_of
+from m2bert.encoders.windows import Plan, batches_of, groups_of_characters, inputs_of, passages_in
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,8 @@ def test_inputs_lie_between_special_tokens_and_belong_to_passages() -> None:
     assert made.input_ids.tolist() == [[7, 105, 106, 107, 108, 109, 8], [7, 200, 201, 8, 9, 9, 9]]
     assert made.mask.tolist() == [[True] * 7, [True] * 4 + [False] * 3]
     # The second window holds none of passage 0, three tokens of passage 1 with [CLS], two of passage 2 with [SEP].
-    assert made.counts.tolist() == [0, 4, 3, 4]
+    assert passages_in(long, (5, 10)) == (1, 3) and passages_in(long, (0, 5)) == (0, 2)
+    assert made.counts.tolist() == [4, 3, 4]
     np.testing.assert_allclose(made.factors, [1.0, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.0, 2.1, 2.2, 2.3])
     assert inputs_of([(plan(1, 3, [0], [(0, 3)], factors=False), (0, 3))], 7, 8, 9).factors is None
 

@@ -167,7 +167,7 @@ def test_damaged_passages_are_said_in_a_sentence(tmp_path: Path) -> None:
     for blob in (whole[:-1], whole + b"x", whole[:12]):
         damaged = write(blob)
         for ask in (lambda: damaged.search("heron"), lambda: damaged.document("a")):  # noqa: B023
-            with pytest.raises(M2BertError, match=r"passages of document 'a' are damaged \(.+\); restore a copy"):
+            with pytest.raises(M2BertError, match=r"document 'a' is damaged \(.+\); `m2bert check"):
                 ask()
     assert len(write(whole).search("herons")) == 2
 

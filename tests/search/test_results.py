@@ -184,7 +184,7 @@ def test_a_search_stays_in_the_state_it_began_in(tmp_path: Path, monkeypatch: An
     """While one thread is between two looks at the store, another replaces every document and searches too."""
     index = SearchIndex(tmp_path / "store", BagOfWords())
     index.add({name: f"river {name} old" for name in "abc"})
-    taken, listed, go_on = lance._taken, threading.Event(), threading.Event()
+    taken, listed, go_on = lance.taken, threading.Event(), threading.Event()
 
     def waiting(*arguments: Any) -> Any:
         if threading.current_thread() is not threading.main_thread() and not go_on.is_set():
@@ -192,7 +192,7 @@ def test_a_search_stays_in_the_state_it_began_in(tmp_path: Path, monkeypatch: An
             assert go_on.wait(60)
         return taken(*arguments)
 
-    monkeypatch.setattr(lance, "_taken", waiting)
+    monkeypatch.setattr(lance, "taken", waiting)
     with ThreadPoolExecutor(1) as pool:
         searching = pool.submit(index.search, "river old")
         assert listed.wait(60)

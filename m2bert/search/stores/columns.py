@@ -21,6 +21,7 @@ from m2bert.search.documents import Document
 from m2bert.search.metadata import metadata_as_text, metadata_of_text
 from m2bert.search.sections import sections_as_text, sections_of_text
 from m2bert.search.stores import Record, StoreInfo
+from m2bert.search.stores.checksums import CHECKSUM, COVERED, check_rows, checksums, damaged
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import EncodedDocument
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 3
 PREFIX = "m2bert."
 JOINED = ("source", "id", "text", "words", "sections", "metadata")
-SCORED = ["vector", "passage_vectors"]
+SCORED = (*COVERED, CHECKSUM)
 PASSAGE = pa.struct([pa.field("start", pa.int32(), False), pa.field("end", pa.int32(), False)])
 
 
@@ -48,6 +49,8 @@ def table_schema(info: StoreInfo) -> pa.Schema:
         pa.field("passages", pa.list_(PASSAGE), False),
         # Of two passages or more, rounded, as one blob (m2bert.ranking.passages.QuantisedPassages.to_bytes).
         pa.field("passage_vectors", pa.large_binary(), False),
+        # Of what was made of the text (m2bert.search.stores.checksums); older stores lack it, as they lack sections.
+        pa.field(CHECKSUM, pa.int64()),
         # Pages or headings (m2bert.search.sections.sections_as_text). Stores of before they were kept lack the column
         # until something is added to them.
         pa.field("sections", pa.large_string()),
@@ -102,6 +105,7 @@ def to_batch(made: Mapping[str, EncodedDocument], info: StoreInfo, names: Mappin
         "passages": pa.array(spans, pa.list_(PASSAGE)),
         "passage_vectors": pa.array(blobs, pa.large_binary()),
     }
+    columns[CHECKSUM] = pa.array(checksums(columns, info.dim), pa.int64())
     for name in ("num_tokens", "num_windows", "num_truncated"):
         columns[name] = pa.array([getattr(one, name) for one in made.values()], pa.int64())
     schema = staged_schema(info)
@@ -127,18 +131,21 @@ def to_table_rows(
 
 
 def to_passages(blob: bytes, name: str, dim: int) -> QuantisedPassages | None:
-    """The passages of a document, which `name` names; None of fewer than two. Raises M2BertError where damaged."""
+    """The passages of a document, which `name` names; None of fewer than two. Raises StoreError where damaged."""
     try:
         return QuantisedPassages.from_bytes(blob, dim) if blob else None
     except M2BertError as error:
-        raise M2BertError(
-            f"store: the passages of document {name!r} are damaged ({error}); restore a copy of the store, or index "
-            f"into a new folder"
-        ) from error
+        raise damaged(name, str(error)) from error
+
+
+def to_records(rows: pa.Table, dim: int) -> list[Record]:
+    """Records from rows of the table. Raises StoreError naming one that is not what was written."""
+    check_rows(rows, dim)
+    return [to_record(row, dim) for row in rows.to_pylist()]
 
 
 def to_record(row: dict[str, Any], dim: int) -> Record:
-    """A record from a row of the table. Raises M2BertError when its passages are damaged."""
+    """A record from a row of the table. Raises StoreError when its passages are damaged."""
     spans = [(passage["start"], passage["end"]) for passage in row["passages"]]
     return Record(
         source=row["source"],
@@ -161,8 +168,9 @@ def dense_scores(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosines (rows,) of the whole, and of the best pair of passages, of rows with the columns SCORED and `id`.
 
-    query (dim,) float32 of unit norm. Raises M2BertError where passages are damaged.
+    query (dim,) float32 of unit norm. Raises StoreError naming a row that is not what was written.
     """
+    check_rows(rows, dim)
     vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
     whole = vectors.astype(np.float64) @ query.astype(np.float64)
     best = whole.copy()

@@ -18,18 +18,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from m2bert._lazy import postponed
 from m2bert.errors import M2BertError
 from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
-from m2bert.search.stores.candidates import Listed, depths
-from m2bert.search.stores.columns import read_info, table_schema, to_record
+from m2bert.search.stores.candidates import depths
+from m2bert.search.stores.columns import read_info, table_schema, to_records
 from m2bert.search.stores.fields import (
     field_columns,
     fields_of,
@@ -53,17 +50,18 @@ from m2bert.search.stores.lance_indexes import (
     vector_index,
 )
 from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
+from m2bert.search.stores.lance_reading import matching, near, scanned, taken
 from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
 
-with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
-    from lancedb.query import MatchQuery
-
-# Readers in other processes may still use an old version of the table; a day is far longer than a search
-# takes.
-KEPT_VERSIONS = timedelta(days=1)
+# Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
+# so is a minute, where an hour's versions would be many.
+KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minutes=1), 80
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
+# A connection keeps the index of words of every version it has seen open, in memory and as files; a new one costs some
+# milliseconds.
+VERSIONS_OF_A_CONNECTION = 16
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 KEYS_AT_ONCE = 5_000
 
@@ -77,6 +75,8 @@ class LanceStore:
         self.name = name or str(path)
         self._is_remote = name is not None
         self._database = database
+        self._connected_at: int = table.version
+        self._tidied_until: int = table.version - 2  # whoever wrote last may have made an index or two after tidying
         self._idle = [table]
         self._indexes: tuple[int, VectorIndex | None] = (-1, None)
 
@@ -156,7 +156,6 @@ class LanceStore:
     ) -> None:
         """See VectorStore.add. One commit, and one more for the index of words."""
         with self._latest() as table:
-            before = table.version
             if not any(index.columns == ["words"] for index in table.list_indices()):
                 index_words(table)  # before the first rows, so that no reader sees rows without it
             widen(table, self.info, fields)
@@ -169,14 +168,13 @@ class LanceStore:
                 merge.execute(reader)
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 table.add(reader)
-            self._tidy(table, before)
+            self._tidy(table)
             index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
             index_vectors(table, CANDIDATES, BEHIND_WHILE_ADDING)
 
     def describe(self, metadata: Mapping[Key, str]) -> None:
         """See VectorStore.describe. Other columns, vectors among them, are not written again."""
         with self._latest() as table:
-            before = table.version
             widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
             names = known_fields(table.schema.names)
             keys = list(metadata)
@@ -184,7 +182,7 @@ class LanceStore:
             columns["metadata"] = pa.array(list(metadata.values()), pa.large_string())
             columns |= field_columns(columns["metadata"], names)
             table.merge_insert(["source", "id"]).when_matched_update_all().execute(pa.table(columns))
-            self._tidy(table, before)
+            self._tidy(table)
             index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
 
     def refresh(self, *, everything: bool = False) -> None:
@@ -196,11 +194,13 @@ class LanceStore:
             index_vectors(table, CANDIDATES, 0.0 if everything else BEHIND)
             index_fields(table)
 
-    @staticmethod
-    def _tidy(table: Any, before: int) -> None:
-        """Every so many versions, of which the index of words will be one, put small files together."""
-        if before // VERSIONS_BETWEEN_TIDYING != (table.version + 1) // VERSIONS_BETWEEN_TIDYING:
-            table.optimize(cleanup_older_than=KEPT_VERSIONS)
+    def _tidy(self, table: Any) -> None:
+        """Every so many versions, of which the index of words will be one: small files together, old versions away."""
+        before, self._tidied_until = self._tidied_until, table.version + 1
+        if before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
+            return
+        kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if len(table.list_versions()) > MANY_VERSIONS else KEPT_VERSIONS
+        table.optimize(cleanup_older_than=kept)
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""
@@ -210,6 +210,7 @@ class LanceStore:
                 table.delete(sql_of_keys(keys))
             deleted = int(before - table.count_rows())
             if deleted:
+                self._tidy(table)
                 index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
             return deleted
 
@@ -217,8 +218,7 @@ class LanceStore:
         """See VectorStore.get."""
         with self._latest() as table:
             query = table.search().where(f"id = {quoted(identity)}").limit(max(table.count_rows(), 1))
-            rows = query.to_arrow().to_pylist()
-        return sorted((to_record(row, self.info.dim) for row in rows), key=lambda record: record.key)
+            return sorted(to_records(query.to_arrow(), self.info.dim), key=lambda record: record.key)
 
     def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """See VectorStore.search."""
@@ -227,21 +227,23 @@ class LanceStore:
             where = sql_of_query(query, table.schema.names)
             index, count = self._vector_index(table), table.count_rows()
             listed, scored_exactly = depths(count, CANDIDATES, SCORED_EXACTLY)
+            if k > listed:
+                index = None  # the partitions that are looked into may hold fewer
             with ThreadPoolExecutor(1) as pool:
-                listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED), where)
-                near = _near(table, query.vector, k, listed, where, index)
+                listing = pool.submit(matching, table, asked, max(k, WORDS_LISTED), where)
+                nearest = near(table, query.vector, max(k, listed), where, index)
                 words = listing.result()
                 scale = word_scale(len(query.words), count)
+            there = set(table.schema.names)
             best = best_rows(
-                query.vector, k, mixture, (near, words), scale,
-                lambda rows, columns: _taken(table, rows, columns),
-                lambda rows: _matching(table, asked, len(rows), sql_of_rows(rows)).scores,
+                query.vector, k, mixture, (nearest, words), scale,
+                lambda rows, columns: taken(table, rows, [name for name in columns if name in there]),
+                lambda rows: matching(table, asked, len(rows), sql_of_rows(rows)).scores,
                 scored_exactly,
             )  # fmt: skip
-            there = set(table.schema.names) - {"words"}
-            names = [name for name in table_schema(self.info).names if name in there]
-            found = _taken(table, sorted(row for row, _ in best), names).to_pylist()
-            records = {row["_rowid"]: to_record(row, self.info.dim) for row in found}
+            names = [name for name in table_schema(self.info).names if name in there and name != "words"]
+            found = taken(table, sorted(row for row, _ in best), names)
+            records = dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
         return [Found(parts, records[row]) for row, parts in best]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
@@ -250,7 +252,7 @@ class LanceStore:
             query = table.search().where(sql_of_keys([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), table.count_rows())
-            found = {word: _matching(table, [word], len(ids), sql_of_rows(ids)).scores.values() for word in words}
+            found = {word: matching(table, [word], len(ids), sql_of_rows(ids)).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
@@ -283,6 +285,11 @@ class LanceStore:
             for batch in query.to_batches(KEYS_AT_ONCE):
                 yield batch["id"].to_pylist()
 
+    def scan(self) -> Iterator[tuple[Key, pa.Table | str]]:
+        """All rows, each as a table of one, or as why it cannot be read. For m2bert.search.check."""
+        with self._latest() as table:
+            yield from scanned(table, table_schema(self.info).names)
+
     def count(self) -> int:
         """See VectorStore.count."""
         with self._latest() as table:
@@ -308,13 +315,18 @@ class LanceStore:
         Nobody else has the same handle meanwhile, since a look of another thread at the latest version would move it.
         """
         try:
+            idle = self._idle
             try:
-                table = self._idle.pop()
+                table = idle.pop()
             except IndexError:
                 table = self._database.open_table(TABLE)
             table.checkout_latest()
+            if abs(table.version - self._connected_at) >= VERSIONS_OF_A_CONNECTION:
+                self._database, idle = connect(self.name if self._is_remote else self.path), []
+                table = self._database.open_table(TABLE)
+                self._connected_at, self._idle = table.version, idle
             yield table
-            self._idle.append(table)
+            idle.append(table)
         except M2BertError:
             raise
         except Exception as error:
@@ -324,7 +336,7 @@ class LanceStore:
 def widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
     """Give the table the columns that it lacks, without a value in them."""
     there = table.schema.names
-    missing = [table_schema(info).field(name) for name in ("sections", "metadata") if name not in there]
+    missing = [field for field in table_schema(info) if field.name not in there]
     if missing := missing + missing_fields(fields, there):
         table.add_columns(missing)
 
@@ -338,45 +350,3 @@ def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBat
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
     return pa.RecordBatchReader.from_batches(schema, map(complete, rows))
-
-
-def _near(
-    table: Any, vector: NDArray[np.float32] | None, k: int, listed: int, where: str | None, index: VectorIndex | None
-) -> Listed:
-    """The first k or `listed` documents by inner product, by the vector index if there is one, whose scores are rough.
-
-    where: the SQL condition that they meet, None for any.
-    """
-    if vector is None:
-        return Listed({}, True)
-    query = table.search(vector, vector_column_name="vector").distance_type("dot")
-    depth = max(k, listed)
-    if index is None or k > listed:  # the partitions looked into may hold fewer
-        query = query.bypass_vector_index()
-    else:  # more of them, until there are enough that meet the condition
-        query = query.minimum_nprobes(index.probes).maximum_nprobes(index.probes if where is None else 0)
-    if where is not None:
-        query = query.where(where, prefilter=True)
-    found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
-    scores = 1.0 - found["_distance"].to_numpy()
-    return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
-
-
-def _matching(table: Any, words: Sequence[str], depth: int, where: str | None) -> Listed:
-    """The documents of the highest BM25 among those that meet `where`, as above."""
-    if not words or not depth:
-        return Listed({}, True)
-    query = table.search(MatchQuery(" ".join(words), "words"), query_type="fts")
-    if where is not None:
-        query = query.where(where, prefilter=True)
-    found = query.select(["_score"]).with_row_id(True).limit(depth).to_arrow()
-    scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
-    return Listed(scores, len(scores) < depth)
-
-
-def _taken(table: Any, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
-    """The rows of these ids, which ascend, with `_rowid`, in their order."""
-    if not ids:
-        return pa.table({name: [] for name in [*columns, "_rowid"]})
-    rows = table.take_row_ids(list(ids)).select(list(columns)).with_row_id().to_arrow().combine_chunks()
-    return rows if rows["_rowid"].to_pylist() == ids else rows.sort_by("_rowid")

@@ -1,12 +1,14 @@
 """Finished embeddings on their way into a store, kept so that a killed run has not worked for nothing.
 
-They lie in files of the store's folder that no search looks at. One writer at a time holds the folder's lock, which the
-operating system releases when its process ends, however it ends.
+They lie in files of the store's folder that no search looks at. The name of each ends with the SHA-256 of its bytes:
+one that a power cut or a bad disk has changed is no longer what it is called, and its embeddings are made again. One
+writer at a time holds the folder's lock, which the operating system releases when its process ends, however it ends.
 Test: tests/search/test_additions.py, tests/search/test_bad_stores.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,7 +50,7 @@ class Staging:
             try:
                 batches = list(self._read(file))
             except (OSError, pa.ArrowInvalid) as error:
-                logger.warning("staged embeddings in %s cannot be read and are made again: %s", file, error)
+                logger.warning("staged embeddings in %s are damaged and are made again: %s", file, error)
                 continue
             for batch in batches:
                 self._note(batch)
@@ -60,9 +62,13 @@ class Staging:
 
         Raises M2BertError when it cannot be written.
         """
-        path = self._folder / f"{self._written:06d}{SUFFIX}"
-        with whole_file(path, who="store") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
+        data = sink.getvalue()
+        path = self._folder / f"{self._written:06d}-{hashlib.sha256(data).hexdigest()}{SUFFIX}"
+        with whole_file(path, who="store") as file:
+            file.write(data)
         self._files.append(path)
         self._written += 1
         self._note(batch)
@@ -126,10 +132,15 @@ class Staging:
             self.states[row["text_hash"]] = StoredState(**row)
 
     def _read(self, file: Path) -> Iterator[pa.RecordBatch]:
-        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
-            if reader.schema.equals(staged_schema(self.info), check_metadata=True):
-                for number in range(reader.num_record_batches):
-                    yield reader.get_batch(number)
+        """The batches of a file of this model. Raises pa.ArrowInvalid where it is not what was written."""
+        with pa.memory_map(str(file)) as source:
+            data = source.read_buffer()
+            if not file.stem.endswith("-" + hashlib.sha256(data).hexdigest()):
+                raise pa.ArrowInvalid("its bytes are not those that were written")
+            with pa.ipc.open_file(data) as reader:
+                if reader.schema.equals(staged_schema(self.info), check_metadata=True):
+                    for number in range(reader.num_record_batches):
+                        yield reader.get_batch(number)
 
 
 @contextmanager
