@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from m2bert.search.stores.candidates import Listed, most_promising, undecided
+from m2bert.search.stores.candidates import Listed, depths, most_promising, undecided
 
 
 def listed(scores: dict[int, float], depth: int) -> Listed:
@@ -54,3 +54,9 @@ def test_nothing_is_looked_up_that_cannot_matter() -> None:
     assert undecided([10, 11, 12, 13], others, some, 0.05, 1) == []
     assert undecided([10, 11, 12, 13], others, some, 0.05, 4) == [11, 12, 13]
     assert undecided([10, 11, 12, 13], others, Listed({10: 3.0}, complete=True), 0.05, 2) == []
+
+
+def test_larger_stores_are_searched_deeper() -> None:
+    assert depths(10, 400, 150) == depths(100_000, 400, 150) == (400, 150)
+    assert depths(300_000, 400, 150) == (1200, 290)
+    assert depths(10**6, 400, 150) == depths(10**9, 400, 150) == (4000, 597)

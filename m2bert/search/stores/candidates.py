@@ -12,6 +12,8 @@ from heapq import nlargest
 import numpy as np
 from numpy.typing import NDArray
 
+SHALLOW_UP_TO, MOST_GROWN = 100_000, 10
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -28,6 +30,15 @@ class Listed:
     def bound(self) -> float:
         """What a row that is not listed has at most."""
         return 0.0 if self.complete else max(min(self.scores.values(), default=0.0), self.missed)
+
+
+def depths(documents: int, listed: int, scored: int) -> tuple[int, int]:
+    """How many to list by the whole, and to score exactly, given what a store of SHALLOW_UP_TO needs of both.
+
+    The more documents there are, the more are as near as the best.
+    """
+    grown = min(max(documents / SHALLOW_UP_TO, 1.0), MOST_GROWN)
+    return round(listed * grown), round(scored * grown**0.6)
 
 
 def most_promising(near: Listed, words: Listed, weights: tuple[float, float], count: int) -> list[int]:

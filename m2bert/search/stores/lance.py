@@ -28,7 +28,7 @@ from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
-from m2bert.search.stores.candidates import Listed
+from m2bert.search.stores.candidates import Listed, depths
 from m2bert.search.stores.columns import read_info, table_schema, to_record
 from m2bert.search.stores.fields import (
     field_columns,
@@ -225,17 +225,18 @@ class LanceStore:
         with self._latest() as table:
             asked = query.words if mixture.words > 0 else ()
             where = sql_of_query(query, table.schema.names)
-            index = self._vector_index(table)
+            index, count = self._vector_index(table), table.count_rows()
+            listed, scored_exactly = depths(count, CANDIDATES, SCORED_EXACTLY)
             with ThreadPoolExecutor(1) as pool:
                 listing = pool.submit(_matching, table, asked, max(k, WORDS_LISTED), where)
-                near = _near(table, query.vector, max(k, CANDIDATES), where, index)
+                near = _near(table, query.vector, k, listed, where, index)
                 words = listing.result()
-                scale = word_scale(len(query.words), table.count_rows())
+                scale = word_scale(len(query.words), count)
             best = best_rows(
                 query.vector, k, mixture, (near, words), scale,
                 lambda rows, columns: _taken(table, rows, columns),
                 lambda rows: _matching(table, asked, len(rows), sql_of_rows(rows)).scores,
-                SCORED_EXACTLY,
+                scored_exactly,
             )  # fmt: skip
             there = set(table.schema.names) - {"words"}
             names = [name for name in table_schema(self.info).names if name in there]
@@ -340,16 +341,17 @@ def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBat
 
 
 def _near(
-    table: Any, vector: NDArray[np.float32] | None, depth: int, where: str | None, index: VectorIndex | None
+    table: Any, vector: NDArray[np.float32] | None, k: int, listed: int, where: str | None, index: VectorIndex | None
 ) -> Listed:
-    """The documents of highest inner product, by the vector index where there is one, whose scores are rough.
+    """The first k or `listed` documents by inner product, by the vector index if there is one, whose scores are rough.
 
     where: the SQL condition that they meet, None for any.
     """
     if vector is None:
         return Listed({}, True)
     query = table.search(vector, vector_column_name="vector").distance_type("dot")
-    if index is None or depth > CANDIDATES:  # the partitions looked into may hold fewer
+    depth = max(k, listed)
+    if index is None or k > listed:  # the partitions looked into may hold fewer
         query = query.bypass_vector_index()
     else:  # more of them, until there are enough that meet the condition
         query = query.minimum_nprobes(index.probes).maximum_nprobes(index.probes if where is None else 0)

@@ -30,7 +30,7 @@ from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.places import Address
 from m2bert.search.stores import Found, IndexSize, Key, Query, Record, StoredState, StoreInfo, StoreSizes
-from m2bert.search.stores.candidates import Listed
+from m2bert.search.stores.candidates import Listed, depths
 from m2bert.search.stores.columns import to_record
 from m2bert.search.stores.postgres_connections import (
     Connections,
@@ -55,7 +55,7 @@ from m2bert.search.stores.postgres_tables import (
     stem_of,
 )
 from m2bert.search.stores.postgres_where import Sql, to_sql
-from m2bert.search.stores.ranked import CANDIDATES, WORDS_LISTED, best_rows
+from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
 
 # A scan of fewer vectors is as quick as the index (docs/scaling.md).
 INDEXED_FROM = 20_000
@@ -211,12 +211,14 @@ class PostgresStore:
             where = self._where(at, query)
             count, weights = self._weights(at, asked)
             scale = word_scale(len(query.words), count)
-            near = self._near(at, query.vector, max(k, CANDIDATES), where)
+            listed, scored = depths(count, CANDIDATES, SCORED_EXACTLY)
+            near = self._near(at, query.vector, max(k, min(listed, MOST_LISTED)), where)
             words = self._matching(at, weights, max(k, WORDS_LISTED), where)
             best = best_rows(
                 query.vector, k, mixture, (near, words), scale,
                 lambda rows, columns: self._taken(at, rows, columns),
                 lambda rows: self._scores(at, weights, len(rows), ("number = ANY(%s)", [list(rows)])),
+                scored,
             )  # fmt: skip
             rows = [row for row, _ in best]
             at.execute(f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)", [rows])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Documents listed by the whole and by the words; and how many of them, the most promising by what the lists say, have
-# their exact scores computed (docs/retrieval.md has the time and the recall).
+# their exact scores computed; more in larger stores (docs/retrieval.md, docs/scaling.md have the time and the recall).
 CANDIDATES, WORDS_LISTED, SCORED_EXACTLY = 400, 3000, 150
 
 
