@@ -30,7 +30,7 @@ from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.places import Address
 from m2bert.search.stores import Found, IndexSize, Key, Query, Record, StoredState, StoreInfo, StoreSizes
-from m2bert.search.stores.candidates import Listed
+from m2bert.search.stores.candidates import Listed, depths
 from m2bert.search.stores.columns import to_record
 from m2bert.search.stores.postgres_connections import (
     Connections,
@@ -41,6 +41,7 @@ from m2bert.search.stores.postgres_connections import (
     errors_of,
     facts_of,
     make_extension,
+    note_fields,
     to_row,
 )
 from m2bert.search.stores.postgres_tables import (
@@ -55,14 +56,13 @@ from m2bert.search.stores.postgres_tables import (
     stem_of,
 )
 from m2bert.search.stores.postgres_where import Sql, to_sql
-from m2bert.search.stores.ranked import CANDIDATES, WORDS_LISTED, best_rows
+from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
 
 # A scan of fewer vectors is as quick as the index (docs/scaling.md).
 INDEXED_FROM = 20_000
 # Documents whose words are counted for one query: those that have its rarest words, as far as they are no more.
 MOST_LOOKED_AT = 20_000
-# pgvector lists at most so many at once.
-MOST_LISTED = 1000
+MOST_LISTED = 1000  # at once, by pgvector
 KEYS_AT_ONCE = 5_000
 VECTOR_INDEX = "documents_vector"
 STATE = "source, id, text_hash, num_tokens, num_windows, num_truncated, metadata"
@@ -162,7 +162,7 @@ class PostgresStore:
                 f"UPDATE {self._of('store')} SET num_documents = num_documents + n, num_words = num_words + total "
                 f"FROM (SELECT count(*) AS n, coalesce(sum(length), 0) AS total FROM incoming) AS came"
             )
-            self._note_fields(at, names)
+            note_fields(at, self._of("fields"), names)
 
     def describe(self, metadata: Mapping[Key, str]) -> None:
         """See VectorStore.describe."""
@@ -172,7 +172,7 @@ class PostgresStore:
                 query = f"UPDATE {self._of('documents')} SET metadata = %s, facts = %s WHERE key = %s"
                 facts = facts_of(text)
                 at.execute(query, [text, Jsonb(facts), key_of(key)])
-                self._note_fields(at, facts)
+                note_fields(at, self._of("fields"), facts)
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One transaction."""
@@ -211,12 +211,14 @@ class PostgresStore:
             where = self._where(at, query)
             count, weights = self._weights(at, asked)
             scale = word_scale(len(query.words), count)
-            near = self._near(at, query.vector, max(k, CANDIDATES), where)
+            listed, scored = depths(count, CANDIDATES, SCORED_EXACTLY)
+            near = self._near(at, query.vector, max(k, min(listed, MOST_LISTED)), where)
             words = self._matching(at, weights, max(k, WORDS_LISTED), where)
             best = best_rows(
                 query.vector, k, mixture, (near, words), scale,
                 lambda rows, columns: self._taken(at, rows, columns),
                 lambda rows: self._scores(at, weights, len(rows), ("number = ANY(%s)", [list(rows)])),
+                scored,
             )  # fmt: skip
             rows = [row for row, _ in best]
             at.execute(f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)", [rows])
@@ -376,11 +378,6 @@ class PostgresStore:
             values,
         )
         return int(at.fetchone()["n"])
-
-    def _note_fields(self, at: Any, names: Collection[str]) -> None:
-        if names:
-            query = f"INSERT INTO {self._of('fields')} SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
-            at.execute(query, [sorted(names)])
 
     def _wait_for_turn(self, at: Any) -> None:
         """Writers take turns, because all of them change the counts."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,6 +113,12 @@ def make_extension(connection: Any, address: Address) -> None:
             f"store: {address.name!r} must have pgvector 0.8 or newer, got {version}; install it on the server and run "
             f"ALTER EXTENSION vector UPDATE"
         )
+
+
+def note_fields(at: Any, table: str, names: Collection[str]) -> None:
+    """Remember names that documents' metadata have."""
+    if names:
+        at.execute(f"INSERT INTO {table} SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sorted(names)])
 
 
 def _close_all(connections: list[Any]) -> None:
