@@ -23,13 +23,14 @@ import pyarrow.fs
 from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, missing_package
 from m2bert.search.adding import fits
-from m2bert.search.bulk import document_hash, embed_into, text_hash
+from m2bert.search.bulk import document_hash, embed_into
 from m2bert.search.documents import Document, Skipped
 from m2bert.search.ledger import READ, Ledger
 from m2bert.search.metadata import metadata_as_text
 from m2bert.search.places import Place, place_of
 from m2bert.search.ray_source import documents_of_batch, read_source
 from m2bert.search.stores import StoredState, StoreInfo
+from m2bert.search.stores.checksums import text_hash
 from m2bert.search.stores.columns import to_table_rows
 from m2bert.search.stores.fields import fields_of, quoted
 from m2bert.search.stores.lance import completed, widen
