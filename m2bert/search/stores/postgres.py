@@ -58,7 +58,7 @@ from m2bert.search.stores.postgres_tables import (
 from m2bert.search.stores.postgres_where import Sql, to_sql
 from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
 
-# A scan of fewer vectors is as quick as the index (docs/scaling.md).
+# As in LanceDB's store; from where on pgvector's index is quicker than its scan was not measured.
 INDEXED_FROM = 20_000
 # Documents whose words are counted for one query: those that have its rarest words, as far as they are no more.
 MOST_LOOKED_AT = 20_000
