@@ -34,6 +34,7 @@ from m2bert.ranking.parts import Mixture
 from m2bert.search.documents import Document
 from m2bert.search.filters import parse_where
 from m2bert.search.stores import Query, StoreInfo, lance
+from m2bert.search.stores.checksums import text_hash
 from m2bert.search.stores.columns import SCORED, dense_scores, to_batch, to_table_rows
 from m2bert.search.stores.fields import fields_of, sql_of_query
 
@@ -97,10 +98,16 @@ class World:
         stop = self.documents if count is None else min(first + count, self.documents)
         for start in range(first, stop, ROWS_AT_ONCE):
             numbers = range(start, min(start + ROWS_AT_ONCE, stop))
-            made = {str(number): self.document(number) for number in numbers}
-            batch = to_batch({known: one for known, (one, _) in made.items()}, info, {known: known for known in made})
-            documents = [Document(known, text, metadata=self.metadata(int(known))) for known, (_, text) in made.items()]
-            yield to_table_rows(batch, range(len(documents)), documents, info)
+            made = {number: self.document(number) for number in numbers}
+            hashes = {number: text_hash(text) for number, (_, text) in made.items()}
+            # Documents of the same text, which are few, share an embedding.
+            unique = {known: made[number][0] for number, known in hashes.items()}
+            places = {known: place for place, known in enumerate(unique)}
+            batch = to_batch(unique, info, {known: known for known in unique})
+            documents = [
+                Document(str(number), text, metadata=self.metadata(number)) for number, (_, text) in made.items()
+            ]
+            yield to_table_rows(batch, [places[hashes[number]] for number in made], documents, info)
 
 
 def timed_queries(store: lance.LanceStore, queries: list[Query]) -> tuple[list[float], list[list[str]]]:

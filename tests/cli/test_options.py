@@ -31,6 +31,7 @@ HELP = {
     "--json --quiet -q",
     "stats": "--json --quiet -q",
     "optimize": "--json --quiet -q",
+    "check": "--mend --json --quiet -q",
     "serve": f"--host --port --writable --token --workers --model {RUNNING} --quiet -q",
     "explain": f"--store --source --rows --png --model {RUNNING} --json --quiet -q",
     "demo": f"--questions --all --store --rank --model {RUNNING} --json --quiet -q",

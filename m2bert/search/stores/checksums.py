@@ -46,6 +46,8 @@ def damages(rows: pa.Table, dim: int) -> list[str]:
     Rows of before checksums were kept have none, and only their texts are looked at.
     """
     found = [""] * len(rows)
+    if not found:
+        return found
     if CHECKSUM in rows.schema.names:
         kept = rows[CHECKSUM].to_pylist()
         made = checksums({name: rows[name].combine_chunks() for name in COVERED}, dim)

@@ -49,6 +49,7 @@ from m2bert.search.stores.postgres_tables import (
     FORMAT_VERSION,
     MOST_DIMENSIONS,
     MOST_INDEXED_DIMENSIONS,
+    SCORED,
     TABLES,
     as_text,
     key_of,
@@ -60,8 +61,7 @@ from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED
 
 # As in LanceDB's store; from where on pgvector's index is quicker than its scan was not measured.
 INDEXED_FROM = 20_000
-# Documents whose words are counted for one query: those that have its rarest words, as far as they are no more.
-MOST_LOOKED_AT = 20_000
+MOST_LOOKED_AT = 20_000  # documents that have the rarest words of a query, whose words are then counted
 MOST_LISTED = 1000  # at once, by pgvector
 KEYS_AT_ONCE = 5_000
 VECTOR_INDEX = "documents_vector"
@@ -220,8 +220,8 @@ class PostgresStore:
                 lambda rows: self._scores(at, weights, len(rows), ("number = ANY(%s)", [list(rows)])),
                 scored,
             )  # fmt: skip
-            rows = [row for row, _ in best]
-            at.execute(f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)", [rows])
+            kept = f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)"
+            at.execute(kept, [[row for row, _ in best]])
             records = {row["number"]: self._record(row) for row in at.fetchall()}
         return [Found(parts, records[row]) for row, parts in best]
 
@@ -345,9 +345,9 @@ class PostgresStore:
         return {row["number"]: row["score"] for row in at.execute(query, values).fetchall()}
 
     def _taken(self, at: Any, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        names = ", ".join(columns)
-        at.execute(f"SELECT {names} FROM {self._of('documents')} WHERE number = ANY(%s) ORDER BY number", [list(rows)])
-        found = at.fetchall()
+        columns = [name for name in columns if name in SCORED]
+        query = f"SELECT {', '.join(columns)} FROM {self._of('documents')} WHERE number = ANY(%s) ORDER BY number"
+        found = at.execute(query, [list(rows)]).fetchall()
         taken: dict[str, Any] = {name: [row[name] for row in found] for name in columns if name != "vector"}
         if "vector" in columns:
             numbers = np.concatenate([row["vector"].to_numpy() for row in found]).astype(np.float32)
@@ -355,8 +355,8 @@ class PostgresStore:
         return pa.table(taken)
 
     def _record(self, row: dict[str, Any]) -> Record:
-        vector = row["vector"].to_numpy().astype(np.float32)
-        return to_record({**row, "vector": vector, "passages": spans_of(row["passages"])}, self.info.dim)
+        own = {"vector": row["vector"].to_numpy().astype(np.float32), "passages": spans_of(row["passages"])}
+        return to_record({**row, **own}, self.info.dim)
 
     def _where(self, at: Any, query: Query) -> Sql:
         """SQL that is true for the documents that a query may find."""

@@ -46,6 +46,9 @@ CREATE TABLE {schema}.words (word text PRIMARY KEY, documents bigint NOT NULL);
 CREATE TABLE {schema}.fields (name text PRIMARY KEY);
 """
 
+# What a candidate is scored by. There is no checksum of ours: PostgreSQL has its own, of every page.
+SCORED = {"source", "id", "vector", "passage_vectors"}
+
 
 def key_of(key: Key) -> uuid.UUID:
     """What a document is found by: source and id, which may be longer than an index has room for."""
