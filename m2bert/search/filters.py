@@ -10,7 +10,7 @@ them; "NAME" where it is a word of the list above. VALUE: 'text' ('' for a quote
 are compared by their characters, so dates as ISO 8601 has them are in order. A document without the name, or with a
 value of another type under it, meets no comparison, as in SQL, and no denied one either. In LIKE % stands for any
 characters and _ for one.
-Test: tests/search/test_filters.py.
+Test: tests/search/test_where.py.
 """
 
 from __future__ import annotations

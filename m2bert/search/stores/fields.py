@@ -2,7 +2,7 @@
 
 The JSON that the table keeps is the whole truth; these columns only serve conditions. They appear when a document with
 the name does.
-Test: tests/search/test_filters.py.
+Test: tests/search/test_where.py.
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ VERSIONS_BETWEEN_TIDYING = 40
 VERSIONS_OF_A_CONNECTION = 16
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 KEYS_AT_ONCE = 5_000
+WIDENED_AT_ONCE = 20  # processes, each of which wins one try at least
 
 
 class LanceStore:
@@ -334,11 +335,18 @@ class LanceStore:
 
 
 def widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
-    """Give the table the columns that it lacks, without a value in them."""
-    there = table.schema.names
-    missing = [field for field in table_schema(info) if field.name not in there]
-    if missing := missing + missing_fields(fields, there):
-        table.add_columns(missing)
+    """Give the table the columns that it lacks, without a value in them; another process may do so at the same time."""
+    for tries_left in reversed(range(WIDENED_AT_ONCE)):
+        there = table.schema.names
+        missing = [field for field in table_schema(info) if field.name not in there] + missing_fields(fields, there)
+        if not missing:
+            return
+        try:
+            table.add_columns(missing)
+        except RuntimeError as error:
+            if not tries_left or "conflict" not in str(error):
+                raise
+            table.checkout_latest()
 
 
 def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
