@@ -15,7 +15,8 @@ from m2bert.errors import M2BertError
 from m2bert.search.documents import Document
 from m2bert.search.filters import Comparison, denied, parse_where
 from m2bert.search.index import SearchIndex
-from m2bert.search.stores.fields import MOST_FIELDS
+from m2bert.search.stores.fields import MOST_FIELDS, fields_of
+from m2bert.search.stores.lance import LanceStore, widen
 
 SOURCES = ("reports", "it's", 'say "x"', "100%", "a\\b", "Reports", "naïve 'x'; --")
 CONDITIONS = (
@@ -155,3 +156,14 @@ def test_deep_conditions_are_read() -> None:
     assert parse_where("NOT " * 900 + "x = 1") == Comparison("x", "=", 1.0)
     assert parse_where("(" * 1900 + "x = 1" + ")" * 1900) == Comparison("x", "=", 1.0)
     assert denied(Comparison("x", "<", 1.0)) == Comparison("x", ">=", 1.0)
+
+
+def test_two_processes_may_add_names_at_once(tmp_path: Path) -> None:
+    """Each has the table as it was before the other; the second is refused by the database, looks, and tries again."""
+    SearchIndex(tmp_path / "s", BagOfWords(dim=16)).add({"a": "river"})
+    store = LanceStore.open(tmp_path / "s")
+    tables = [store._database.open_table("documents") for _ in range(2)]
+    for table, name in zip(tables, ("year", "place"), strict=True):
+        widen(table, store.info, fields_of([{name: 1.0}]))
+    names = store._database.open_table("documents").schema.names
+    assert len([name for name in names if "year" in name]) == len([name for name in names if "place" in name]) == 1
