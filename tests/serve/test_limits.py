@@ -141,12 +141,19 @@ def test_whoever_hangs_up_gives_the_place_back(url: str, held: Held, service: Se
             wait_until(lambda: scheduler.waiting_requests == 1)
         wait_until(lambda: scheduler.waiting_requests == 0)
         before = held.ran
-        second = threading.Thread(target=embed, args=(url, "light"))
+        answers = []
+
+        def ask_again() -> None:
+            """Until the place is free: the gate hears of the hang-up a moment after the queue."""
+            while not answers or (answers[-1].status == 429 and len(answers) < 1000):
+                answers.append(embed(url, "light"))
+
+        second = threading.Thread(target=ask_again)
         second.start()
-        wait_until(lambda: scheduler.waiting_requests == 1)  # the place is free: no 429
+        wait_until(lambda: scheduler.waiting_requests == 1)
         held.let.set()
         second.join()
-        assert first.result().status == 200
+        assert (first.result().status, answers[-1].status) == (200, 200)
     assert held.ran == before + 1  # what was given up never ran
 
 
