@@ -49,6 +49,48 @@ __host__ __device__ constexpr float unitary(int radix) {
   return radix == 1 ? 1.0f : radix == 2 ? 0.70710678f : radix == 4 ? 0.5f : radix == 8 ? 0.35355339f : 0.25f;
 }
 
+// The 256 frequencies of a run by a warp: y holds frequency k1 + 16 k2 in row k1, column k2.
+__device__ __forceinline__ void transform_run(const Words& words, int run, const Matrix& f, const Complex (&w)[2][4],
+                                              Tiles& y) {
+  const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  uint32_t re[2][2], im[2][2];
+  M2_UNROLL
+  for (int j = 0; j < 2; ++j)
+    M2_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      const int n1 = 2 * t + 8 * r, at = run * kRunWords + n1 * kPitch + g + 8 * j;
+      const uint32_t low = words.load(at), high = words.load(at + kPitch);
+      re[j][r] = (low & 0xffffu) | high << 16;
+      im[j][r] = low >> 16 | (high & 0xffff0000u);
+    }
+  Tiles x;
+  multiply_left<false>(f, re, im, x);
+  multiply_each<false>(x, w);
+  multiply_right(as_left(x), f, y);
+}
+
+// The way back, from frequencies as transform_run leaves them to the run's words.
+__device__ __forceinline__ void invert_run(const Words& words, int run, const Matrix& f, const Complex (&w)[2][4],
+                                           const Tiles& frequencies) {
+  const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  uint32_t re[2][2], im[2][2];
+  Tiles x, y;
+  as_right(frequencies.re, re);
+  as_right(frequencies.im, im);
+  multiply_left<true>(f, re, im, x);
+  multiply_each<true>(x, w);
+  as_right(x.re, re);
+  as_right(x.im, im);
+  multiply_left<true>(f, re, im, y);
+  __syncwarp();  // all lanes have read the run
+  M2_UNROLL
+  for (int j = 0; j < 2; ++j)
+    M2_UNROLL
+    for (int e = 0; e < 4; ++e)
+      words.store(run * kRunWords + (g + 8 * (e / 2)) * kPitch + 8 * j + 2 * t + e % 2,
+                  pack_half(y.re[j][e], y.im[j][e]));
+}
+
 template <int kPlan>
 struct Shape {
   static constexpr int kSize = kFftPlans[kPlan].size, kOuter = kSize / kRun;

@@ -25,7 +25,7 @@ USERS = {
     "fft_conv.cu": ("fft_conv_bwd",),
     "fft_conv_bwd.cu": ("fft_conv_bwd",),
     "fft_conv_long.cu": ("fft_conv_bwd",),
-    "fft_conv_mma.cuh": ("fft_conv_bwd",),
+    "fft_conv_mma.cuh": ("fft_conv_mma", "fft_conv_bwd"),
     "fft_conv_mma_short.cu": ("fft_conv_mma",),
     "tc_conv.cu": ("fft_conv_mma",),
     "spectrum_prep.cu": ("fft_conv_mma",),
