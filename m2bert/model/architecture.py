@@ -17,6 +17,7 @@ MODEL_TYPE = "m2_bert"
 POOLINGS = ("mean", "cls", "cls_dense", "weighted")
 KERNELS = ("m2ops", "reference")
 WINDOWS = ("exponential", "multiscale")
+FEATURES = ("bilinear_features", "projection_dim")  # 0 for none
 COUNTS = (
     "vocab_size",
     "hidden_size",
@@ -120,6 +121,10 @@ class Architecture:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 1, got {value!r}")
+        for name in FEATURES:
+            extra = getattr(self, name)
+            if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
+                raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 0, got {extra!r}")
         for field in dataclasses.fields(Architecture):
             value = getattr(self, field.name)
             if field.name in MOST and isinstance(value, int) and value > MOST[field.name]:
@@ -164,11 +169,8 @@ class Architecture:
                 )
 
     def _check_features(self) -> None:
-        for name in ("bilinear_features", "projection_dim"):
-            extra = getattr(self, name)
-            if isinstance(extra, bool) or not isinstance(extra, int) or extra < 0:
-                raise M2BertError(f"M2BertConfig: {name} must be a whole number of at least 0, got {extra!r}")
-            if extra > 0 and not self.sums_states:
+        for name in FEATURES:
+            if getattr(self, name) > 0 and not self.sums_states:
                 raise M2BertError(
                     f"M2BertConfig: {name} needs pooling mean or weighted, got {self.pooling!r}; set it to 0"
                 )

@@ -154,7 +154,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         with torch.no_grad():
             assert model.config.pooling == "mean" and model(torch.tensor([IDS])).pooler_output.shape == (1, 4)
     for value in (1.5, True, -1):
-        told = f"projection_dim must be a whole number.*, got {value}"
+        told = f"projection_dim must be a whole number of at least 0, got {value}"
         with pytest.raises(M2BertError, match=told):
             M2BertConfig(projection_dim=value)
         with pytest.raises(M2BertError, match=told):
