@@ -160,14 +160,14 @@ class FragmentWriter:
             changed = [each for each in changed if hashes[each.source, each.id] not in refused]
             note = {"fragments": self._write(changed, hashes), "ids": [each.id for each in changed]}
             self._keep(name, note)
+        elsewhere = states.keys() - {(self._source, identity) for identity in note["ids"]}
         told = {
             **note,
             "reused": reused,
             "replaced": [each.id for each in changed if (each.source, each.id) in states],
-            "unchanged": [each.id for each in documents if each.id not in set(note["ids"])],
+            "unchanged": [each.id for each in documents if (each.source, each.id) in elsewhere],
             "skipped": [[each.id, each.reason] for each in skipped],
         }
-        told["unchanged"] = [identity for identity in told["unchanged"] if (self._source, identity) in states]
         return {"manifest": [json.dumps(told)]}
 
     def append(self, batch: pa.RecordBatch) -> None:
@@ -202,11 +202,7 @@ class FragmentWriter:
             pairs = [(row, each) for row, known in enumerate(batch["text_hash"].to_pylist()) for each in waiting[known]]
             rows.append(to_table_rows(batch, [row for row, _ in pairs], [each for _, each in pairs], self.info))
         self._table.checkout_latest()
-        try:
-            widen(self._table, self.info, fields_of(each.metadata for each in documents))
-        except OSError:  # another worker was quicker
-            self._table.checkout_latest()
-            widen(self._table, self.info, fields_of(each.metadata for each in documents))
+        widen(self._table, self.info, fields_of(each.metadata for each in documents))
         reader = completed(rows, self._table.schema)
         made = lance.fragment.write_fragments(reader, lance.dataset(self._uri), mode="append")
         return [json.dumps(each.to_json()) for each in made]
