@@ -2,6 +2,7 @@
 
 Under build isolation `sysconfig.get_path("purelib")` still names the target environment, so a torch installed there
 is found and used. The LibTorch stable ABI makes one build serve every torch >= 2.10.
+Test: tests/test_reproducible_build.py, and `make installs`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ it has the answer to the last. --memory N: N requests of queries, and the server
 them, from its /metrics.
 
 Prints a table in Markdown; `--json FILE` keeps the numbers with what made them.
+Test: tests/serve/test_measure_serving.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the documentation's site does to pages (a hook of mkdocs): README, rules and changes are pages of it too.
 
 They stay where they are, in the root; links in them, and links out of docs, are turned to what they are on the site.
+Test: tests/test_docs_site.py.
 """
 
 from __future__ import annotations

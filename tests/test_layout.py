@@ -277,6 +277,24 @@ def test_no_file_is_named_after_nothing():
     ]
 
 
+TEST_FILE = re.compile(r"\btests/[\w/]+\.py\b")
+
+
+def missing_tests(sources: dict[str, str]) -> list[str]:
+    """Of files, given with their sources, the tests that they name and that no file is."""
+    named = ((name, test) for name, source in sources.items() for test in TEST_FILE.findall(source))
+    return [f"{name} names {test}" for name, test in named if not (ROOT / test).is_file()]
+
+
+def test_tests_that_files_name_are_there():
+    files = [path for folder in ("m2ops", "m2bert", "scripts", "csrc") for path in (ROOT / folder).rglob("*.*")]
+    kinds = {".py", ".h", ".cpp", ".cu", ".cuh", ".inl"}
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files if path.suffix in kinds}
+    assert missing_tests(sources) == []
+    assert sum(bool(TEST_FILE.search(source)) for source in sources.values()) > 100
+    assert missing_tests({"a.py": "Test: tests/test_layout.py, tests/test_no.py."}) == ["a.py names tests/test_no.py"]
+
+
 LOAD_ALL = """
 import importlib, pkgutil, socket
 def refuse(*args, **kwargs):

@@ -1,7 +1,7 @@
 """What a document carries beside its text: a small flat object of names and values, which searches may ask for.
 
 Values are texts, numbers and truth values. A store keeps them as canonical JSON, so that two that are equal are equal
-as text. Test: tests/search/test_metadata.py.
+as text. Test: tests/search/test_where.py.
 """
 
 from __future__ import annotations
