@@ -38,7 +38,7 @@ class Assumptions:
     documents: float = 1e9
     documents_a_shard: float = 5e6
     k: int = 10
-    milliseconds: float = 58.0
+    milliseconds: float = 156.0
     measured_documents: float = 1e6
     fixed_share: float = 0.3
     growth: float = 0.7
