@@ -46,6 +46,18 @@ class Portion:
         return self.characters >= characters or len(self.documents) + len(self.unchanged) >= documents
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a portion does to a store. changed: documents to write; hashes: of all that were accepted; stored: what the
+    store had of them; removed: what goes."""
+
+    portion: Portion
+    changed: Sequence[Document]
+    hashes: Mapping[Key, str]
+    stored: Mapping[Key, StoredState]
+    removed: Sequence[Key]
+
+
 class Addition:
     """One run over a stream, under the lock of its store."""
 
@@ -147,21 +159,16 @@ class Addition:
         if is_last:
             self._check(stream)
         removed = list(self._gone(source)) if source is not None and stream.whole and is_last else []
-        self._write(portion, changed, hashes, stored, removed)
-        self._count(portion, changed, hashes, stored, removed)
+        change = Change(portion, changed, hashes, stored, removed)
+        self._write(change)
+        self._count(change)
         self._staging.settle()
         self._remember(portion, source, hashes)
         self._tell(0, 0, stream)
 
-    def _write(
-        self,
-        portion: Portion,
-        changed: Sequence[Document],
-        hashes: Mapping[Key, str],
-        stored: Mapping[Key, StoredState],
-        removed: Sequence[Key],
-    ) -> None:
+    def _write(self, change: Change) -> None:
         """The one step, but for more documents that go than one step can say."""
+        changed, hashes, stored, removed = change.changed, change.hashes, change.stored, change.removed
         keys = {(item.source, item.id) for item in changed}
         if changed or removed:
             rows = self._staging.rows(changed, hashes)
@@ -171,7 +178,7 @@ class Addition:
         for start in range(REMOVED_AT_ONCE, len(removed), REMOVED_AT_ONCE):
             self._store.delete(removed[start : start + REMOVED_AT_ONCE])
         described = {}
-        for item in portion.documents:
+        for item in change.portion.documents:
             key = (item.source, item.id)
             if key in hashes and key not in keys:
                 metadata = metadata_as_text(item.metadata, item.id)
@@ -182,21 +189,15 @@ class Addition:
         self.report.updated += len(described)
         self.report.unchanged -= len(described)
 
-    def _count(
-        self,
-        portion: Portion,
-        changed: Sequence[Document],
-        hashes: Mapping[Key, str],
-        stored: Mapping[Key, StoredState],
-        removed: Sequence[Key],
-    ) -> None:
+    def _count(self, change: Change) -> None:
+        changed, hashes, stored = change.changed, change.hashes, change.stored
         updated = sum((item.source, item.id) in stored for item in changed)
         report = self.report
         report.updated += updated
         report.added += len(changed) - updated
-        report.removed += len(removed)
+        report.removed += len(change.removed)
         report.unchanged += len(hashes) - len(changed)
-        report.guessed += [name for name, file in portion.files.items() if file.guessed]
+        report.guessed += [name for name, file in change.portion.files.items() if file.guessed]
         report.count(hashes, stored, self._staging.states)
 
     def _embed(self, changed: Sequence[Document], hashes: Mapping[Key, str], stream: CorpusStream) -> dict[str, str]:
