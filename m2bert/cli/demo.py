@@ -65,6 +65,14 @@ def demo(
     store: Annotated[
         Path | None, typer.Option("--store", help="Folder of the store; by default in your cache folder.")
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Index the first N modules alone, by name, into a store of their own: a quick look.",
+        ),
+    ] = None,
     model: Model = None,
     rank: Rank = "all",
     device: Device = None,
@@ -76,7 +84,7 @@ def demo(
     """Index the help text of Python's standard library, and answer questions about it."""
     check_files(json_to, None, "demo")
     asked = None if file is None else read_questions(file)
-    index = open_demo_index(store, model, Running(device, batch_tokens, threads))
+    index = open_demo_index(store, model, Running(device, batch_tokens, threads), limit)
     if asked is not None:
         measured = measure(index, asked, rank=rank)
         shown = index if show_all else None
@@ -106,41 +114,41 @@ def read_questions(file: Path) -> list[Question]:
     return found
 
 
-def open_demo_index(store: Path | None, model: str | None, running: Running) -> SearchIndex:
-    """The index of the standard library's help, filled at the first call."""
+def open_demo_index(store: Path | None, model: str | None, running: Running, limit: int | None = None) -> SearchIndex:
+    """The index of the standard library's help, or of its first `limit` modules, filled at the first call."""
     from m2bert.demo.stdlib_help import stdlib_source
 
     embedder = running.embedder(model)
     with announced("opening the store"):
         from m2bert.search.index import SearchIndex
 
-        index = SearchIndex(default_store(embedder) if store is None else store, embedder)
+        index = SearchIndex(default_store(embedder, limit) if store is None else store, embedder)
     source = stdlib_source()
     # One step fills the store, so a single document of this Python's library means that all are there.
     if index.model is None or not any(key[0] == source for key in index.stats(documents=True).documents):
-        fill(index, source)
+        fill(index, source, limit)
     return index
 
 
-def fill(index: SearchIndex, source: str) -> None:
-    """Read the help of all modules and index it."""
+def fill(index: SearchIndex, source: str, limit: int | None) -> None:
+    """Read the help of all modules, or of the first `limit`, and index it."""
     from m2bert.demo.stdlib_help import read_stdlib_help
     from m2bert.search.documents import Corpus
 
     notice(f"indexing the help of {source}'s standard library, once; the store is {index.path}")
     with counted("reading help", "modules") as progress:
-        documents, skipped = read_stdlib_help(progress=progress)
+        documents, skipped = read_stdlib_help(progress=progress, limit=limit)
     with warnings_noticed(), counted("embedding", "tokens") as progress:
         report = index.update(Corpus(source, documents, skipped), progress=progress)
     left_out = f"; {len(skipped)} left out, which do not import here" if skipped else ""
-    notice(f"indexed {len(documents)} modules, {report.num_tokens:,} tokens{left_out}")
+    notice(f"indexed {len(documents)} module{'s' * (len(documents) != 1)}, {report.num_tokens:,} tokens{left_out}")
 
 
-def default_store(embedder: Embedder) -> Path:
-    """A folder in the user's cache for this Python and this model."""
+def default_store(embedder: Embedder, limit: int | None = None) -> Path:
+    """A folder in the user's cache for this Python, this model, and as many modules."""
     from m2bert.demo.stdlib_help import stdlib_source
 
-    return cache_folder(f"{stdlib_source()}-{embedder.fingerprint[:8]}")
+    return cache_folder(f"{stdlib_source()}-{embedder.fingerprint[:8]}{f'-{limit}' if limit else ''}")
 
 
 def command() -> list[str]:

@@ -33,23 +33,25 @@ def stdlib_source() -> str:
 
 
 def read_stdlib_help(
-    *, timeout: float = 20.0, progress: Progress | None = None, after: str | None = None
+    *, timeout: float = 20.0, progress: Progress | None = None, after: str | None = None, limit: int | None = None
 ) -> tuple[list[Document], list[Skipped]]:
     """Help text as `help(module)` prints it: a document per importable public module, submodules too.
 
     Left out: private modules, test packages, `__main__` modules, and antigravity, this, idlelib and
     turtledemo, whose import or purpose is to act. Modules that fail to import, or take longer than `timeout`
     seconds, are returned as skipped with the reason. `progress(done, total)` counts modules. `after` starts
-    behind that module.
+    behind that module; `limit` keeps to the first modules, by name.
 
-    Raises M2BertError when no module at all can be read.
+    Raises M2BertError when no module at all can be read, and for a limit below 1.
     """
+    if limit is not None and limit < 1:
+        raise M2BertError(f"read_stdlib_help: limit must be at least 1, got {limit}; leave it out to read all modules")
     documents: list[Document] = []
     skipped: list[Skipped] = []
     source = stdlib_source()
     unfinished = True
     while unfinished:
-        failed = _read_until_failure(after, timeout, documents, skipped, source, progress)
+        failed = _read_until_failure(after, limit, timeout, documents, skipped, source, progress)
         unfinished = failed is not None
         if failed is not None:
             name, reason = failed
@@ -64,6 +66,7 @@ def read_stdlib_help(
 
 def _read_until_failure(
     after: str | None,
+    limit: int | None,
     timeout: float,
     documents: list[Document],
     skipped: list[Skipped],
@@ -72,7 +75,7 @@ def _read_until_failure(
 ) -> tuple[str, str] | None:
     """Run one worker; the module that stopped it and why, or None when it came to its end."""
     current = ""
-    with tempfile.TemporaryDirectory() as folder, _start_worker(after, folder) as worker:
+    with tempfile.TemporaryDirectory() as folder, _start_worker(after, limit, folder) as worker:
         lines = _lines_of(worker)
         try:
             while True:
@@ -97,11 +100,11 @@ def _read_until_failure(
             worker.kill()
 
 
-def _start_worker(after: str | None, folder: str) -> subprocess.Popen[bytes]:
+def _start_worker(after: str | None, limit: int | None, folder: str) -> subprocess.Popen[bytes]:
     # A fixed hash seed and almost no environment: the same text on every run, and no secrets in `os.environ`.
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     environment |= {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8", "HOME": "/nonexistent"}
-    command = [sys.executable, "-s", "-c", LAUNCH, str(WORKER), after or ""]
+    command = [sys.executable, "-s", "-c", LAUNCH, str(WORKER), after or "", str(limit or "")]
     return subprocess.Popen(
         command,
         cwd=folder,

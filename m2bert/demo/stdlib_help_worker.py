@@ -111,14 +111,14 @@ def answer(name: str, seen: dict[int, str]) -> dict[str, str]:
         return {"name": name, "reason": f"{type(error).__name__}: {reason}"}
 
 
-def main(after: str) -> None:
-    """Answer for every module behind `after` (all of them when it is empty)."""
+def main(after: str, limit: str) -> None:
+    """Answer for every module behind `after` (all of them when it is empty), of the first `limit` (or of all)."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         warnings.simplefilter("ignore")
         sys.path[:] = [folder for folder in sys.path if folder]  # not the current folder
         sys.path_importer_cache.clear()
-        names = module_names()
+        names = module_names()[: int(limit) if limit else None]
         seen: dict[int, str] = {}
         for done, name in enumerate(names):
             if after and done <= names.index(after):
@@ -128,5 +128,5 @@ def main(after: str) -> None:
 
 
 if __name__ == "stdlib_help_worker":
-    main(sys.argv[2])
+    main(sys.argv[2], sys.argv[3])
     os._exit(0)  # threads and exit handlers that an import started must not hold us up

@@ -196,14 +196,15 @@ HELP = {"argparse": "Reads options of the command line.", "zipfile": "Reads arch
 
 
 @pytest.fixture()
-def library(monkeypatch: Any) -> list[int]:
-    """A small standard library in place of the real one; counts how often it is read."""
-    calls: list[int] = []
+def library(monkeypatch: Any) -> list[int | None]:
+    """A small standard library in place of the real one; notes how many modules were asked for at each reading."""
+    calls: list[int | None] = []
 
     def read(**options: Any) -> Any:
-        calls.append(1)
+        calls.append(options["limit"])
         source = stdlib_help.stdlib_source()
-        return [Document(name, text, source) for name, text in HELP.items()], [Skipped("msvcrt", "no such module")]
+        texts = list(HELP.items())[: options["limit"]]
+        return [Document(name, text, source) for name, text in texts], [Skipped("msvcrt", "no such module")]
 
     monkeypatch.setattr(stdlib_help, "read_stdlib_help", read)
     return calls
@@ -224,6 +225,12 @@ def test_demo_answers_and_reads_the_library_once(
     assert (code, err, answer["query"], len(library)) == (0, "", "Where are archives?", 1)
     assert {result["id"] for result in answer["results"]} == set(HELP)
     assert all(set(result) == RESULT_KEYS for result in answer["results"])
+    # A quick look has a store of its own, so that the next whole demo is whole.
+    code, out, err = run("demo", "--model", model, "--limit", "1", "Where are archives?")
+    assert (code, library) == (0, [None, 1]) and "indexed 1 module," in err and "argparse" in out
+    assert {path.name for path in (tmp_path / "cache" / "m2bert").iterdir()} == {store.name, f"{store.name}-1"}
+    code, _, err = run("demo", "--model", model, "--limit", "0")
+    assert code == 2 and "Invalid value" in err
 
 
 def test_demo_measures_questions(run: Any, library: Any, model: str, tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_a_second_run_reads_the_same_text(library: Any) -> None:
         assert again[name] == texts[name]
 
 
+def test_a_quick_look_reads_the_first_modules_alone(library: Any) -> None:
+    texts, _ = library
+    first = {document.id: document.text for document in read_stdlib_help(limit=12)[0]}
+    assert list(first) == list(texts)[: len(first)] and 9 <= len(first) <= 12 and first["argparse"] == texts["argparse"]
+    with pytest.raises(M2BertError, match="limit must be at least 1, got 0"):
+        read_stdlib_help(limit=0)
+
+
 def test_questions_are_thirty_and_answerable_here(library: Any) -> None:
     texts, _ = library
     rows = questions()
