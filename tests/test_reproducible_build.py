@@ -44,9 +44,10 @@ def test_object_files_do_not_say_where_their_sources_lay(tmp_path: Path) -> None
             "TORCH_INCLUDE_DIRS": Path(torch.__file__).parent / "include",
             "TORCH_LIB_DIR": Path(torch.__file__).parent / "lib",
             "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "pybind11_DIR": tree / "pip-build" / "pybind11" / "share" / "cmake" / "pybind11",
             "M2OPS_CUDA": 0,
         }
+        shutil.copytree(Path(pybind11.__file__).parent, tree / "pip-build" / "pybind11")
         name = "CMakeFiles/m2ops_cpu.dir/csrc/ops.cpp.o"
         env = {**os.environ, "CCACHE_DISABLE": "1"}
         for command in (
@@ -56,6 +57,10 @@ def test_object_files_do_not_say_where_their_sources_lay(tmp_path: Path) -> None
             done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
         objects.append((build / name).read_bytes())
+        # pip lays pybind11 into another folder for every build: what names it there is compiled anew every time.
+        rules = (build / "build.ninja").read_text().split("\n\n")
+        compiled_anew = [rule for rule in rules if ".cpp.o: " in rule and "pip-build" in rule]
+        assert [rule.split(".cpp.o: ")[0].split("/")[-1] for rule in compiled_anew] == ["bindings"]
     assert b"ops.cpp" in objects[0]  # the libraries do name their sources
     assert objects[0] == objects[1]
     assert str(tmp_path).encode() not in objects[0] and sys.prefix.encode() not in objects[0]
