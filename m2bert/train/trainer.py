@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from m2bert.encoders.devices import chosen_device
 from m2bert.errors import M2BertError, missing_package
-from m2bert.files import make_output
+from m2bert.files import make_output, write_text
 from m2bert.model.checkpoints import is_shipped, model_folder
 from m2bert.model.tokenization import load_tokenizer
 from m2bert.train.budget import Budget, OnProgress, Progress, is_main_process, schedule_factor
@@ -96,11 +97,7 @@ def _set_up(config: TrainConfig, model: Any) -> None:
 def prepare_output(config: TrainConfig) -> Path:
     """Make the output folder and keep the settings in it. Raises M2BertError when it cannot be written."""
     output = make_output(config.output)
-    try:
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        (output / "settings.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise M2BertError(f"train: output {str(output)!r} must be a writable folder ({error}); name another") from error
+    write_text(output / "settings.json", json.dumps(dataclasses.asdict(config), indent=1) + "\n", who="train")
     return output
 
 
@@ -121,12 +118,19 @@ def append_log(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Drop the log's lines after `step`: the resumed run writes them again."""
+    """Drop the log's lines after `step` and the run's result: the resumed run writes them again.
+
+    What a power cut has left of a line goes too.
+    """
     if not path.is_file():
         return
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [json.dumps(row) for row in rows if row.get("step", 0) <= step]
-    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            if row["step"] <= step and "validation" not in row:
+                kept.append(f"{line}\n")
+    write_text(path, "".join(kept), who="train")
 
 
 def last_checkpoint(output: Path) -> Path | None:
