@@ -34,6 +34,33 @@ UNFINISHED, REPLACED = ".part", ".old"
 SECONDS_UNTIL_LEFT = 24 * 3600.0
 
 
+# Errors of the system as libraries in other languages tell them, and how torch tells that it could not write all.
+TOLD_BY_LIBRARIES = re.compile(r"\(os error \d+\)|(inline_container|iostream)")
+
+
+def reason_of_system(error: BaseException) -> str:
+    """Why the operating system has refused something, in words; empty for any other error."""
+    if isinstance(error, M2BertError):
+        return ""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    said = " ".join(str(error).split())
+    found = TOLD_BY_LIBRARIES.search(said)
+    return "" if not found else "not all could be written" if found[1] else said
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], *, who: str) -> Iterator[None]:
+    """What cannot be written to `path` meanwhile is told in a sentence that begins with `who`: M2BertError."""
+    try:
+        yield
+    except Exception as error:
+        if not (reason := reason_of_system(error)):
+            raise
+        where = os.fspath(path)
+        raise M2BertError(f"{who}: cannot write {where} ({reason}); name another place, or make room") from error
+
+
 def cache_folder(part: str) -> Path:
     """The folder `part` of what this package keeps in the user's cache; not made here.
 
@@ -50,7 +77,7 @@ def whole_file(path: str | os.PathLike[str], *, who: str, parents: bool = False)
     its permissions to the new one. `parents`: make the folders above it. Raises M2BertError, beginning with `who`,
     where it cannot be written.
     """
-    try:
+    with writing(path, who=who):
         if _is_stream(path):
             with open(path, "wb") as stream:
                 yield stream
@@ -67,8 +94,6 @@ def whole_file(path: str | os.PathLike[str], *, who: str, parents: bool = False)
                 aside.chmod(stat.S_IMODE(target.stat().st_mode))
             aside.replace(target)
             _sync(target.parent)
-    except OSError as error:
-        raise _unwritable(who, path, error) from error
 
 
 @contextmanager
@@ -80,7 +105,7 @@ def whole_folder(folder: str | os.PathLike[str], *, who: str, replace: bool = Fa
     written.
     """
     target = Path(os.path.realpath(folder))
-    try:
+    with writing(folder, who=who):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _aside(target, Path.mkdir) as aside:
             if replace and target.is_dir():
@@ -92,8 +117,6 @@ def whole_folder(folder: str | os.PathLike[str], *, who: str, replace: bool = Fa
             elif not target.is_dir():
                 _rename_unless_there(aside, target)
             _sync(target.parent)
-    except OSError as error:
-        raise _unwritable(who, folder, error) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, who: str) -> None:
@@ -262,9 +285,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _unwritable(who: str, path: str | os.PathLike[str], error: OSError) -> M2BertError:
-    return M2BertError(
-        f"{who}: cannot write {os.fspath(path)} ({error.strerror or error}); name another place, or make room"
-    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import stat
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 import m2bert.files
 from m2bert.errors import M2BertError
 from m2bert.files import cache_folder, whole_file, whole_folder, write_text
-
 
 
 def names(folder: Path) -> list[str]:
@@ -150,49 +149,57 @@ def test_the_old_folder_comes_back_when_it_cannot_be_replaced(tmp_path: Path, mo
     assert (tmp_path / "model" / "weights").read_text() == "old" and names(tmp_path) == ["model"]
 
 
-def kill_before(number: int, work: Callable[[], None]) -> bool:
-    """Whether `work`, in a forked process, is killed before its `number`-th call to the system that Python audits."""
-    process = os.fork()
-    if process == 0:
-        left = iter(range(number))
+KILLED = """
+import itertools, json, os, signal, sys
+from pathlib import Path
+import m2bert.files
 
-        def count(event: str, arguments: Any) -> None:
+parent, exchanges = Path(sys.argv[1]), sys.argv[2] == "True"
+model = parent / "model"
+if not exchanges:
+    m2bert.files._exchange = lambda one, other: False
+
+def save(text):
+    with m2bert.files.whole_folder(model, who="test", replace=True) as folder:
+        (folder / "weights").write_text(text)
+
+def killed_before(number, text):
+    # In a process of its own, at its number-th call to the system that Python audits.
+    if (process := os.fork()) == 0:
+        left = iter(range(number))
+        def count(event, arguments):
             if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(left, None) is None:
                 os.kill(os.getpid(), signal.SIGKILL)
-
         sys.addaudithook(count)
-        work()
+        save(text)
         os._exit(0)
     return os.WIFSIGNALED(os.waitpid(process, 0)[1])
 
+save("0")
+(model / "card").write_text("a card")
+outcomes = []
+for number in itertools.count():
+    if not killed_before(number, f"{number + 1}"):
+        break
+    found = (model / "weights").read_text() if model.exists() else "gone"
+    outcomes.append({f"{number}": "old", f"{number + 1}": "new"}.get(found, found))
+    save(f"{number + 1}")
+    # Nothing of the killed writer is left, and nothing that is not written anew is lost.
+    assert os.listdir(parent) == ["model"] and (model / "weights").read_text() == f"{number + 1}"
+    assert (model / "card").read_text() == "a card"
+print(json.dumps(outcomes))
+"""
+
 
 @pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
-def test_a_folder_is_old_or_new_wherever_its_writer_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
-) -> None:
-    if not exchanges:
-        monkeypatch.setattr(m2bert.files, "_exchange", lambda one, other: False)
-    model = tmp_path / "model"
-
-    def save(text: str) -> None:
-        with whole_folder(model, who="test", replace=True) as folder:
-            (folder / "weights").write_text(text)
-
-    def read() -> str:
-        return (model / "weights").read_text()
-
-    save("0")
-    (model / "card").write_text("a card")
-    kills, outcomes = 0, []
-    while kill_before(kills, lambda: save(f"{kills + 1}")):
-        outcomes.append("gone" if not model.exists() else "new" if read() == f"{kills + 1}" else "old")
-        assert outcomes[-1] != "old" or read() == f"{kills}"
-        kills += 1
-        save(f"{kills}")
-        # Nothing of the killed writer is left, and nothing that is not written anew is lost.
-        assert names(tmp_path) == ["model"] and read() == f"{kills}" and (model / "card").read_text() == "a card"
-    assert kills > 15 and outcomes == sorted(outcomes, key=["old", "gone", "new"].index) and "new" in outcomes
-    assert ("gone" in outcomes) is not exchanges
+def test_a_folder_is_old_or_new_wherever_its_writer_is_killed(tmp_path: Path, exchanges: bool) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(exchanges)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    order = ["old", "new"] if exchanges else ["old", "gone", "new"]
+    assert len(outcomes) > 15 and outcomes == sorted(outcomes, key=order.index) and set(outcomes) == set(order)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is a call of Linux")

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.utils.data import Dataset
 
 from m2bert.encoders.devices import chosen_device
 from m2bert.errors import M2BertError, missing_package
-from m2bert.files import make_output, write_text
+from m2bert.files import make_output, write_text, writing
 from m2bert.model.checkpoints import is_shipped, model_folder
 from m2bert.model.tokenization import load_tokenizer
 from m2bert.train.budget import Budget, OnProgress, Progress, is_main_process, schedule_factor
@@ -113,7 +114,7 @@ def load_run_tokenizer(config: TrainConfig, who: str) -> Any:
 
 def append_log(path: Path, row: Mapping[str, Any]) -> None:
     """Add one line to the run log."""
-    with path.open("a", encoding="utf-8") as log:
+    with writing(path, who="train"), path.open("a", encoding="utf-8") as log:
         log.write(json.dumps(row) + "\n")
 
 
@@ -164,6 +165,16 @@ class BudgetTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        """Trainer's checkpoint, or none: half of one would only take the room that is missing."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with writing(folder, who="train"):
+                super()._save_checkpoint(*arguments, **options)
+        except M2BertError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Trainer's optimizer on our parameter groups."""
