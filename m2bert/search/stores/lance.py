@@ -242,6 +242,7 @@ class LanceStore:
         asked = query.words if mixture.words > 0 else ()
         where = sql_of_query(query, table.schema.names)
         index, count = self._vector_index(table), table.count_rows()
+        k = min(k, count)  # of this version: another may have fewer
         listed, scored_exactly = depths(count, CANDIDATES, SCORED_EXACTLY)
         if k > listed:
             index = None  # the partitions that are looked into may hold fewer
@@ -338,7 +339,7 @@ class LanceStore:
                     return work(table)
                 except Exception:
                     table.checkout_latest()
-                    if not left or any(each["version"] == version for each in table.list_versions()):
+                    if not left or table.version == version:
                         raise
         raise AssertionError("the last try returns or raises")
 
