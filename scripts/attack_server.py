@@ -1,6 +1,6 @@
 """Bad clients of every kind at once: `python scripts/attack_server.py http://127.0.0.1:8080`, 500 for a minute.
 
-Start the server first, for instance `m2bert serve --store STORE --port 8080`. Each client does one thing after another,
+Start the server first, for instance `m2bert serve STORE --port 8080`. Each client does one thing after another,
 drawn at random: sends texts, searches, sends what is refused, hangs up in the middle, sends a body drop by drop, or
 connects and says nothing. Prints how often each status came, what was answered that is not documented or holds a
 traceback or a file of the server, and the server's memory (its /metrics) after a tenth of the time and at the end. Ends
