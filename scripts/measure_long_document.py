@@ -1,7 +1,7 @@
 """Time and memory of `m2bert index` by a document's length: `python scripts/measure_long_document.py MODEL 12.5 25 50`.
 
-MODEL: a model folder or a name; then lengths in megabytes. Each document is indexed by a process of its own into a store
-that is thrown away. Prints CPU seconds and the most memory.
+MODEL: a model folder or a name; then lengths in megabytes. Each document is indexed by a process of its own into a
+store that is thrown away. Prints CPU seconds and the most memory.
 Test: none; the time is that of m2bert.encoders, held to the length by tests/encoders/test_tokens.py.
 """
 
