@@ -2,19 +2,25 @@
 
 A file or folder is made under a name of its own beside its place, written to the disk, and takes its name last: who
 reads sees what was there before or all of the new, also after a power cut. What a killed run leaves of that is hidden,
-and the next one that writes the same name deletes it once it is a day old.
+and the next one that writes the same name deletes it: whoever writes holds a lock, which the system gives back when it
+ends. Where there are no such locks (Windows, some network disks) it goes once it is a day old.
+
+A folder changes places with the old one in one step on Linux (renameat2). Where the system or the file system cannot do
+that, there are two renames; a kill between them leaves the old folder hidden, and the next writer puts it back first.
 Test: tests/test_files.py.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import stat
+import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -24,8 +30,35 @@ import platformdirs
 from m2bert.errors import M2BertError
 
 UNFINISHED, REPLACED = ".part", ".old"
-# Nothing here writes for as long without a pause, so what is older belongs to nobody.
+# Where there are no locks: nothing here writes for as long without a pause, so what is older belongs to nobody.
 SECONDS_UNTIL_LEFT = 24 * 3600.0
+
+
+# Errors of the system as libraries in other languages tell them, and how torch tells that it could not write all.
+TOLD_BY_LIBRARIES = re.compile(r"\(os error \d+\)|(inline_container|iostream)")
+
+
+def reason_of_system(error: BaseException) -> str:
+    """Why the operating system has refused something, in words; empty for any other error."""
+    if isinstance(error, M2BertError):
+        return ""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    said = " ".join(str(error).split())
+    found = TOLD_BY_LIBRARIES.search(said)
+    return "" if not found else "not all could be written" if found[1] else said
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], *, who: str) -> Iterator[None]:
+    """What cannot be written to `path` meanwhile is told in a sentence that begins with `who`: M2BertError."""
+    try:
+        yield
+    except Exception as error:
+        if not (reason := reason_of_system(error)):
+            raise
+        where = os.fspath(path)
+        raise M2BertError(f"{who}: cannot write {where} ({reason}); name another place, or make room") from error
 
 
 def cache_folder(part: str) -> Path:
@@ -44,7 +77,7 @@ def whole_file(path: str | os.PathLike[str], *, who: str, parents: bool = False)
     its permissions to the new one. `parents`: make the folders above it. Raises M2BertError, beginning with `who`,
     where it cannot be written.
     """
-    try:
+    with writing(path, who=who):
         if _is_stream(path):
             with open(path, "wb") as stream:
                 yield stream
@@ -52,21 +85,15 @@ def whole_file(path: str | os.PathLike[str], *, who: str, parents: bool = False)
         target = Path(os.path.realpath(path))
         if parents:
             target.parent.mkdir(parents=True, exist_ok=True)
-        _delete_left(target)
-        aside = _aside(target, UNFINISHED)
-        try:
-            with aside.open("xb") as file:
+        with _aside(target, lambda path: path.touch(exist_ok=False)) as aside:
+            with aside.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             if target.exists():
                 aside.chmod(stat.S_IMODE(target.stat().st_mode))
             aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
-        _sync(target.parent)
-    except OSError as error:
-        raise _unwritable(who, path, error) from error
+            _sync(target.parent)
 
 
 @contextmanager
@@ -78,26 +105,18 @@ def whole_folder(folder: str | os.PathLike[str], *, who: str, replace: bool = Fa
     written.
     """
     target = Path(os.path.realpath(folder))
-    aside = _aside(target, UNFINISHED)
-    try:
+    with writing(folder, who=who):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _delete_left(target)
-        try:
+        with _aside(target, Path.mkdir) as aside:
             if replace and target.is_dir():
-                shutil.copytree(target, aside)
-            else:
-                aside.mkdir()
+                shutil.copytree(target, aside, dirs_exist_ok=True)
             yield aside
             _sync_below(aside)
             if replace:
-                _exchange(aside, target)
+                _put_in_place(aside, target)
             elif not target.is_dir():
                 _rename_unless_there(aside, target)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        _sync(target.parent)
-    except OSError as error:
-        raise _unwritable(who, folder, error) from error
+            _sync(target.parent)
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, who: str) -> None:
@@ -133,40 +152,113 @@ def _is_stream(path: str | os.PathLike[str]) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def _aside(target: Path, suffix: str) -> Path:
+@contextmanager
+def _aside(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """What `make` makes under a hidden name beside `target`, locked; what has that name in the end is deleted."""
+    _delete_left(target)
+    aside, lock = _made(target, make)
+    try:
+        yield aside
+    finally:
+        _delete(aside)
+        if lock is not None:
+            os.close(lock)
+
+
+def _made(target: Path, make: Callable[[Path], object]) -> tuple[Path, int | None]:
+    while True:
+        aside = _hidden(target, UNFINISHED)
+        make(aside)
+        try:
+            lock = _lock(aside)
+        except (FileNotFoundError, BlockingIOError):
+            continue  # another process took it for left, in the moment before it was locked
+        except OSError:
+            return aside, None
+        if aside.exists():
+            return aside, lock
+        os.close(lock)
+
+
+def _hidden(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{suffix}")
 
 
+def _lock(path: Path) -> int:
+    """Lock the file or folder `path` until the descriptor that is returned is closed, or this process ends.
+
+    Raises BlockingIOError where a process that lives holds it, another OSError where there are no such locks.
+    """
+    if sys.platform == "win32":
+        raise OSError("no locks of folders on this system")
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _delete_left(target: Path) -> None:
-    """Delete what runs that were killed have left of `target`; an old folder only where a new one stands."""
+    """Delete what runs that were killed have left of `target`; without a `target` the newest old folder becomes it."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}({re.escape(UNFINISHED)}|{re.escape(REPLACED)})")
-    for entry in list(target.parent.iterdir()):
-        if not (found := ours.fullmatch(entry.name)) or (found[1] == REPLACED and not target.exists()):
-            continue
-        # Another process may delete it first, and what another user left may not be ours to delete.
-        with suppress(FileNotFoundError, PermissionError):
-            # The time of the last change of the entry itself, which no copying of times sets back.
-            if time.time() - entry.lstat().st_ctime < SECONDS_UNTIL_LEFT:
-                continue
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+    found = [(entry, kind[1]) for entry in target.parent.iterdir() if (kind := ours.fullmatch(entry.name))]
+    replaced = [entry for entry, kind in found if kind == REPLACED]
+    if replaced and not target.exists():
+        max(replaced, key=lambda entry: entry.lstat().st_ctime).rename(target)
+    for entry, _ in found:
+        # What another user left may not be ours to delete.
+        with suppress(PermissionError):
+            _delete_unless_held(entry)
 
 
-def _exchange(aside: Path, target: Path) -> None:
-    """Put `aside` in the place of `target`; the old folder goes only after the new one stands."""
+def _delete_unless_held(entry: Path) -> None:
+    lock = None
+    try:
+        lock = _lock(entry)
+    except (FileNotFoundError, BlockingIOError):
+        return  # another process deletes it, or writes it
+    except OSError:
+        # The time of the last change of the entry itself, which no copying of times sets back.
+        if time.time() - entry.lstat().st_ctime < SECONDS_UNTIL_LEFT:
+            return
+    try:
+        _delete(entry)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _put_in_place(aside: Path, target: Path) -> None:
+    """Put `aside` in the place of `target`, so that its name belongs to the old folder, or to none."""
     if not target.exists():
         aside.rename(target)
-        return
-    old = _aside(target, REPLACED)
-    target.rename(old)
-    try:
-        aside.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+    elif not _exchange(aside, target):
+        old = _hidden(target, REPLACED)
+        target.rename(old)
+        try:
+            aside.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        old.rename(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step. False where the system or the file system cannot, or will not."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _rename_unless_there(aside: Path, target: Path) -> None:
@@ -193,9 +285,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _unwritable(who: str, path: str | os.PathLike[str], error: OSError) -> M2BertError:
-    return M2BertError(
-        f"{who}: cannot write {os.fspath(path)} ({error.strerror or error}); name another place, or make room"
-    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -16,8 +16,6 @@ import pytest
 import m2bert.files
 from m2bert.errors import M2BertError
 from m2bert.files import cache_folder, whole_file, whole_folder, write_text
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def names(folder: Path) -> list[str]:
@@ -134,6 +132,7 @@ def test_a_replaced_folder_keeps_other_files(tmp_path: Path) -> None:
 def test_the_old_folder_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("old")
+    monkeypatch.setattr(m2bert.files, "_exchange", lambda one, other: False)
     rename = Path.rename
 
     def failing(self: Path, target: Any) -> Any:
@@ -150,45 +149,97 @@ def test_the_old_folder_comes_back_when_it_cannot_be_replaced(tmp_path: Path, mo
     assert (tmp_path / "model" / "weights").read_text() == "old" and names(tmp_path) == ["model"]
 
 
-WRITER = """
-import sys
+KILLED = """
+import itertools, json, os, signal, sys
 from pathlib import Path
-from m2bert.files import whole_file, whole_folder
-with whole_folder(Path(sys.argv[1]) / "cache", who="test") as folder, \\
-        whole_file(Path(sys.argv[1]) / "run.json", who="test") as file:
-    (folder / "half").touch()
-    print("writing", flush=True)
-    sys.stdin.read()
+import m2bert.files
+
+parent, exchanges = Path(sys.argv[1]), sys.argv[2] == "True"
+model = parent / "model"
+if not exchanges:
+    m2bert.files._exchange = lambda one, other: False
+
+def save(text):
+    with m2bert.files.whole_folder(model, who="test", replace=True) as folder:
+        (folder / "weights").write_text(text)
+
+def killed_before(number, text):
+    # In a process of its own, at its number-th call to the system that Python audits.
+    if (process := os.fork()) == 0:
+        left = iter(range(number))
+        def count(event, arguments):
+            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(count)
+        save(text)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+save("0")
+(model / "card").write_text("a card")
+outcomes = []
+for number in itertools.count():
+    if not killed_before(number, f"{number + 1}"):
+        break
+    found = (model / "weights").read_text() if model.exists() else "gone"
+    outcomes.append({f"{number}": "old", f"{number + 1}": "new"}.get(found, found))
+    save(f"{number + 1}")
+    # Nothing of the killed writer is left, and nothing that is not written anew is lost.
+    assert os.listdir(parent) == ["model"] and (model / "weights").read_text() == f"{number + 1}"
+    assert (model / "card").read_text() == "a card"
+print(json.dumps(outcomes))
 """
 
 
-def test_what_a_killed_writer_leaves_is_hidden_and_goes_after_a_day(tmp_path: Path, monkeypatch: Any) -> None:
-    command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None and child.stdout.readline() == "writing\n"
-        child.send_signal(signal.SIGKILL)
-    left = names(tmp_path)
-    assert len(left) == 2 and all(name.startswith(".") for name in left)
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+def test_a_folder_is_old_or_new_wherever_its_writer_is_killed(tmp_path: Path, exchanges: bool) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(exchanges)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    order = ["old", "new"] if exchanges else ["old", "gone", "new"]
+    assert len(outcomes) > 15 and outcomes == sorted(outcomes, key=order.index) and set(outcomes) == set(order)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is a call of Linux")
+def test_folders_are_exchanged_in_one_step_here(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not m2bert.files._exchange(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("the file system of temporary files cannot exchange two names")
+    assert names(tmp_path / "one") == ["other"] and names(tmp_path / "other") == ["one"]
+    assert not m2bert.files._exchange(tmp_path / "one", tmp_path / "none")
+
+
+def test_what_a_killed_writer_leaves_goes_and_what_another_writes_stays(tmp_path: Path) -> None:
+    left = [tmp_path / f".{name}.0123456789ab.part" for name in ("run.json", "cache")]
+    left[0].touch()
+    left[1].mkdir()
     (tmp_path / ".run.json.notours.part").touch()
-    (tmp_path / ".model.0123456789ab.old").mkdir()  # the only copy, of a process killed between two renames
+    with whole_file(tmp_path / "run.json", who="test") as file, whole_folder(tmp_path / "cache", who="test") as folder:
+        assert not any(path.exists() for path in left)
+        (folder / "half").touch()
+        write_text(tmp_path / "run.json", "another", who="test")
+        with whole_folder(tmp_path / "cache", who="test", replace=True) as other:
+            (other / "whole").touch()
+        file.write(b"text")
+    assert names(tmp_path) == [".run.json.notours.part", "cache", "run.json"]
+    assert (tmp_path / "run.json").read_text() == "text" and names(tmp_path / "cache") == ["whole"]
 
-    def write_all() -> None:
-        write_text(tmp_path / "run.json", "text", who="test")
-        with whole_folder(tmp_path / "cache", who="test"):
-            pass
 
-    write_all()
-    assert set(left) < set(names(tmp_path))  # another process may be at work there
+def test_without_locks_what_is_left_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(path: Path) -> int:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(m2bert.files, "_lock", no_locks)
+    (tmp_path / ".run.json.0123456789ab.part").touch()
+    write_text(tmp_path / "run.json", "text", who="test")
+    assert names(tmp_path) == [".run.json.0123456789ab.part", "run.json"]  # another process may be at work there
     monkeypatch.setattr(m2bert.files, "SECONDS_UNTIL_LEFT", 0.0)
-    write_all()
-    with pytest.raises(ValueError), whole_folder(tmp_path / "model", who="test"):
-        raise ValueError
-    assert names(tmp_path) == [".model.0123456789ab.old", ".run.json.notours.part", "cache", "run.json"]
-    for _ in range(2):
-        with whole_folder(tmp_path / "model", who="test"):
-            pass
-    assert names(tmp_path) == [".run.json.notours.part", "cache", "model", "run.json"]
+    write_text(tmp_path / "run.json", "text", who="test")
+    assert names(tmp_path) == ["run.json"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folders of the XDG specification")

@@ -54,14 +54,15 @@ def train_tokenizer_command(
 ) -> None:
     """Train a lower-cased WordPiece tokenizer on text, as much of every source."""
     from m2bert.data.text import read_documents
-    from m2bert.files import make_output
+    from m2bert.files import make_output, writing
     from m2bert.model.tokenization import sample_evenly, train_tokenizer
 
     make_output(output)
     with announced("reading text and counting words"):
         documents = read_documents(data, who="train-tokenizer")
         tokenizer = train_tokenizer(sample_evenly(documents, max_chars), vocab_size, max_tokens=max_tokens)
-    tokenizer.save_pretrained(output)
+    with writing(output, who="train-tokenizer"):
+        tokenizer.save_pretrained(output)
     print(json.dumps({"pieces": len(tokenizer), "tokenizer": output}))
 
 

@@ -1,9 +1,11 @@
-"""Which device a model runs on: chosen_device.
+"""Where a model runs: chosen_device, and check_fork, which refuses a process in which it would wait for ever.
 
 Test: tests/encoders/test_devices.py.
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -33,3 +35,23 @@ def chosen_device(name: str | None, who: str) -> torch.device:
             f"{who}: device {name!r} must be there, but there are {count} GPUs, cuda:0 to cuda:{count - 1}"
         )
     return torch.device(name)
+
+
+_computed_in: int | None = None
+"""The process that has computed with several threads, or its child that a fork made."""
+
+
+def check_fork(who: str) -> None:
+    """Raise M2BertError, beginning with `who`, in a fork of a process that has computed with several threads.
+
+    The fork has torch's list of these threads and not the threads, and whatever it gives them is never done.
+    """
+    global _computed_in
+    if torch.get_num_threads() == 1 or _computed_in == os.getpid():
+        return
+    if _computed_in is not None:
+        raise M2BertError(
+            f"{who}: this process is a fork of one that has computed with several threads, which it does not have, and "
+            "would wait for them for ever; start it with multiprocessing's 'spawn', or torch.set_num_threads(1) in it"
+        )
+    _computed_in = os.getpid()

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2bert.encoders.devices import chosen_device
+from m2bert.encoders.devices import check_fork, chosen_device
 from m2bert.encoders.passages import cut_passages
 from m2bert.encoders.protocol import EncodedDocument, Passage, Progress, SparseVector
 from m2bert.encoders.tokens import tokens_of
@@ -44,7 +44,8 @@ OVERFLOWS = ("error", "truncate", "window")
 class Embedder:
     """Encodes texts with an M2-BERT model; what a text is batched with does not change its embedding.
 
-    Several threads may use one. A model that was given stays as it is, whatever mode it is in, and may be used and
+    Several threads may use one; a process that is forked after it was used with several threads may not, and is refused
+    by name. A model that was given stays as it is, whatever mode it is in, and may be used and
     trained beside: embeddings follow its weights. The long filters that queries need are kept from call to call, within
     the environment's M2OPS_SPECTRUM_CACHE_MB (1024, on a GPU an eighth of its memory).
     """
@@ -315,6 +316,7 @@ class Embedder:
     @torch.inference_mode()
     def _add_states(self, batch: Batch, network: M2BertNetwork, bank: FilterBank) -> None:
         """Run the model on one batch of windows and add its states to the sums of their passages."""
+        check_fork("Embedder")
         tokens, device = self._tokenizer, next(network.parameters()).device
         assert tokens.cls_token_id is not None and tokens.sep_token_id is not None
         inputs = inputs_of(batch, tokens.cls_token_id, tokens.sep_token_id, tokens.pad_token_id or 0)

@@ -6,6 +6,7 @@ Test: tests/search/test_checksums.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,25 @@ class StoreCheck:
 def check_store(
     path: str | Path, *, mend: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> StoreCheck:
-    """Read all of a store. mend: take damaged documents out, and make the index of words anew.
+    """Read all of a store, while writers wait. mend: take damaged documents out, and make the index of words anew.
 
     progress: called with the documents done and in all. Raises M2BertError where there is no store, or where so much is
     damaged that not even its documents can be listed.
     """
     store = LanceStore.open(path)
+    with ExitStack() as held:
+        # Writers wait: what they tidy away meanwhile could not be read. A store that may not be written has none.
+        with suppress(M2BertError):
+            held.enter_context(open_staging(store.path, store.info))
+        result = _read_all(store, progress)
+        if mend and not result.is_sound:
+            store.delete([(source, identity) for source, identity, _ in result.damaged])
+            store.refresh(everything=True)
+            result.mended = True
+    return result
+
+
+def _read_all(store: LanceStore, progress: Callable[[int, int], None] | None) -> StoreCheck:
     result = StoreCheck()
     keys: set[Key] = set()
     lookups: list[tuple[Key, str]] = []
@@ -80,11 +94,6 @@ def check_store(
     lost = sum(not store.word_scores(key, [word]) for key, word in lookups)
     if lost:
         result.notes.append(f"the index of words lacks {lost} of {len(lookups)} documents that were looked up")
-    if mend and not result.is_sound:
-        with open_staging(store.path, store.info):
-            store.delete([(source, identity) for source, identity, _ in result.damaged])
-            store.refresh(everything=True)
-        result.mended = True
     return result
 
 

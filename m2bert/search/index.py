@@ -237,8 +237,7 @@ class SearchIndex:
             )
         condition = None if where is None else parse_where(where)
         store = self._opened()
-        num_documents = store.count()
-        if num_documents == 0:
+        if store.count() == 0:
             raise M2BertError(
                 f"search: the store {self.place.name!r} holds no documents; add some with "
                 f"`m2bert index FOLDER --store {self.place.name}`"
@@ -247,7 +246,7 @@ class SearchIndex:
         vectors = [None] * len(queries) if only_words else self._query_vectors(queries)
         results = []
         for each, vector in zip(queries, vectors, strict=True):
-            found = store.search(Query(vector, words_of(each), source, condition), min(k, num_documents), mixture)
+            found = store.search(Query(vector, words_of(each), source, condition), k, mixture)
             results.append(results_of(each, found, vector, passages))
         return results if isinstance(query, list | tuple) else results[0]
 

@@ -6,6 +6,7 @@ Test: tests/serve/test_limits.py.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -41,7 +42,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service, token: str | None, hosts: Collection[str] | None) -> None:
         self._app, self._service, self._hosts = app, service, hosts
         self._token = None if token is None else token.encode()
-        self._working = 0
+        self._working = self._receiving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,22 +103,36 @@ class Gate:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body, or None where the client leaves before its end."""
-        most = self._service.limits.body_bytes
-        refusal = Refusal(413, "too_large", f"a body may have {most:,} bytes; send less at a time")
+        limits = self._service.limits
+        most, seconds = limits.body_bytes, limits.body_seconds
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > most:
-            raise refusal
-        chunks, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False)
-            if size > most:
-                raise refusal
-        return b"".join(chunks)
+            raise _too_large(most)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    self._receiving += len(chunks[-1])
+                    if size > most:
+                        raise _too_large(most)
+                    if self._receiving > limits.bodies_bytes:
+                        raise busy(f"{limits.bodies_bytes:,} bytes of requests are being received")
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
+        except TimeoutError:
+            raise Refusal(408, "slow", f"a body must be here in {seconds:g} seconds; send less at a time") from None
+        finally:
+            self._receiving -= size
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, "too_large", f"a body may have {most:,} bytes; send less at a time")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What is answered with 413, 422 or 429 instead of being tried.
+    """What is answered with 408, 413, 422 or 429 instead of being tried.
 
-    body_bytes: of one request. texts: in one request. characters: of one text. waiting_requests, waiting_tokens: at
-    once, over all clients. threads: requests that are worked on at once; all others wait, and count as waiting.
+    body_bytes: of one request; bodies_bytes: of all that are being received; body_seconds: in which one must be here,
+    so that whoever sends it drop by drop is not waited for. texts: in one request. characters: of one text.
+    waiting_requests, waiting_tokens: at once, over all clients. threads: requests that are worked on at once; all
+    others wait, and count as waiting.
     """
 
     body_bytes: int = 32 * 2**20
+    bodies_bytes: int = 256 * 2**20
+    body_seconds: float = 120.0
     texts: int = 2048
     characters: int = 2_000_000
     waiting_requests: int = 256

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from m2bert.errors import M2BertError
+from m2bert.serve.connections import PatientProtocol
 from m2bert.serve.metrics import MULTIPROCESS
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -45,7 +46,7 @@ def make_server(make_app: Callable[[], FastAPI], *, workers: int = 1) -> uvicorn
     """A server that is not running; `make_app` is called when it is."""
     config = uvicorn.Config(
         make_app, factory=True, log_level="warning", access_log=False, proxy_headers=False, server_header=False,
-        ws="none", workers=workers, timeout_graceful_shutdown=SECONDS_TO_FINISH,
+        http=PatientProtocol, ws="none", workers=workers, timeout_graceful_shutdown=SECONDS_TO_FINISH,
         timeout_worker_healthcheck=SECONDS_SILENT,
     )  # fmt: skip
     return uvicorn.Server(config)

@@ -9,7 +9,9 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from torch.utils.data import Dataset
 
 from m2bert.encoders.devices import chosen_device
 from m2bert.errors import M2BertError, missing_package
-from m2bert.files import make_output
+from m2bert.files import make_output, write_text, writing
 from m2bert.model.checkpoints import is_shipped, model_folder
 from m2bert.model.tokenization import load_tokenizer
 from m2bert.train.budget import Budget, OnProgress, Progress, is_main_process, schedule_factor
@@ -96,11 +98,7 @@ def _set_up(config: TrainConfig, model: Any) -> None:
 def prepare_output(config: TrainConfig) -> Path:
     """Make the output folder and keep the settings in it. Raises M2BertError when it cannot be written."""
     output = make_output(config.output)
-    try:
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        (output / "settings.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise M2BertError(f"train: output {str(output)!r} must be a writable folder ({error}); name another") from error
+    write_text(output / "settings.json", json.dumps(dataclasses.asdict(config), indent=1) + "\n", who="train")
     return output
 
 
@@ -116,17 +114,24 @@ def load_run_tokenizer(config: TrainConfig, who: str) -> Any:
 
 def append_log(path: Path, row: Mapping[str, Any]) -> None:
     """Add one line to the run log."""
-    with path.open("a", encoding="utf-8") as log:
+    with writing(path, who="train"), path.open("a", encoding="utf-8") as log:
         log.write(json.dumps(row) + "\n")
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Drop the log's lines after `step`: the resumed run writes them again."""
+    """Drop the log's lines after `step` and the run's result: the resumed run writes them again.
+
+    What a power cut has left of a line goes too.
+    """
     if not path.is_file():
         return
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [json.dumps(row) for row in rows if row.get("step", 0) <= step]
-    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            if row["step"] <= step and "validation" not in row:
+                kept.append(f"{line}\n")
+    write_text(path, "".join(kept), who="train")
 
 
 def last_checkpoint(output: Path) -> Path | None:
@@ -160,6 +165,16 @@ class BudgetTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        """Trainer's checkpoint, or none: half of one would only take the room that is missing."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with writing(folder, who="train"):
+                super()._save_checkpoint(*arguments, **options)
+        except M2BertError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Trainer's optimizer on our parameter groups."""

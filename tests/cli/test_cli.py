@@ -96,3 +96,38 @@ def test_interruption_is_said_and_has_its_exit_code(monkeypatch: Any, capsys: An
     with pytest.raises(SystemExit) as ended:
         m2bert.cli.main()
     assert ended.value.code == 130 and capsys.readouterr().err == "m2bert: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "words"),
+    [(">/dev/full", 2, "m2bert: the system refuses .* (No space left on device); "), (">&- 2>&-", 0, "")],
+)
+def test_a_stream_that_takes_nothing_is_no_traceback(tmp_path: Path, streams: str, code: int, words: str) -> None:
+    """Closed ones lead nowhere: they were taken by the next file that was opened, and a search did not end."""
+    command = f"exec {sys.executable} -m m2bert --version {streams}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == bool(words) and all(part in done.stderr for part in words.split(".*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), "the system refuses /a/b (Permission denied); "),
+        (Exception("No space left on device (os error 28)"), "(No space left on device (os error 28)); "),
+        (RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos"), "(not all could be written); "),
+        (RuntimeError("a fault of ours"), None),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    error: Exception, words: str | None, monkeypatch: Any, capsys: Any
+) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr(m2bert.cli, "build_app", failing)
+    with pytest.raises(SystemExit if words else RuntimeError) as ended:
+        m2bert.cli.main()
+    said = capsys.readouterr().err
+    if words is not None:
+        assert ended.value.code == 2 and said.startswith("m2bert: ") and words in said and said.count("\n") == 1

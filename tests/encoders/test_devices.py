@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_embedder, tiny_model, tiny_model_folder, tiny_tokenizer
@@ -78,3 +82,22 @@ def test_commands_that_run_a_model_refuse_a_device_before_they_begin(tmp_path) -
     assert training_arguments(PretrainConfig(**settings, device="cpu")).use_cpu
     for name in ("project", "validate", "pretrain", "finetune", "distill"):
         assert "--device" in CliRunner().invoke(build_app(), [name, "--help"], terminal_width=200).output, name
+
+
+def test_a_fork_of_a_process_that_has_computed_is_told() -> None:
+    """Without the refusal the fork waits for threads that it does not have; one thread needs no others."""
+    torch.set_num_threads(2)
+    embedder = tiny_embedder()
+    want = embedder.encode(["river stone"])
+    outcomes = []
+    for threads in (2, 1):
+        process = os.fork()
+        if process == 0:
+            torch.set_num_threads(threads)
+            signal.alarm(20)
+            try:
+                os._exit(0 if np.array_equal(embedder.encode(["river stone"]), want) else 1)
+            except M2BertError as error:
+                os._exit(3 if "'spawn'" in str(error) else 1)
+        outcomes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    assert outcomes == [3, 0]

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import zipfile
@@ -62,6 +63,11 @@ def in_time() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def peak() -> int:
+    """The most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def as_lines(rows: list[Any]) -> bytes:
@@ -255,6 +261,7 @@ READERS: list[tuple[Callable[[Path], Reader], float]] = [
 @pytest.mark.parametrize(("make", "share"), READERS, ids=lambda part: getattr(part, "__name__", ""))
 def test_what_is_bad_is_said(make: Callable[[Path], Reader], share: float, tmp_path: Path) -> None:
     read, said, count = make(tmp_path), 0, max(int(FILES * share), 10)
+    before = peak()
     for number in range(count):
         generator = random.Random(f"{SEED} {make.__name__} {number}")
         try:
@@ -267,5 +274,6 @@ def test_what_is_bad_is_said(make: Callable[[Path], Reader], share: float, tmp_p
             error.add_note(f"file {number} of {make.__name__}, seed {SEED}")
             raise
     shutil.rmtree(tmp_path, ignore_errors=True)
-    print(f"{make.__name__}: {count} files, {said} refused")
+    print(f"{make.__name__}: {count} files, {said} refused, memory {peak() >> 20} MB at its most")
+    assert peak() < max(before, 1 << 30)
     assert said or make is staged  # which says it in the log

@@ -1,11 +1,14 @@
-"""Nothing grows that must not: descriptors, memory and the files of a store, over many additions and deletions."""
+"""Nothing grows that must not: descriptors, memory and the files of a store, over many additions and deletions.
+
+M2BERT_UPDATES=1000 M2BERT_CYCLES=1000 python -m pytest -s tests/search/test_growth.py     a campaign
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from tiny import story
 import m2bert.search.stores.lance as lance
 from m2bert.search.index import SearchIndex
 
-CYCLES = 40
+UPDATES, CYCLES = (int(os.environ.get(f"M2BERT_{name}", few)) for name, few in (("UPDATES", "12"), ("CYCLES", "40")))
 PROGRAM = f"""
 import json, os, resource, sys
 import pytest
@@ -57,16 +60,42 @@ def size_of(store: Path) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:optimize:UserWarning")  # of readers beside, and there are none
-def test_a_store_that_changes_all_the_time_stays_small(tmp_path: Path, monkeypatch: Any) -> None:
-    """Old versions go while it changes, by deletions too; without, twice the changes made twice the size."""
-    monkeypatch.setattr(lance, "KEPT_OF_MANY", timedelta(0))
-    monkeypatch.setattr(lance, "MANY_VERSIONS", 10)
-    monkeypatch.setattr(lance, "VERSIONS_BETWEEN_TIDYING", 10)
-    documents = {f"d{number}": story(200, number) for number in range(20)}
+def test_a_store_that_changes_all_the_time_stays_small(tmp_path: Path) -> None:
+    """Three times a new one at most; it was 43 times after 50 updates, because versions were kept for a minute."""
     index, sizes = SearchIndex(tmp_path / "s", BagOfWords(dim=64)), []
-    for cycle in range(30):
-        index.add({**documents, "x": story(30, cycle)})
-        index.delete(["x"])
-        sizes.append(size_of(tmp_path / "s"))
-    assert max(sizes[20:]) <= 1.3 * max(sizes[:10]), sizes
-    assert {key[1] for key in index.stats(documents=True).documents} == set(documents)
+    for cycle in range(UPDATES):
+        texts = {f"d{number}": story(50, 50 * cycle + number) for number in range(50)}
+        index.add(texts)
+        sizes.append((size_of(tmp_path / "s"), len(os.listdir("/proc/self/fd"))))
+    SearchIndex(tmp_path / "new", BagOfWords(dim=64)).add(texts)
+    print(f"{UPDATES} updates: (bytes, descriptors) {sizes[:: max(UPDATES // 10, 1)]}, new {size_of(tmp_path / 'new')}")
+    assert max(size for size, _ in sizes) <= 3 * size_of(tmp_path / "new"), sizes
+    assert max(descriptors for _, descriptors in sizes) <= sizes[0][1] + 10, sizes
+    assert {key[1] for key in index.stats(documents=True).documents} == set(texts)
+
+
+def test_a_version_that_is_tidied_away_under_a_search_is_no_fault(tmp_path: Path, monkeypatch: Any) -> None:
+    """A writer makes so many versions while a search looks at one that its files are gone."""
+    writing, reading = (SearchIndex(tmp_path / "s", BagOfWords(dim=64)) for _ in range(2))
+    texts = {f"d{number}": story(50, number) for number in range(20)}
+    writing.add(texts)
+    near, looked = lance.near, []
+
+    def overtaken(table: Any, *arguments: Any) -> Any:
+        looked.append(table.version)
+        if len(looked) == 1:
+            for cycle in range(6):
+                writing.add({name: story(50, 100 * cycle) for name in texts})
+        return near(table, *arguments)
+
+    monkeypatch.setattr(lance, "near", overtaken)
+    assert {result.id for result in reading.search("river stone", 50)} == set(texts)
+    assert len(looked) == 2 and looked[0] < looked[1]
+
+
+def test_a_search_beside_a_writer_counts_what_it_searches(tmp_path: Path, monkeypatch: Any) -> None:
+    """The number of documents a moment before was the most that were found: six of 132 searches lacked some."""
+    index = SearchIndex(tmp_path / "s", BagOfWords(dim=64))
+    index.add({f"d{number}": story(50, number) for number in range(5)})
+    monkeypatch.setattr(lance.LanceStore, "count", lambda store: 3)
+    assert len(index.search("river stone", 10**9)) == 5

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,6 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from bag_of_words import BagOfWords
 from tiny import story, tiny_embedder
 
 import m2bert.search.bulk
@@ -195,29 +192,6 @@ def start_child(store: Path, first: int, last: int, source: str = "stories") -> 
     sources = str(Path(m2bert.search.bulk.__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": sources}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
-
-
-@pytest.mark.parametrize(
-    ("moment", "delay", "expected"),
-    [("stage", 0.0, "old"), ("commit", 0.0, "either"), ("commit", 0.01, "either"), ("done", 0.0, "new")],
-)
-def test_killed_run_leaves_the_old_or_the_new_state(tmp_path: Path, moment: str, delay: float, expected: str) -> None:
-    store = tmp_path / "store"
-    old = stories(4)
-    new = set(stories(24, first=2))
-    SearchIndex(store, BagOfWords()).update(corpus(old))
-    with start_child(store, 2, 26) as child:
-        assert child.stdout is not None
-        assert moment + "\n" in child.stdout
-        time.sleep(delay)
-        child.send_signal(signal.SIGKILL)
-    visible = ids(SearchIndex(store))
-    states = {"old": [set(old)], "new": [new], "either": [set(old), new]}
-    assert visible in states[expected]
-    index = SearchIndex(store, BagOfWords())
-    assert len(index.search("river", k=100)) == len(visible)
-    index.update(corpus(stories(24, first=2)))
-    assert ids(index) == new
 
 
 def test_two_processes_may_write_at_once(tmp_path: Path) -> None:

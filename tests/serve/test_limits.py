@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 from serving import Answer, ask, served
 from tiny import tiny_embedder
 
+from m2bert.serve import connections
 from m2bert.serve.limits import Limits
 from m2bert.serve.service import Service
 
+HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
 LIMITS = Limits(body_bytes=2000, texts=3, characters=300, waiting_requests=2, waiting_tokens=50)
 
 
@@ -95,6 +98,37 @@ def test_a_body_of_unknown_length_is_cut_off(url: str) -> None:
         client.sendall(b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n" + b" " * 1024 + b"\r\n")
         client.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def connected(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-", b""),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /hea", b"HTTP/1.1 200"),
+        (b"GET /" + b"a" * 70_000, b""),
+        (HEAD + b"Content-Length: 9\r\n\r\n{", b"HTTP/1.1 408"),
+        (HEAD + b"Content-Length: 1500\r\n\r\n" + b" " * 1200, b"HTTP/1.1 429"),
+    ],
+)
+def test_who_does_not_go_on_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, sent: bytes, answer: bytes) -> None:
+    """Nothing, half a head, half a second head, a head without end, half a body, and more bodies than there is room."""
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEAD", 0.3)
+    service = Service(replace(LIMITS, body_seconds=0.3, bodies_bytes=1000))
+    service.add_model(tiny_embedder())
+    with served(service) as url, connected(url) as client:
+        client.sendall(sent)
+        got = b""
+        with suppress(ConnectionResetError):
+            while part := client.recv(4096):
+                got += part
+        assert got.startswith(answer) and bool(got) == bool(answer)
+        assert ask(url + "/health").status == 200
 
 
 def test_a_full_house_is_told_at_once(url: str, held: Held, service: Service) -> None:

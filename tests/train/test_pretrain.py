@@ -62,6 +62,14 @@ def test_it_learns_and_saves_a_model(world: Path, tmp_path: Path) -> None:
     assert result["validation_loss"] == pytest.approx(pooled)
     logged = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert logged["validation"] == by_length
+    # Run again when it is finished: one result still, and the same; half a line of a power cut is not in the way.
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    (tmp_path / "run" / "log.jsonl").write_text(log + '{"step": 3, "lo\0')
+    pretrain(config)
+    assert [row | {"seconds": 0, "tokens_per_second": 0} for row in map(json.loads, log.splitlines())] == [
+        json.loads(line) | {"seconds": 0, "tokens_per_second": 0}
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
     assert seen[-1].fraction == 1.0
     assert seen[-1].tokens == result["tokens"] > 60 * 200
     model, tokenizer = load_model(tmp_path / "run" / "model")

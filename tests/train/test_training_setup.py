@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from training_data import logged_losses
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
 from m2bert.errors import M2BertError
@@ -56,6 +57,32 @@ def test_trackers_get_what_the_log_gets(world: Path, tmp_path: Path, monkeypatch
     for name, reason in (("missing", "requires its package"), ("nowhere", "nowhere is not supported")):
         with pytest.raises(M2BertError, match=rf"report_to must name trackers that are installed \(.*{reason}"):
             pretrain(settings(world, tmp_path / name, report_to=[name]))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "No space left on device"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"),
+            "not all could be written",
+        ),
+    ],
+)
+def test_half_a_checkpoint_is_told_and_taken_away(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    save = Trainer._save_optimizer_and_scheduler
+
+    def full(self: Trainer, output: str) -> None:
+        if self.state.global_step == 2:
+            raise error
+        save(self, output)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(M2BertError, match=rf"^train: cannot write .*checkpoint-2 \(.*{reason}"):
+        pretrain(settings(world, tmp_path / "run", save_steps=1))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
 
 
 def test_gradient_checkpointing_computes_blocks_again_for_the_same_losses(

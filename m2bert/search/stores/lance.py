@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -56,6 +56,10 @@ from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED
 # Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
 # so is a minute, where an hour's versions would be many.
 KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minutes=1), 80
+# Where files take so many times what the latest version needs, only the version before the change is kept as well, and
+# a reader of an older one begins again with the latest.
+CROWDED = 2.0
+READING_TRIES = 20
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
 VERSIONS_BETWEEN_TIDYING = 40
@@ -65,6 +69,7 @@ VERSIONS_OF_A_CONNECTION = 16
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 KEYS_AT_ONCE = 5_000
 WIDENED_AT_ONCE = 20  # processes, each of which wins one try at least
+Made = TypeVar("Made")
 
 
 class LanceStore:
@@ -196,11 +201,17 @@ class LanceStore:
             index_fields(table)
 
     def _tidy(self, table: Any) -> None:
-        """Every so many versions, of which the index of words will be one: small files together, old versions away."""
+        """Every so many versions, of which the index of words will be one, or where old versions take more than the
+        latest: small files together, old versions away."""
         before, self._tidied_until = self._tidied_until, table.version + 1
-        if before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
+        crowded = not self._is_remote and bytes_at(self.path) > CROWDED * table.stats()["total_bytes"]
+        if not crowded and before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
             return
-        kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if len(table.list_versions()) > MANY_VERSIONS else KEPT_VERSIONS
+        versions = table.list_versions()
+        kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if len(versions) > MANY_VERSIONS else KEPT_VERSIONS
+        if crowded and len(versions) > 1:
+            # Counted back from when it is looked at, a moment later.
+            kept = min(kept, versions[-1]["timestamp"] - versions[-2]["timestamp"] + timedelta(seconds=0.03))
         table.optimize(cleanup_older_than=kept)
 
     def delete(self, keys: Collection[Key]) -> int:
@@ -217,50 +228,59 @@ class LanceStore:
 
     def get(self, identity: str) -> list[Record]:
         """See VectorStore.get."""
-        with self._latest() as table:
-            query = table.search().where(f"id = {quoted(identity)}").limit(max(table.count_rows(), 1))
-            return sorted(to_records(query.to_arrow(), self.info.dim), key=lambda record: record.key)
+
+        def rows(table: Any) -> pa.Table:
+            return table.search().where(f"id = {quoted(identity)}").limit(max(table.count_rows(), 1)).to_arrow()
+
+        return sorted(to_records(self._read(rows), self.info.dim), key=lambda record: record.key)
 
     def search(self, query: Query, k: int, mixture: Mixture) -> list[Found]:
         """See VectorStore.search."""
-        with self._latest() as table:
-            asked = query.words if mixture.words > 0 else ()
-            where = sql_of_query(query, table.schema.names)
-            index, count = self._vector_index(table), table.count_rows()
-            listed, scored_exactly = depths(count, CANDIDATES, SCORED_EXACTLY)
-            if k > listed:
-                index = None  # the partitions that are looked into may hold fewer
-            with ThreadPoolExecutor(1) as pool:
-                listing = pool.submit(matching, table, asked, max(k, WORDS_LISTED), where)
-                nearest = near(table, query.vector, max(k, listed), where, index)
-                words = listing.result()
-                scale = word_scale(len(query.words), count)
-            there = set(table.schema.names)
-            best = best_rows(
-                query.vector, k, mixture, (nearest, words), scale,
-                lambda rows, columns: taken(table, rows, [name for name in columns if name in there]),
-                lambda rows: matching(table, asked, len(rows), sql_of_rows(rows)).scores,
-                scored_exactly,
-            )  # fmt: skip
-            names = [name for name in table_schema(self.info).names if name in there and name != "words"]
-            found = taken(table, sorted(row for row, _ in best), names)
-            records = dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
+        return self._read(lambda table: self._search(table, query, k, mixture))
+
+    def _search(self, table: Any, query: Query, k: int, mixture: Mixture) -> list[Found]:
+        asked = query.words if mixture.words > 0 else ()
+        where = sql_of_query(query, table.schema.names)
+        index, count = self._vector_index(table), table.count_rows()
+        k = min(k, count)  # of this version: another may have fewer
+        listed, scored_exactly = depths(count, CANDIDATES, SCORED_EXACTLY)
+        if k > listed:
+            index = None  # the partitions that are looked into may hold fewer
+        with ThreadPoolExecutor(1) as pool:
+            listing = pool.submit(matching, table, asked, max(k, WORDS_LISTED), where)
+            nearest = near(table, query.vector, max(k, listed), where, index)
+            words = listing.result()
+            scale = word_scale(len(query.words), count)
+        there = set(table.schema.names)
+        best = best_rows(
+            query.vector, k, mixture, (nearest, words), scale,
+            lambda rows, columns: taken(table, rows, [name for name in columns if name in there]),
+            lambda rows: matching(table, asked, len(rows), sql_of_rows(rows)).scores,
+            scored_exactly,
+        )  # fmt: skip
+        names = [name for name in table_schema(self.info).names if name in there and name != "words"]
+        found = taken(table, sorted(row for row, _ in best), names)
+        records = dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
         return [Found(parts, records[row]) for row, parts in best]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
-        with self._latest() as table:
+
+        def scores(table: Any) -> dict[str, float]:
             query = table.search().where(sql_of_keys([key])).select(["id"]).with_row_id(True).limit(1)
             ids = query.to_arrow().column("_rowid").to_pylist()
             scale = word_scale(len(words), table.count_rows())
             found = {word: matching(table, [word], len(ids), sql_of_rows(ids)).scores.values() for word in words}
             return {word: sum(value) * words.count(word) * scale for word, value in found.items() if value}
 
+        return self._read(scores)
+
     def states(self, keys: Collection[Key] | None = None, *, source: str | None = None) -> dict[Key, StoredState]:
         """See VectorStore.states."""
         if keys is not None and not keys:
             return {}
-        with self._latest() as table:
+
+        def read(table: Any) -> list[dict[str, Any]]:
             kept = [*STATE, *(["metadata"] if "metadata" in table.schema.names else [])]
             query = table.search().select(["source", "id", *kept]).limit(max(table.count_rows(), 1))
             if keys is not None:
@@ -269,7 +289,10 @@ class LanceStore:
                 query = query.where(f"source IN ({', '.join(sources)}) AND id IN ({', '.join(ids)})")
             elif source is not None:
                 query = query.where(f"source = {quoted(source)}")
-            rows = query.to_arrow().to_pylist()
+            rows: list[dict[str, Any]] = query.to_arrow().to_pylist()
+            return rows
+
+        rows = self._read(read)
         wanted = None if keys is None else set(keys)
         states = {
             (row["source"], row["id"]): StoredState(
@@ -293,13 +316,11 @@ class LanceStore:
 
     def count(self) -> int:
         """See VectorStore.count."""
-        with self._latest() as table:
-            return int(table.count_rows())
+        return self._read(lambda table: int(table.count_rows()))
 
     def sizes(self) -> StoreSizes:
         """See VectorStore.sizes."""
-        with self._latest() as table:
-            indexes, names = index_sizes(table), known_names(table.schema.names)
+        indexes, names = self._read(lambda table: (index_sizes(table), known_names(table.schema.names)))
         size = bytes_at(self.name if self._is_remote else self.path)
         return StoreSizes(size, indexes, tuple(names))
 
@@ -308,6 +329,19 @@ class LanceStore:
         if self._indexes[0] != table.version:
             self._indexes = (table.version, vector_index(table))
         return self._indexes[1]
+
+    def _read(self, work: Callable[[Any], Made]) -> Made:
+        """What `work` makes of the latest version, or of a later one where a writer has tidied that away meanwhile."""
+        for left in reversed(range(READING_TRIES)):
+            with self._latest() as table:
+                version = table.version
+                try:
+                    return work(table)
+                except Exception:
+                    table.checkout_latest()
+                    if not left or table.version == version:
+                        raise
+        raise AssertionError("the last try returns or raises")
 
     @contextmanager
     def _latest(self) -> Iterator[Any]:

@@ -211,7 +211,7 @@ class PostgresStore:
             where = self._where(at, query)
             count, weights = self._weights(at, asked)
             scale = word_scale(len(query.words), count)
-            listed, scored = depths(count, CANDIDATES, SCORED_EXACTLY)
+            k, (listed, scored) = min(k, count), depths(count, CANDIDATES, SCORED_EXACTLY)
             near = self._near(at, query.vector, max(k, min(listed, MOST_LISTED)), where)
             words = self._matching(at, weights, max(k, WORDS_LISTED), where)
             best = best_rows(
