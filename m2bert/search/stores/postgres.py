@@ -29,7 +29,7 @@ from m2bert.ranking.bm25 import K1, B, word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.places import Address
-from m2bert.search.stores import Found, IndexSize, Key, Query, Record, StoredState, StoreInfo, StoreSizes
+from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
 from m2bert.search.stores.candidates import Listed, depths
 from m2bert.search.stores.columns import to_record
 from m2bert.search.stores.postgres_connections import (
@@ -44,11 +44,11 @@ from m2bert.search.stores.postgres_connections import (
     note_fields,
     to_row,
 )
+from m2bert.search.stores.postgres_indexes import INDEXED_FROM, index_sizes, make_indexes
 from m2bert.search.stores.postgres_tables import (
     COLUMNS,
     FORMAT_VERSION,
     MOST_DIMENSIONS,
-    MOST_INDEXED_DIMENSIONS,
     SCORED,
     TABLES,
     as_text,
@@ -59,12 +59,9 @@ from m2bert.search.stores.postgres_tables import (
 from m2bert.search.stores.postgres_where import Sql, to_sql
 from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
 
-# As in LanceDB's store; from where on pgvector's index is quicker than its scan was not measured.
-INDEXED_FROM = 20_000
 MOST_LOOKED_AT = 20_000  # documents that have the rarest words of a query, whose words are then counted
 MOST_LISTED = 1000  # at once, by pgvector
 KEYS_AT_ONCE = 5_000
-VECTOR_INDEX = "documents_vector"
 STATE = "source, id, text_hash, num_tokens, num_windows, num_truncated, metadata"
 KEPT = f"{STATE}, text, vector, passages, passage_vectors, sections"
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -181,15 +178,11 @@ class PostgresStore:
             return self._forget(at, "key = ANY(%s)", [[key_of(key) for key in keys]])
 
     def refresh(self, *, everything: bool = False) -> None:
-        """See VectorStore.refresh: vectors get their index when they are many; PostgreSQL keeps all others itself."""
-        if self.count() >= INDEXED_FROM and self.info.dim <= MOST_INDEXED_DIMENSIONS:
+        """See VectorStore.refresh: a large store gets indexes that it has not; PostgreSQL keeps them itself."""
+        if self.count() >= INDEXED_FROM:
             with self._transaction() as at:
                 self._wait_for_turn(at)
-                at.execute("SET LOCAL maintenance_work_mem = '256MB'")
-                at.execute(
-                    f"CREATE INDEX IF NOT EXISTS {VECTOR_INDEX} ON {self._of('documents')} "
-                    f"USING hnsw (vector halfvec_ip_ops)"
-                )
+                make_indexes(at, self._address.schema, self.info.dim, everything=everything)
         if everything:
             with self._transaction() as at:
                 self._wait_for_turn(at)
@@ -266,10 +259,8 @@ class PostgresStore:
             size = int(at.fetchone()["n"])
             at.execute(f"SELECT name FROM {self._of('fields')} ORDER BY name")
             names = tuple(row["name"] for row in at.fetchall())
-            at.execute("SELECT to_regclass(%s) IS NOT NULL AS there", [f"{self._address.schema}.{VECTOR_INDEX}"])
-            has_index = at.fetchone()["there"]
-        count = self.count()
-        indexes = (IndexSize("words", "GIN", count, 0), *([IndexSize("vector", "HNSW", count, 0)] if has_index else []))
+            at.execute(f"SELECT num_documents AS n FROM {self._of('store')}")
+            indexes = index_sizes(at, self._address.schema, int(at.fetchone()["n"]))
         return StoreSizes(size, indexes, names)
 
     def _near(self, at: Any, vector: NDArray[np.float32] | None, depth: int, where: Sql) -> Listed:
