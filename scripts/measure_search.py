@@ -49,10 +49,17 @@ ROWS_ADDED, ROWS_SCORED = 50_000, 2_000
 class World:
     """Documents and queries, the same for the same seed and number."""
 
-    def __init__(self, documents: int, seed: int = 0, median_tokens: float = MEDIAN_TOKENS) -> None:
-        self.documents, self.seed, self.median_tokens = documents, seed, median_tokens
+    def __init__(
+        self,
+        documents: int,
+        seed: int = 0,
+        median_tokens: float = MEDIAN_TOKENS,
+        spread: float = SPREAD,
+        topics: int = TOPICS,
+    ) -> None:
+        self.documents, self.seed, self.median_tokens, self.spread = documents, seed, median_tokens, spread
         draw = np.random.default_rng(seed)
-        self.topics = draw.standard_normal((TOPICS, DIM)).astype(np.float32)
+        self.topics = draw.standard_normal((topics, DIM)).astype(np.float32)
         # Frequencies of words by Zipf's law.
         weights = 1.0 / (np.arange(WORDS) + 10.0)
         shares = np.cumsum(weights / weights.sum())
@@ -61,9 +68,9 @@ class World:
 
     def document(self, number: int) -> tuple[EncodedDocument, str]:
         draw = np.random.default_rng([self.seed, number])
-        tokens = int(min(max(self.median_tokens * math.exp(SPREAD * draw.standard_normal()), 20), 60_000))
+        tokens = int(min(max(self.median_tokens * math.exp(self.spread * draw.standard_normal()), 20), 60_000))
         count = max(1, round(tokens / TOKENS_A_PASSAGE))
-        topic = self.topics[draw.integers(TOPICS)]
+        topic = self.topics[draw.integers(len(self.topics))]
         own = draw.standard_normal(DIM).astype(np.float32)
         noise = draw.standard_normal((count + 1, DIM)).astype(np.float32)
         passages = topic + own + 0.8 * (noise[1:] + noise[:-1])
@@ -124,6 +131,8 @@ def timed_queries(store: lance.LanceStore, queries: list[Query]) -> tuple[list[f
 def exact_ranking(store: lance.LanceStore, queries: list[Query]) -> list[list[str]]:
     """The ids of the first ten of all documents for each query: no index of vectors, no candidates, but a scan."""
     mixture, count = Mixture(), store.count()
+    vectors = {id(query.vector): query.vector for query in queries}  # a query may be asked under several conditions
+    places = {known: place for place, known in enumerate(vectors)}
     with store._latest() as table:
         columns = table.schema.names
         words = {tuple(query.words): _words_of_all(table, query.words, count) for query in queries}
@@ -131,26 +140,23 @@ def exact_ranking(store: lance.LanceStore, queries: list[Query]) -> list[list[st
         for where in {query.where for query in queries} - {None}:
             sql = sql_of_query(Query(None, where=where), columns)
             rows = table.search().where(sql).select(["id"]).with_row_id(True).limit(count).to_arrow()
-            allowed[where] = set(rows["_rowid"].to_pylist())
-        best: list[list[tuple[float, int, str]]] = [[] for _ in queries]
+            allowed[where] = np.sort(rows["_rowid"].to_numpy())
+        best: list[list[tuple[float, str]]] = [[] for _ in queries]
         scan = table.search().select(["id", *SCORED]).with_row_id(True).limit(count)
         for part in scan.to_batches(ROWS_SCORED):
             rows = pa.Table.from_batches([part])
             ids, names = rows["_rowid"].to_numpy(), rows["id"].to_pylist()
-            dense: dict[int, Any] = {}  # of each vector, whatever conditions it is asked under
+            whole, passages = dense_scores(rows, np.stack(list(vectors.values())))
+            dense = mixture.whole * whole + mixture.passages * passages
             for number, query in enumerate(queries):
-                assert query.vector is not None
-                if id(query.vector) not in dense:
-                    whole, passages = dense_scores(rows, query.vector, DIM)
-                    dense[id(query.vector)] = mixture.whole * whole + mixture.passages * passages
-                scores = dense[id(query.vector)].copy()
                 scale = mixture.words * word_scale(len(query.words), count)
-                scores += scale * words[tuple(query.words)](ids)
-                found = zip(scores.tolist(), ids.tolist(), names, strict=True)
+                scores = dense[:, places[id(query.vector)]] + scale * words[tuple(query.words)](ids)
                 if query.where is not None:
-                    found = (each for each in found if each[1] in allowed[query.where])
+                    scores[~np.isin(ids, allowed[query.where])] = -np.inf
+                first = np.argsort(-scores)[:10]
+                found = [(float(scores[row]), names[row]) for row in first if scores[row] > -np.inf]
                 best[number] = heapq.nlargest(10, [*best[number], *found])
-    return [[name for _, _, name in those] for those in best]
+    return [[name for _, name in those] for those in best]
 
 
 def _words_of_all(table: Any, words: Sequence[str], count: int) -> Callable[[NDArray[np.uint64]], NDArray[np.float64]]:
@@ -220,6 +226,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--scored", type=int, nargs="+", default=[lance.SCORED_EXACTLY])
     parser.add_argument("--median-tokens", type=float, default=MEDIAN_TOKENS)
+    parser.add_argument("--spread", type=float, default=SPREAD, help="Of the logarithm of a document's tokens.")
+    parser.add_argument("--topics", type=int, default=TOPICS)
     parser.add_argument("--where", action="append", default=[], help="Ask again under this condition; may be repeated.")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cold", action="store_true", help="Only answer one query and print its milliseconds.")
@@ -227,7 +235,7 @@ def main() -> None:
     if options.cold:
         print(cold(options.folder, options.documents))
         return
-    world = World(options.documents, median_tokens=options.median_tokens)
+    world = World(options.documents, 0, options.median_tokens, options.spread, options.topics)
     result = measure(options.folder, world, options.queries, options.scored, [None, *options.where])
     again = [sys.executable, __file__, "--cold", "--documents", str(options.documents), "--folder", str(options.folder)]
     cold_ms = [float(subprocess.run(again, capture_output=True, check=True, text=True).stdout) for _ in range(3)]

@@ -49,7 +49,6 @@ from m2bert.search.stores.postgres_tables import (
     COLUMNS,
     FORMAT_VERSION,
     MOST_DIMENSIONS,
-    SCORED,
     TABLES,
     as_text,
     key_of,
@@ -57,7 +56,7 @@ from m2bert.search.stores.postgres_tables import (
     stem_of,
 )
 from m2bert.search.stores.postgres_where import Sql, to_sql
-from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
+from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_of
 
 MOST_LOOKED_AT = 20_000  # documents that have the rarest words of a query, whose words are then counted
 MOST_LISTED = 1000  # at once, by pgvector
@@ -207,16 +206,13 @@ class PostgresStore:
             listed, scored = depths(count, CANDIDATES, SCORED_EXACTLY)
             near = self._near(at, query.vector, max(k, min(listed, MOST_LISTED)), where)
             words = self._matching(at, weights, max(k, WORDS_LISTED), where)
-            best = best_rows(
+            return best_of(
                 query.vector, k, mixture, (near, words), scale,
                 lambda rows, columns: self._taken(at, rows, columns),
                 lambda rows: self._scores(at, weights, len(rows), ("number = ANY(%s)", [list(rows)])),
+                lambda rows: self._records(at, rows),
                 scored,
             )  # fmt: skip
-            kept = f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)"
-            at.execute(kept, [[row for row, _ in best]])
-            records = {row["number"]: self._record(row) for row in at.fetchall()}
-        return [Found(parts, records[row]) for row, parts in best]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
@@ -336,7 +332,6 @@ class PostgresStore:
         return {row["number"]: row["score"] for row in at.execute(query, values).fetchall()}
 
     def _taken(self, at: Any, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        columns = [name for name in columns if name in SCORED]
         query = f"SELECT {', '.join(columns)} FROM {self._of('documents')} WHERE number = ANY(%s) ORDER BY number"
         found = at.execute(query, [list(rows)]).fetchall()
         taken: dict[str, Any] = {name: [row[name] for row in found] for name in columns if name != "vector"}
@@ -344,6 +339,10 @@ class PostgresStore:
             numbers = np.concatenate([row["vector"].to_numpy() for row in found]).astype(np.float32)
             taken["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(numbers), self.info.dim)
         return pa.table(taken)
+
+    def _records(self, at: Any, rows: Sequence[int]) -> dict[int, Record]:
+        at.execute(f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)", [list(rows)])
+        return {row["number"]: self._record(row) for row in at.fetchall()}
 
     def _record(self, row: dict[str, Any]) -> Record:
         own = {"vector": row["vector"].to_numpy().astype(np.float32), "passages": spans_of(row["passages"])}
