@@ -232,7 +232,7 @@ class LanceStore:
                 index = None  # the partitions that are looked into may hold fewer
             with ThreadPoolExecutor(1) as pool:
                 listing = pool.submit(matching, table, asked, max(k, WORDS_LISTED), where)
-                nearest = near(table, query.vector, max(k, listed), where, index)
+                nearest = near(table, query.vector, max(k, listed), where, index, max(k, CANDIDATES))
                 words = listing.result()
                 scale = word_scale(len(query.words), count)
             return best_of(
