@@ -1,8 +1,8 @@
 """The indexes of a large table, made by the workers of a Ray cluster.
 
 Every worker makes a segment of some of the table's fragments; put together, the segments of words are the index that
-one process would make, with the same BM25, and so are those of vectors, which share their partitions and their rotation.
-A segment is shown to nobody before all of them are. Test: tests/search/test_many_machines.py.
+one process would make, with the same BM25, and so are those of vectors, which share their partitions and rotation. A
+segment is shown to nobody before all of them are. Test: tests/search/test_many_machines.py.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def _segment(
     import lance
 
     dataset = lance.dataset(uri, version=version)
-    return dataset.create_index_uncommitted(
-        column, kind, name=name, replace=True, fragment_ids=fragments, **options
-    )
+    return dataset.create_index_uncommitted(column, kind, name=name, replace=True, fragment_ids=fragments, **options)
 
 
 def _shared(uri: str, rows: int) -> dict[str, Any]:

@@ -189,7 +189,9 @@ def test_mistakes_are_told_before_anything_is_shown(tmp_path: Path, notes: Path)
     with pytest.raises(
         M2BertError, match=r"'s' must hold at least one readable document, got none, the first of 1: ho"
     ):
-        many_machines._collect(iter(writer(pa.table({"id": ["a"], "text": [""]}))["manifest"]), place, "s", None, lambda: None)
+        many_machines._collect(
+            iter(writer(pa.table({"id": ["a"], "text": [""]}))["manifest"]), place, "s", None, lambda: None
+        )
     assert SearchIndex.open(tmp_path / "store").stats().num_documents == 0
     with pytest.raises(M2BertError, match=r"was made with the model 'bag-of-words' of fingerprint"):
         many_machines._made(place, BagOfWords(dim=8))

@@ -114,9 +114,7 @@ def test_its_indexes_find_what_a_scan_finds(store: str, postgres_url: str, monke
     # Days that only differ behind what an index of texts has room for, and numbers among them.
     facts = [{"odd": n % 50 == 7, "year": n, "day": n if n < 3 else "x" * 300 + f"{n:03d}"} for n in range(600)]
     index = SearchIndex(store, encoder)
-    index.add(
-        [Document(name, text, "", (), each) for (name, text), each in zip(texts.items(), facts, strict=True)]
-    )
+    index.add([Document(name, text, "", (), each) for (name, text), each in zip(texts.items(), facts, strict=True)])
     kinds = {(each.column, each.kind) for each in index.sizes().indexes}
     assert kinds == {("words", "GIN"), ("metadata", "GIN"), ("vector", "HNSW"), ("year", "BTree"), ("day", "BTree")}
     vectors = encoder.encode(list(texts.values()))

@@ -21,7 +21,7 @@ from m2bert.search.documents import Document
 from m2bert.search.metadata import metadata_as_text, metadata_of_text
 from m2bert.search.sections import sections_as_text, sections_of_text
 from m2bert.search.stores import Record, StoreInfo
-from m2bert.search.stores.checksums import CHECKSUM, COVERED, check_rows, checksums, damaged
+from m2bert.search.stores.checksums import CHECKSUM, check_rows, checksums, damaged
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import EncodedDocument

@@ -124,12 +124,12 @@ def index_vectors(table: Any, depth: int, share: float = 0.0) -> None:
 
 
 def index_fields(table: Any) -> None:
-    """An index of ids, and of every column of metadata, of a large store that has none, or one that is far behind."""
+    """Indexes of ids, sources, and columns of metadata of a large store that has none, or ones that are far behind."""
     rows = table.count_rows()
     if rows < INDEXED_FROM:
         return
     there = {index.columns[0]: index.name for index in table.list_indices() if len(index.columns) == 1}
-    for column in ("id", *known_fields(table.schema.names)):
+    for column in ("id", "source", *known_fields(table.schema.names)):
         name = there.get(column)
         if name is None or table.index_stats(name).num_unindexed_rows > BEHIND * rows:
             table.create_index(column, config=BTree(), replace=True)

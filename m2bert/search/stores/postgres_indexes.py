@@ -34,7 +34,8 @@ def make_indexes(at: Any, schema: str, dim: int, *, everything: bool) -> None:
     if not open_:
         return
     at.execute(
-        f"SELECT DISTINCT name, jsonb_typeof(facts -> name) AS kind FROM {schema}.documents, unnest(%s::text[]) AS name "
+        f"SELECT DISTINCT name, jsonb_typeof(facts -> name) AS kind "
+        f"FROM {schema}.documents, unnest(%s::text[]) AS name "
         f"WHERE jsonb_typeof(facts -> name) IN ('number', 'string')",
         [open_],
     )

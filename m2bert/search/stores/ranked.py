@@ -65,9 +65,7 @@ def best_of(
     total = np.nan_to_num(mixture.combined(scores), nan=np.inf)  # damage, which `records` then tells
     best = _first(total, k, lambda tied: taken([rows[place] for place in tied], ["source", "id"]))
     read = records([rows[place] for place in best])
-    found = [
-        Found({part: float(values[place]) for part, values in added.items()}, read[rows[place]]) for place in best
-    ]
+    found = [Found({part: float(values[place]) for part, values in added.items()}, read[rows[place]]) for place in best]
     order = sorted(range(len(best)), key=lambda i: (-total[best[i]], found[i].record.key))
     return [found[i] for i in order]
 
