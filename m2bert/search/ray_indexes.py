@@ -73,12 +73,12 @@ def _shared(uri: str, rows: int) -> dict[str, Any]:
     """What the segments of an index of vectors must have in common."""
     import lance
     from lance.indices import IndicesBuilder
-    from lance.lance.indices import build_rq_model
+    from lance.lance import indices
 
     dataset, partitions = lance.dataset(uri), max(rows // ROWS_A_PARTITION, 1)
     dim = dataset.schema.field("vector").type.list_size
     centroids = IndicesBuilder(dataset, "vector").train_ivf(partitions, distance_type="dot").centroids
     return {
         "metric": "dot", "num_partitions": partitions, "ivf_centroids": centroids, "num_bits": INDEX_BITS,
-        "rabitq_model": build_rq_model(dim, INDEX_BITS),
+        "rabitq_model": indices.build_rq_model(dim, INDEX_BITS),
     }  # fmt: skip

@@ -205,19 +205,19 @@ def test_workers_make_the_indexes_of_a_large_table(cluster: Any, tmp_path: Path,
     from m2bert.search.stores import lance, lance_indexes
 
     alone = SearchIndex(tmp_path / "alone", BagOfWords(dim=64, passage_words=4))
-    source = str(write_parquet(tmp_path / "source", 60))
-    alone.add([Document(f"d{n}", f"copper {n}", source) for n in range(60)])
+    source = str(write_parquet(tmp_path / "source", 300))
+    alone.add([Document(f"d{n}", f"copper {n}", source) for n in range(300)])
     for module in (ray_indexes, lance_indexes):
         monkeypatch.setattr(module, "INDEXED_FROM", 30)
     for name in ("index_words", "index_vectors"):
         monkeypatch.setattr(lance, name, lambda *given: None)
     make = partial(Mortal, str(notes), None)
-    report = many_machines.embed_with_ray(source, tmp_path / "store", make, cluster, documents_a_fragment=10)
-    assert report.added == 60 and report.fragments >= 4
+    report = many_machines.embed_with_ray(source, tmp_path / "store", make, cluster, documents_a_fragment=50)
+    assert report.added == 300 and report.fragments >= 4
     index = SearchIndex.open(tmp_path / "store", alone.embedder)
     made = {each.column: (each.rows, each.behind, each.used) for each in index.sizes().indexes}
-    assert made["words"] == made["vector"] == (60, 0, True)
+    assert made["words"] == made["vector"] == (300, 0, True)
     for rank in ("words", "whole"):
-        expected = {each.id: each.score for each in alone.search("copper 7", 60, rank=rank)}
-        assert {each.id: each.score for each in index.search("copper 7", 60, rank=rank)} == pytest.approx(expected)
+        expected = {each.id: each.score for each in alone.search("copper 7", 300, rank=rank)}
+        assert {each.id: each.score for each in index.search("copper 7", 300, rank=rank)} == pytest.approx(expected)
         assert len(set(expected.values())) > 1
