@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -120,7 +121,6 @@ class World:
 
     def rows(self, info: StoreInfo, first: int = 0, count: int | None = None) -> Iterator[pa.RecordBatch]:
         stop = self.documents if count is None else min(first + count, self.documents)
-        columns.words_of = str.split  # every word is its own stem
         for start in range(first, stop, ROWS_AT_ONCE):
             numbers = range(start, min(start + ROWS_AT_ONCE, stop))
             made = {number: self.document(number) for number in numbers}
@@ -132,7 +132,9 @@ class World:
             documents = [
                 Document(str(number), text, metadata=self.metadata(number)) for number, (_, text) in made.items()
             ]
-            yield to_table_rows(batch, [places[hashes[number]] for number in made], documents, info)
+            with mock.patch.object(columns, "words_of", str.split):  # every word is its own stem
+                rows = to_table_rows(batch, [places[hashes[number]] for number in made], documents, info)
+            yield rows
 
 
 def timed_queries(store: lance.LanceStore, queries: list[Query]) -> tuple[list[float], list[list[str]]]:
