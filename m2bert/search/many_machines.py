@@ -28,6 +28,7 @@ from m2bert.search.documents import Document, Skipped
 from m2bert.search.ledger import READ, Ledger
 from m2bert.search.metadata import metadata_as_text
 from m2bert.search.places import Place, place_of
+from m2bert.search.ray_indexes import index_with_ray
 from m2bert.search.ray_source import documents_of_batch, read_source
 from m2bert.search.stores import StoredState, StoreInfo
 from m2bert.search.stores.checksums import text_hash
@@ -115,7 +116,8 @@ def embed_with_ray(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
         )
         with redirect_stdout(sys.stderr):  # where Ray's own messages belong: standard output is the command's
-            return _collect((row["manifest"] for row in manifests.iter_rows()), place, name, progress)
+            told = (row["manifest"] for row in manifests.iter_rows())
+            return _collect(told, place, name, progress, lambda: _index(ray, place, workers, share))
     except ray.exceptions.RayError as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         if isinstance(cause, M2BertError):
@@ -137,7 +139,7 @@ class FragmentWriter:
         self._store = place.open()
         self._files, folder = _notes(place)
         self._folder, self._table = folder, connect(_root(place)).open_table(TABLE)
-        self._uri = f"{place.name if place.is_remote else place.folder.absolute()}/{TABLE}.lance"
+        self._uri = _uri(place)
         self._batches: list[pa.RecordBatch] = []
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
@@ -227,9 +229,13 @@ class FragmentWriter:
 
 
 def _collect(
-    manifests: Iterator[str], place: Place, source: str, progress: Callable[[int, int], None] | None
+    manifests: Iterator[str],
+    place: Place,
+    source: str,
+    progress: Callable[[int, int], None] | None,
+    index: Callable[[], None],
 ) -> RayReport:
-    """Read what the workers tell, and commit it."""
+    """Read what the workers tell, commit it, and let them `index` what is large."""
     report = RayReport()
     fragments: list[str] = []
     replaced: list[str] = []
@@ -260,6 +266,7 @@ def _collect(
     with open_staging(store.path, store.info):
         if fragments:
             _commit(place, fragments, source, replaced)
+            index()
         store.refresh()
         files, folder = _notes(place)
         if files.get_file_info(folder).type != pyarrow.fs.FileType.NotFound:
@@ -267,12 +274,16 @@ def _collect(
     return report
 
 
+def _index(ray: Any, place: Place, workers: int, cpus: float) -> None:
+    index_with_ray(ray, _uri(place), connect(_root(place)).open_table(TABLE), workers, cpus)
+
+
 def _commit(place: Place, fragments: list[str], source: str, replaced: list[str]) -> None:
     """Add fragments and delete what they replace, in one version of the table."""
     import lance
     from lance.fragment import FragmentMetadata
 
-    table = lance.dataset(f"{place.name if place.is_remote else place.folder.absolute()}/{TABLE}.lance")
+    table = lance.dataset(_uri(place))
     removed, changed = [], []
     if replaced:
         gone = f"source = {quoted(source)} AND id IN ({', '.join(map(quoted, replaced))})"
@@ -348,6 +359,11 @@ def _identity(document: Document) -> str:
 
 def _root(place: Place) -> str | Path:
     return place.name if place.is_remote else place.folder
+
+
+def _uri(place: Place) -> str:
+    """The table's place for Lance itself."""
+    return f"{place.name if place.is_remote else place.folder.absolute()}/{TABLE}.lance"
 
 
 def _notes(place: Place) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -18,6 +18,7 @@ from bag_of_words import BagOfWords
 from ray_encoders import Mortal, embedded
 
 from m2bert.errors import M2BertError
+from m2bert.search.documents import Document
 from m2bert.search.index import SearchIndex
 
 pytestmark = [
@@ -182,15 +183,41 @@ def test_mistakes_are_told_before_anything_is_shown(tmp_path: Path, notes: Path)
     with pytest.raises(
         M2BertError, match=r"two documents are called 'a'; give each an id of its own; nothing is shown"
     ):
-        many_machines._collect(iter(told), place, "s", None)
+        many_machines._collect(iter(told), place, "s", None, lambda: None)
     with pytest.raises(M2BertError, match=r"two documents are called 'c'"):
         writer(pa.table({"id": ["c", "c"], "text": ["river", "stone"]}))
     with pytest.raises(
         M2BertError, match=r"'s' must hold at least one readable document, got none, the first of 1: ho"
     ):
-        many_machines._collect(iter(writer(pa.table({"id": ["a"], "text": [""]}))["manifest"]), place, "s", None)
+        many_machines._collect(
+            iter(writer(pa.table({"id": ["a"], "text": [""]}))["manifest"]), place, "s", None, lambda: None
+        )
     assert SearchIndex.open(tmp_path / "store").stats().num_documents == 0
     with pytest.raises(M2BertError, match=r"was made with the model 'bag-of-words' of fingerprint"):
         many_machines._made(place, BagOfWords(dim=8))
     with pytest.raises(M2BertError, match=r"use `m2bert index` for PostgreSQL"):
         many_machines.embed_with_ray("s", "postgresql://me@host/notes", make)
+
+
+def test_workers_make_the_indexes_of_a_large_table(cluster: Any, tmp_path: Path, notes: Path, monkeypatch: Any) -> None:
+    """Scores are those of a store that one process has indexed, which here makes none of words and vectors."""
+    from m2bert.search import many_machines, ray_indexes
+    from m2bert.search.stores import lance, lance_indexes
+
+    alone = SearchIndex(tmp_path / "alone", BagOfWords(dim=64, passage_words=4))
+    source = str(write_parquet(tmp_path / "source", 300))
+    alone.add([Document(f"d{n}", f"copper {n}", source) for n in range(300)])
+    for module in (ray_indexes, lance_indexes):
+        monkeypatch.setattr(module, "INDEXED_FROM", 30)
+    for name in ("index_words", "index_vectors"):
+        monkeypatch.setattr(lance, name, lambda *given: None)
+    make = partial(Mortal, str(notes), None)
+    report = many_machines.embed_with_ray(source, tmp_path / "store", make, cluster, documents_a_fragment=50)
+    assert report.added == 300 and report.fragments >= 4
+    index = SearchIndex.open(tmp_path / "store", alone.embedder)
+    made = {each.column: (each.rows, each.behind, each.used) for each in index.sizes().indexes}
+    assert made["words"] == made["vector"] == (300, 0, True)
+    for rank in ("words", "whole"):
+        expected = {each.id: each.score for each in alone.search("copper 7", 300, rank=rank)}
+        assert {each.id: each.score for each in index.search("copper 7", 300, rank=rank)} == pytest.approx(expected)
+        assert len(set(expected.values())) > 1

@@ -15,6 +15,7 @@ from postgres_server import IN_ADDRESS, PASSWORD
 
 from m2bert.errors import M2BertError, StoreError
 from m2bert.search.documents import Document
+from m2bert.search.filters import parse_where
 from m2bert.search.index import SearchIndex
 from m2bert.search.places import place_of, shown
 
@@ -101,7 +102,7 @@ def test_a_connection_that_the_server_closed_is_opened_again(store: str, postgre
     assert [found.id for found in index.search("river")] == ["a"]
 
 
-def test_its_index_of_vectors_finds_what_a_scan_finds(store: str, monkeypatch: Any) -> None:
+def test_its_indexes_find_what_a_scan_finds(store: str, postgres_url: str, monkeypatch: Any) -> None:
     from m2bert.search.stores import postgres
 
     monkeypatch.setattr(postgres, "INDEXED_FROM", 500)
@@ -110,11 +111,12 @@ def test_its_index_of_vectors_finds_what_a_scan_finds(store: str, monkeypatch: A
     encoder = BagOfWords(dim=32)
     draw = np.random.default_rng(0)
     texts = {f"d{n:03d}": " ".join(f"w{word}" for word in draw.integers(0, 60, 12)) for n in range(600)}
+    # Days that only differ behind what an index of texts has room for, and numbers among them.
+    facts = [{"odd": n % 50 == 7, "year": n, "day": n if n < 3 else "x" * 300 + f"{n:03d}"} for n in range(600)]
     index = SearchIndex(store, encoder)
-    index.add(
-        [Document(name, text, "", (), {"odd": number % 50 == 7}) for number, (name, text) in enumerate(texts.items())]
-    )
-    assert {each.column for each in index.sizes().indexes} == {"words", "vector"}
+    index.add([Document(name, text, "", (), each) for (name, text), each in zip(texts.items(), facts, strict=True)])
+    kinds = {(each.column, each.kind) for each in index.sizes().indexes}
+    assert kinds == {("words", "GIN"), ("metadata", "GIN"), ("vector", "HNSW"), ("year", "BTree"), ("day", "BTree")}
     vectors = encoder.encode(list(texts.values()))
     names = list(texts)
     for query in ("w1 w2 w3", "w10 w20 w30 w40", "w59 w0"):
@@ -124,6 +126,31 @@ def test_its_index_of_vectors_finds_what_a_scan_finds(store: str, monkeypatch: A
         np.testing.assert_allclose([x.score for x in found], scores[order[:10]], atol=2**-11)
         odd = [names[i] for i in order if i % 50 == 7]  # fewer than the index lists: it goes on to the last of them
         assert {x.id for x in index.search(query, 20, rank="whole", where="odd = true")} == set(odd)
+    uses_index = plans(postgres_url, store)
+    last = "x" * 300
+    for where, those in (
+        ("year >= 590", range(590, 600)), ("year BETWEEN 20.5 AND 24", range(21, 25)), ("day < 2", range(2)),
+        (f"day > '{last}595'", range(596, 600)), (f"day <= '{last}004'", range(3, 5)),
+        (f"day >= '{last}003' AND day < '{last}006'", range(3, 6)), ("day >= 'y'", ()),
+    ):  # fmt: skip
+        assert {x.id for x in index.search("w1", 20, rank="whole", where=where)} == {names[i] for i in those}, where
+        assert uses_index(where), where
+
+
+def plans(postgres_url: str, store: str) -> Any:
+    """Whether PostgreSQL finds the documents of a condition by an index of ours, where it may not look at all rows."""
+    psycopg = pytest.importorskip("psycopg")
+    from m2bert.search.stores.postgres_where import to_sql
+
+    def uses_index(where: str) -> bool:
+        test, values = to_sql(parse_where(where), ["year", "day"])
+        with psycopg.connect(postgres_url) as connection:
+            connection.execute("SET enable_seqscan = off")
+            query = f"EXPLAIN SELECT number FROM {store.partition('#')[2]}.documents WHERE {test}"
+            plan = " ".join(row[0] for row in connection.execute(query, values).fetchall())
+            return "facts_" in plan and "Index Cond: (" in plan
+
+    return uses_index
 
 
 def test_the_command_line_over_it(store: str, world: Path, tmp_path: Path, run: Any, monkeypatch: Any) -> None:

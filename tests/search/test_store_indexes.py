@@ -41,13 +41,13 @@ def behind(index: SearchIndex) -> dict[str, int]:
     return {each.column: each.behind for each in index.sizes().indexes}
 
 
-def exact(index: SearchIndex, query: str, count: int) -> dict[str, float]:
+def exact(index: SearchIndex, query: str, count: int, ten: int = 10) -> dict[str, float]:
     """The ten highest cosines, by one product of all vectors."""
     encoder = Cheap()
     names = [f"d{n:04d}" for n in range(count)]
     vectors = encoder.encode([f"river number{n}" for n in range(count)])
     cosines = vectors.astype(np.float64) @ encoder.encode([query])[0]
-    return {names[place]: float(cosines[place]) for place in np.argsort(-cosines)[:10]}
+    return {names[place]: float(cosines[place]) for place in np.argsort(-cosines)[:ten]}
 
 
 def test_sizes_name_indexes_and_what_is_behind_them(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_sizes_name_indexes_and_what_is_behind_them(tmp_path: Path) -> None:
     index.add(documents(299, COUNT))
     sizes = index.sizes()
     assert {each.column: each.rows for each in sizes.indexes} == {
-        "id": COUNT, "number_of_year": COUNT, "vector": COUNT, "words": COUNT
+        "id": COUNT, "source": COUNT, "number_of_year": COUNT, "vector": COUNT, "words": COUNT
     }  # fmt: skip
     recall = next(each.recall for each in sizes.indexes if each.column == "vector")
     assert recall is not None and recall >= lance_indexes.PROMISED
@@ -67,7 +67,7 @@ def test_sizes_name_indexes_and_what_is_behind_them(tmp_path: Path) -> None:
 def test_new_rows_are_found_at_once_and_indexes_follow(tmp_path: Path) -> None:
     index = made(tmp_path)
     index.add(documents(COUNT, COUNT + 15))
-    assert behind(index) == {"id": 15, "number_of_year": 15, "vector": 15, "words": 15}
+    assert behind(index) == {"id": 15, "source": 15, "number_of_year": 15, "vector": 15, "words": 15}
     last = f"river number{COUNT + 14}"
     for rank in ("words", "whole", "all"):
         assert index.search(last, rank=rank)[0].id == f"d{COUNT + 14:04d}"
@@ -80,6 +80,19 @@ def test_new_rows_are_found_at_once_and_indexes_follow(tmp_path: Path) -> None:
     assert {one.id: one.score for one in index.search(last, rank="whole")} == pytest.approx(
         exact(index, last, COUNT + 45)
     )
+
+
+@pytest.mark.parametrize("most", [0, 2, 38])
+def test_conditions_that_few_or_many_meet_find_what_a_scan_finds(tmp_path: Path, monkeypatch: Any, most: int) -> None:
+    """15, 45 and 585 documents: those that meet it are scanned, all partitions are looked into, or the first ones."""
+    monkeypatch.setattr(lance_indexes, "LEAST_PROBES", 1)
+    monkeypatch.setattr(lance_indexes, "_found", lambda *arguments: 1.0)
+    index = made(tmp_path)
+    every = exact(index, "river", COUNT, ten=COUNT)
+    expected = [name for name in every if int(name[1:]) % 40 in range(most + 1)][:10]
+    found = index.search("river", rank="whole", where=f"year <= {most}")
+    assert {one.id for one in found} == set(expected)
+    assert {one.id: one.score for one in found} == pytest.approx({name: every[name] for name in expected})
 
 
 def test_an_index_added_by_hand_gives_no_wrong_scores(tmp_path: Path) -> None:

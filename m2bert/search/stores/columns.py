@@ -21,7 +21,7 @@ from m2bert.search.documents import Document
 from m2bert.search.metadata import metadata_as_text, metadata_of_text
 from m2bert.search.sections import sections_as_text, sections_of_text
 from m2bert.search.stores import Record, StoreInfo
-from m2bert.search.stores.checksums import CHECKSUM, COVERED, check_rows, checksums, damaged
+from m2bert.search.stores.checksums import CHECKSUM, check_rows, checksums, damaged
 
 if TYPE_CHECKING:
     from m2bert.encoders.protocol import EncodedDocument
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 3
 PREFIX = "m2bert."
 JOINED = ("source", "id", "text", "words", "sections", "metadata")
-SCORED = (*COVERED, CHECKSUM)
+# What the whole is scored by, and what passages are.
+SCORED = ("vector", "passage_vectors")
 PASSAGE = pa.struct([pa.field("start", pa.int32(), False), pa.field("end", pa.int32(), False)])
 
 
@@ -163,24 +164,23 @@ def to_record(row: dict[str, Any], dim: int) -> Record:
     )
 
 
-def dense_scores(
-    rows: pa.Table, query: NDArray[np.float32], dim: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cosines (rows,) of the whole, and of the best pair of passages, of rows with the columns SCORED and `id`.
+def dense_scores(rows: pa.Table, queries: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosines (rows, queries) of the whole, and of the best pair of passages, of rows with the columns SCORED.
 
-    query (dim,) float32 of unit norm. Raises StoreError naming a row that is not what was written.
+    queries (queries, dim) float32 of unit norm. Without the column of passages both are the whole's. Raises M2BertError
+    where passages are not as they are written.
     """
-    check_rows(rows, dim)
+    dim = queries.shape[1]
     vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
-    whole = vectors.astype(np.float64) @ query.astype(np.float64)
+    whole = vectors.astype(np.float64) @ queries.T.astype(np.float64)
     best = whole.copy()
-    names, blobs = rows["id"].to_pylist(), rows["passage_vectors"].to_pylist()
-    found = {row: to_passages(blob, names[row], dim) for row, blob in enumerate(blobs) if blob}
-    parts = [passages for passages in found.values() if passages is not None]
-    if parts:
+    blobs = rows["passage_vectors"].to_pylist() if "passage_vectors" in rows.schema.names else []
+    found = {row: QuantisedPassages.from_bytes(blob, dim) for row, blob in enumerate(blobs) if blob}
+    if found:
+        parts = list(found.values())
         codes, scales, norms = (
             np.concatenate([getattr(each, name) for each in parts]) for name in ("codes", "scales", "pair_norms")
         )
-        products = (codes.astype(np.float32) @ query) * scales
-        best[list(found)] = best_pairs(products[:, None], norms, [len(each.scales) for each in parts])[:, 0]
+        products = (codes.astype(np.float32) @ queries.T) * scales[:, None]
+        best[list(found)] = best_pairs(products, norms, [len(each.scales) for each in parts])
     return whole, best

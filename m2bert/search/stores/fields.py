@@ -104,11 +104,11 @@ def _sql(condition: Condition, columns: set[str]) -> str:
         tests = [f"{place} IS {'NOT ' if condition.denied else ''}NULL" for place in there]
         return f"({(' OR ' if condition.denied else ' AND ').join(tests)})"
     if isinstance(condition, Like):
-        place = _place("text", condition.name, columns)
-        return f"{place} {'NOT ' * condition.denied}LIKE {quoted(condition.pattern)}" if place else "false"
+        operator = f"{'NOT ' * condition.denied}LIKE {quoted(condition.pattern)}"
+        return _tested("text", condition.name, columns, operator)
     if isinstance(condition, Comparison):
-        place = _place(_kind(condition.value), condition.name, columns)
-        return f"{place} {condition.operator} {_literal(condition.value)}" if place else "false"
+        operator = f"{condition.operator} {_literal(condition.value)}"
+        return _tested(_kind(condition.value), condition.name, columns, operator)
     return _among(condition, columns)
 
 
@@ -119,10 +119,19 @@ def _among(condition: Among, columns: set[str]) -> str:
         lists.setdefault(_kind(value), []).append(_literal(value))
     tests = []
     for kind in lists:
-        place = _place(kind, condition.name, columns)
-        if place:
-            tests.append(f"{place} {'NOT ' * condition.denied}IN ({', '.join(lists[kind])})")
-    return f"({' OR '.join(tests)})" if tests else "false"
+        operator = f"{'NOT ' * condition.denied}IN ({', '.join(lists[kind])})"
+        tests.append(_tested(kind, condition.name, columns, operator))
+    return f"({' OR '.join(tests)})"
+
+
+def _tested(kind: str, name: str, columns: set[str], operator: str) -> str:
+    """A test of the value of a type under a name. Of a document's own, a column at a time: a test of a function of
+    both, coalesce, would have no index."""
+    column = f"`{kind}_of_{name}`"
+    if name in OWN and kind == "text":
+        own = f"{name} {operator}"
+        return f"({column} {operator} OR ({column} IS NULL AND {own}))" if column[1:-1] in columns else own
+    return f"{column} {operator}" if column[1:-1] in columns else "false"
 
 
 def _place(kind: str, name: str, columns: set[str]) -> str | None:

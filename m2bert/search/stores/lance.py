@@ -51,7 +51,7 @@ from m2bert.search.stores.lance_indexes import (
 )
 from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
 from m2bert.search.stores.lance_reading import matching, near, scanned, taken
-from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
+from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_of
 
 # Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
 # so is a minute, where an hour's versions would be many.
@@ -248,20 +248,23 @@ class LanceStore:
             index = None  # the partitions that are looked into may hold fewer
         with ThreadPoolExecutor(1) as pool:
             listing = pool.submit(matching, table, asked, max(k, WORDS_LISTED), where)
-            nearest = near(table, query.vector, max(k, listed), where, index)
+            nearest = near(table, query.vector, max(k, listed), where, index, max(k, CANDIDATES))
             words = listing.result()
             scale = word_scale(len(query.words), count)
-        there = set(table.schema.names)
-        best = best_rows(
+        return best_of(
             query.vector, k, mixture, (nearest, words), scale,
-            lambda rows, columns: taken(table, rows, [name for name in columns if name in there]),
+            lambda rows, columns: taken(table, rows, columns),
             lambda rows: matching(table, asked, len(rows), sql_of_rows(rows)).scores,
+            lambda rows: self._records(table, rows),
             scored_exactly,
         )  # fmt: skip
+
+    def _records(self, table: Any, rows: Sequence[int]) -> dict[int, Record]:
+        """Rows, which ascend, as a whole."""
+        there = set(table.schema.names)
         names = [name for name in table_schema(self.info).names if name in there and name != "words"]
-        found = taken(table, sorted(row for row, _ in best), names)
-        records = dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
-        return [Found(parts, records[row]) for row, parts in best]
+        found = taken(table, rows, names)
+        return dict(zip(found["_rowid"].to_pylist(), to_records(found, self.info.dim), strict=True))
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""

@@ -26,7 +26,12 @@ os.environ.setdefault("LANCE_DEFAULT_BATCH_SIZE", "512")
 with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
     from lancedb.index import FTS, BTree, IvfRq
 
-VECTOR_INDEX = "m2bert_vector"
+VECTOR_INDEX, WORDS_INDEX = "m2bert_vector", "words_idx"
+# Stems between spaces, taken as they are.
+WORDS_OPTIONS: dict[str, Any] = {
+    "base_tokenizer": "whitespace", "lower_case": False, "stem": False, "remove_stop_words": False,
+    "ascii_folding": False, "max_token_length": None, "with_position": False,
+}  # fmt: skip
 # A scan of fewer vectors, words or values is as quick (docs/scaling.md has the times), and their index is made anew at
 # every change in no time.
 INDEXED_FROM = 20_000
@@ -79,18 +84,26 @@ def index_sizes(table: Any) -> tuple[IndexSize, ...]:
     return tuple(found)
 
 
-def index_words(table: Any, allowed: int | None = None) -> None:
-    """Make the index of words anew where it lacks more rows than `allowed` and the store is large: stems between
-    spaces, taken as they are."""
+def lacks_words(table: Any, allowed: int | None) -> bool:
+    """Whether the index of words is to be made anew: always, but for a large table whose index lacks at most `allowed`
+    rows; None allows none."""
     names = [index.name for index in table.list_indices() if index.columns == ["words"]]
     is_large = bool(names) and allowed is not None and table.count_rows() >= INDEXED_FROM
-    if is_large and table.index_stats(names[0]).num_unindexed_rows <= allowed:
-        return
-    plain = FTS(
-        base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False,
-        max_token_length=None,
-    )  # fmt: skip
-    table.create_index("words", config=plain, replace=True)
+    return not is_large or table.index_stats(names[0]).num_unindexed_rows > allowed
+
+
+def index_words(table: Any, allowed: int | None = None) -> None:
+    """Make the index of words anew where it lacks more rows than `allowed` and the store is large."""
+    if lacks_words(table, allowed):
+        table.create_index("words", config=FTS(**WORDS_OPTIONS), replace=True, name=WORDS_INDEX)
+
+
+def lacks_vectors(table: Any, share: float) -> bool:
+    """Whether more than a `share` of the rows are not in a checked index of vectors."""
+    rows = table.count_rows()
+    if rows < INDEXED_FROM or vector_index(table) is None:
+        return True
+    return bool(table.index_stats(VECTOR_INDEX).num_unindexed_rows > share * rows)
 
 
 def index_vectors(table: Any, depth: int, share: float = 0.0) -> None:
@@ -98,33 +111,31 @@ def index_vectors(table: Any, depth: int, share: float = 0.0) -> None:
 
     depth: rows that searches list by it.
     """
-    rows = table.count_rows()
-    names = [index.name for index in table.list_indices() if index.columns == ["vector"]]
-    is_checked = rows >= INDEXED_FROM and vector_index(table) is not None
-    if is_checked and table.index_stats(VECTOR_INDEX).num_unindexed_rows <= share * rows:
+    if not lacks_vectors(table, share):
         return
-    for name in names:
+    rows = table.count_rows()
+    for name in [index.name for index in table.list_indices() if index.columns == ["vector"]]:
         table.drop_index(name)
     if rows < INDEXED_FROM:
         return
     config = IvfRq(distance_type="dot", num_bits=INDEX_BITS)
     table.create_index("vector", config=config, replace=True, name=VECTOR_INDEX)
-    _check(table, rows, depth)
+    check_vectors(table, rows, depth)
 
 
 def index_fields(table: Any) -> None:
-    """An index of ids, and of every column of metadata, of a large store that has none, or one that is far behind."""
+    """Indexes of ids, sources, and columns of metadata of a large store that has none, or ones that are far behind."""
     rows = table.count_rows()
     if rows < INDEXED_FROM:
         return
     there = {index.columns[0]: index.name for index in table.list_indices() if len(index.columns) == 1}
-    for column in ("id", *known_fields(table.schema.names)):
+    for column in ("id", "source", *known_fields(table.schema.names)):
         name = there.get(column)
         if name is None or table.index_stats(name).num_unindexed_rows > BEHIND * rows:
             table.create_index(column, config=BTree(), replace=True)
 
 
-def _check(table: Any, rows: int, depth: int) -> None:
+def check_vectors(table: Any, rows: int, depth: int) -> None:
     """Look for how many partitions keep the promise; without any, the index goes again, and searches scan."""
     queries = _sample(table, rows)
     exact = _first_of_scan(table, queries)

@@ -18,27 +18,46 @@ from m2bert.search.stores.lance_indexes import VectorIndex
 from m2bert.search.stores.lance_places import one_line
 
 ROWS_SCANNED_AT_ONCE = 64
+# Where so many times what meets a condition in the first partitions is not enough, reading the vectors of all that meet
+# it (500 of a million: 19 ms) is quicker than all partitions of the index (61 ms).
+NEXT_TO_NONE = 8
 
 
 def near(
-    table: Any, vector: NDArray[np.float32] | None, depth: int, where: str | None, index: VectorIndex | None
+    table: Any,
+    vector: NDArray[np.float32] | None,
+    depth: int,
+    where: str | None,
+    index: VectorIndex | None,
+    enough: int = 0,
 ) -> Listed:
     """The documents of highest inner product, by the vector index where there is one, whose scores are rough.
 
-    where: the SQL condition that they meet, None for any. index: None for a scan.
+    where: the SQL condition that they meet, None for any. index: None for a scan. enough: of those that meet a
+    condition, if the partitions that are looked into have fewer than `depth`; only a condition that few documents meet
+    has so few there, and the best of few are found among fewer. Where there are not even so many, all partitions are
+    looked into, which takes three times as long from the first one on; or, of next to none, all that meet it.
     """
     if vector is None:
         return Listed({}, True)
-    query = table.search(vector, vector_column_name="vector").distance_type("dot")
-    if index is None:
-        query = query.bypass_vector_index()
-    else:  # more of them, until there are enough that meet the condition
-        query = query.minimum_nprobes(index.probes).maximum_nprobes(index.probes if where is None else 0)
-    if where is not None:
-        query = query.where(where, prefilter=True)
-    found = query.select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
-    scores = 1.0 - found["_distance"].to_numpy()
-    return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), len(scores) < depth)
+
+    def asked(count: int, index: VectorIndex | None, most_probes: int) -> Listed:
+        query = table.search(vector, vector_column_name="vector").distance_type("dot")
+        if index is None:
+            query = query.bypass_vector_index()
+        else:
+            query = query.minimum_nprobes(index.probes).maximum_nprobes(most_probes)
+        if where is not None:
+            query = query.where(where, prefilter=True)
+        found = query.select(["_distance"]).with_row_id(True).limit(count).to_arrow()
+        scores = 1.0 - found["_distance"].to_numpy()
+        is_all = len(scores) < count and (index is None or not most_probes)
+        return Listed(dict(zip(found["_rowid"].to_pylist(), scores.tolist(), strict=True)), is_all)
+
+    listed = asked(depth, index, 0 if index is None else index.probes)
+    if index is None or where is None or (there := len(listed.scores)) >= min(depth, enough):
+        return listed
+    return asked(enough, None if NEXT_TO_NONE * there < enough else index, 0)
 
 
 def matching(table: Any, words: Sequence[str], depth: int, where: str | None) -> Listed:

@@ -29,7 +29,7 @@ from m2bert.ranking.bm25 import K1, B, word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.metadata import metadata_of_text
 from m2bert.search.places import Address
-from m2bert.search.stores import Found, IndexSize, Key, Query, Record, StoredState, StoreInfo, StoreSizes
+from m2bert.search.stores import Found, Key, Query, Record, StoredState, StoreInfo, StoreSizes
 from m2bert.search.stores.candidates import Listed, depths
 from m2bert.search.stores.columns import to_record
 from m2bert.search.stores.postgres_connections import (
@@ -44,12 +44,11 @@ from m2bert.search.stores.postgres_connections import (
     note_fields,
     to_row,
 )
+from m2bert.search.stores.postgres_indexes import INDEXED_FROM, index_sizes, make_indexes
 from m2bert.search.stores.postgres_tables import (
     COLUMNS,
     FORMAT_VERSION,
     MOST_DIMENSIONS,
-    MOST_INDEXED_DIMENSIONS,
-    SCORED,
     TABLES,
     as_text,
     key_of,
@@ -57,14 +56,11 @@ from m2bert.search.stores.postgres_tables import (
     stem_of,
 )
 from m2bert.search.stores.postgres_where import Sql, to_sql
-from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_rows
+from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_of
 
-# As in LanceDB's store; from where on pgvector's index is quicker than its scan was not measured.
-INDEXED_FROM = 20_000
 MOST_LOOKED_AT = 20_000  # documents that have the rarest words of a query, whose words are then counted
 MOST_LISTED = 1000  # at once, by pgvector
 KEYS_AT_ONCE = 5_000
-VECTOR_INDEX = "documents_vector"
 STATE = "source, id, text_hash, num_tokens, num_windows, num_truncated, metadata"
 KEPT = f"{STATE}, text, vector, passages, passage_vectors, sections"
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -181,15 +177,11 @@ class PostgresStore:
             return self._forget(at, "key = ANY(%s)", [[key_of(key) for key in keys]])
 
     def refresh(self, *, everything: bool = False) -> None:
-        """See VectorStore.refresh: vectors get their index when they are many; PostgreSQL keeps all others itself."""
-        if self.count() >= INDEXED_FROM and self.info.dim <= MOST_INDEXED_DIMENSIONS:
+        """See VectorStore.refresh: a large store gets indexes that it has not; PostgreSQL keeps them itself."""
+        if self.count() >= INDEXED_FROM:
             with self._transaction() as at:
                 self._wait_for_turn(at)
-                at.execute("SET LOCAL maintenance_work_mem = '256MB'")
-                at.execute(
-                    f"CREATE INDEX IF NOT EXISTS {VECTOR_INDEX} ON {self._of('documents')} "
-                    f"USING hnsw (vector halfvec_ip_ops)"
-                )
+                make_indexes(at, self._address.schema, self.info.dim, everything=everything)
         if everything:
             with self._transaction() as at:
                 self._wait_for_turn(at)
@@ -214,16 +206,13 @@ class PostgresStore:
             k, (listed, scored) = min(k, count), depths(count, CANDIDATES, SCORED_EXACTLY)
             near = self._near(at, query.vector, max(k, min(listed, MOST_LISTED)), where)
             words = self._matching(at, weights, max(k, WORDS_LISTED), where)
-            best = best_rows(
+            return best_of(
                 query.vector, k, mixture, (near, words), scale,
                 lambda rows, columns: self._taken(at, rows, columns),
                 lambda rows: self._scores(at, weights, len(rows), ("number = ANY(%s)", [list(rows)])),
+                lambda rows: self._records(at, rows),
                 scored,
             )  # fmt: skip
-            kept = f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)"
-            at.execute(kept, [[row for row, _ in best]])
-            records = {row["number"]: self._record(row) for row in at.fetchall()}
-        return [Found(parts, records[row]) for row, parts in best]
 
     def word_scores(self, key: Key, words: Sequence[str]) -> dict[str, float]:
         """See VectorStore.word_scores."""
@@ -266,10 +255,8 @@ class PostgresStore:
             size = int(at.fetchone()["n"])
             at.execute(f"SELECT name FROM {self._of('fields')} ORDER BY name")
             names = tuple(row["name"] for row in at.fetchall())
-            at.execute("SELECT to_regclass(%s) IS NOT NULL AS there", [f"{self._address.schema}.{VECTOR_INDEX}"])
-            has_index = at.fetchone()["there"]
-        count = self.count()
-        indexes = (IndexSize("words", "GIN", count, 0), *([IndexSize("vector", "HNSW", count, 0)] if has_index else []))
+            at.execute(f"SELECT num_documents AS n FROM {self._of('store')}")
+            indexes = index_sizes(at, self._address.schema, int(at.fetchone()["n"]))
         return StoreSizes(size, indexes, names)
 
     def _near(self, at: Any, vector: NDArray[np.float32] | None, depth: int, where: Sql) -> Listed:
@@ -345,7 +332,6 @@ class PostgresStore:
         return {row["number"]: row["score"] for row in at.execute(query, values).fetchall()}
 
     def _taken(self, at: Any, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        columns = [name for name in columns if name in SCORED]
         query = f"SELECT {', '.join(columns)} FROM {self._of('documents')} WHERE number = ANY(%s) ORDER BY number"
         found = at.execute(query, [list(rows)]).fetchall()
         taken: dict[str, Any] = {name: [row[name] for row in found] for name in columns if name != "vector"}
@@ -353,6 +339,10 @@ class PostgresStore:
             numbers = np.concatenate([row["vector"].to_numpy() for row in found]).astype(np.float32)
             taken["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(numbers), self.info.dim)
         return pa.table(taken)
+
+    def _records(self, at: Any, rows: Sequence[int]) -> dict[int, Record]:
+        at.execute(f"SELECT number, {KEPT} FROM {self._of('documents')} WHERE number = ANY(%s)", [list(rows)])
+        return {row["number"]: self._record(row) for row in at.fetchall()}
 
     def _record(self, row: dict[str, Any]) -> Record:
         own = {"vector": row["vector"].to_numpy().astype(np.float32), "passages": spans_of(row["passages"])}

@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 MOST_DIMENSIONS, MOST_INDEXED_DIMENSIONS = 16_000, 4_000
 # A longer stem is known by its beginning and a digest of all of it: an index of PostgreSQL has no room for it.
 LONGEST_WORD = 200
+# There is no checksum of ours: PostgreSQL has its own, of every page.
 COLUMNS = (
     "key", "source", "id", "text_hash", "text", "num_tokens", "num_windows", "num_truncated", "vector", "passages",
     "passage_vectors", "sections", "metadata", "facts", "words", "length",
@@ -45,9 +46,6 @@ CREATE INDEX ON {schema}.documents USING gin (facts jsonb_path_ops);
 CREATE TABLE {schema}.words (word text PRIMARY KEY, documents bigint NOT NULL);
 CREATE TABLE {schema}.fields (name text PRIMARY KEY);
 """
-
-# What a candidate is scored by. There is no checksum of ours: PostgreSQL has its own, of every page.
-SCORED = {"source", "id", "vector", "passage_vectors"}
 
 
 def key_of(key: Key) -> uuid.UUID:

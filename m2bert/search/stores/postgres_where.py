@@ -1,7 +1,8 @@
 """Conditions (m2bert.search.filters) as SQL of PostgreSQL over the column `facts`, a document's metadata as jsonb.
 
-Comparisons are jsonpath, which compares only values of one type, texts by their characters, and has an index for
-equality; every value travels as a parameter. Test: tests/search/test_stores.py.
+Whether values are equal is asked by jsonpath, which compares only values of one type and has an index for equality;
+which is less, by expressions that large stores have indexes of (m2bert.search.stores.postgres_indexes). Every value
+travels as a parameter. Test: tests/search/test_stores.py, tests/search/test_postgres.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from m2bert.search.filters import OWN, Among, Comparison, Condition, Every, Like
 from m2bert.search.metadata import Value
 from m2bert.search.stores.postgres_tables import as_text
 
-OPERATORS = {"=": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+OPERATORS = {"=": "==", "!=": "!="}
+# Characters of a text that an index has: it has no room for more than 2,704 bytes.
+INDEXED_CHARACTERS = 200
 Sql = tuple[str, list[Any]]
 """SQL with a %s for each of its parameters."""
 
@@ -40,8 +43,29 @@ def _sql(condition: Condition) -> Sql:
         place, values = _text(condition.name)
         return f"{place} {'NOT ' * condition.denied}LIKE %s", [*values, as_text(_closed(condition.pattern))]
     if isinstance(condition, Comparison):
-        return _compared(condition.name, OPERATORS[condition.operator], [condition.value])
+        if condition.operator in OPERATORS or condition.name in OWN or isinstance(condition.value, bool):
+            operator = OPERATORS.get(condition.operator, condition.operator)
+            return _compared(condition.name, operator, [condition.value])
+        return _ranged(condition.name, condition.operator, condition.value)
     return _among(condition)
+
+
+def ordered(kind: str, name: str) -> str:
+    """What the index of a name's values of a kind, `number` or `string`, is of; null where a document has none.
+
+    name: of metadata, which is letters, digits and _ (m2bert.search.metadata.NAME).
+    """
+    value = f"CASE WHEN jsonb_typeof(facts -> '{name}') = '{kind}' THEN facts ->> '{name}' END"
+    return f"({value})::float8" if kind == "number" else f'"left"({value}, {INDEXED_CHARACTERS}) COLLATE "C"'
+
+
+def _ranged(name: str, operator: str, value: str | float) -> Sql:
+    """A text is compared by its beginning, which the index has, and then as a whole."""
+    if not isinstance(value, str):
+        return f"{ordered('number', name)} {operator} %s::float8", [value]
+    text, (place, own) = as_text(value), _text(name)
+    tests = f"{ordered('string', name)} {operator[0]}= %s AND ({place}) {operator} %s"
+    return f"({tests})", [text[:INDEXED_CHARACTERS], *own, text]
 
 
 def _among(condition: Among) -> Sql:
