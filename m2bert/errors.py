@@ -2,14 +2,26 @@
 
 The message says who, the rule, what it got, and the remedy.
 
-Test: every test of bad input.
+Test: every test of bad input; the bound of messages: tests/model/test_configuration.py.
 """
 
 from __future__ import annotations
 
 
+MOST_CHARACTERS = 3000
+
+
 class M2BertError(ValueError):
-    """A request that cannot be served as given; the message is one sentence with its remedy."""
+    """A request that cannot be served as given; the message is one sentence with its remedy.
+
+    What came, which messages quote, may be of any length: of a message beyond 3,000 characters the middle goes.
+    """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > MOST_CHARACTERS:
+            half = (MOST_CHARACTERS - len(" [...] ")) // 2
+            message = f"{message[:half]} [...] {message[-half:]}"
+        super().__init__(message)
 
 
 class MissingError(M2BertError):

@@ -49,3 +49,14 @@ def test_configuration_survives_saving(tmp_path: Path) -> None:
 def test_configuration_refuses(field: str, value: object, message: str) -> None:
     with pytest.raises(M2BertError, match=message):
         M2BertConfig(**{field: value})
+
+
+def test_a_refusal_of_something_long_keeps_both_its_ends() -> None:
+    """For every error of the library; without the bound this one had 100,061 characters."""
+    with pytest.raises(M2BertError) as refused:
+        M2BertConfig(residual_long_conv="A" * 100_000)
+    said = str(refused.value)
+    assert said.startswith("M2BertConfig: residual_long_conv must be true or false, got 'AAA") and said.endswith("AAA'")
+    assert 2900 < len(said) <= 3000 and said.count("A [...] A") == 1
+    whole = M2BertError("x" * 3000)
+    assert str(whole) == "x" * 3000
