@@ -4,6 +4,8 @@ VENV ?= .venv
 # Processes that run the tests, each of up to 2 GB.
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# What one process compiles of the modules of Python serves the next ones, whatever the surroundings say.
+unexport PYTHONDONTWRITEBYTECODE
 # Modules are compiled when they are first imported: the packages have far more than a run needs.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --no-compile -c constraints.txt

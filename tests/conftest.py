@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
@@ -17,6 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 # Programs that tests start import the installed package, as pytest does, not the sources in the working folder.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made stays. With it, each gc.collect, as at the end of a training run, took 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

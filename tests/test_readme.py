@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from forking import run_forked
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -31,4 +32,5 @@ def test_readme_code_runs(tmp_path: Path) -> None:
     program = codes[4] + "assert y.shape == u.shape\n" + check + codes[5] + "torch.testing.assert_close(y, causal)\n"
     # torch.testing's float32 tolerance is too tight for sums of 5000 terms of size 1.
     program = program.replace("(y, causal)", "(y, causal, rtol=1e-3, atol=1e-2)")
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=os.environ, check=True)
+    done = run_forked(program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

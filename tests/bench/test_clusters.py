@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bag_of_words import BagOfWords
+from optional import needs
 
 from m2bert.bench.clusters import read_kinds, run_clusters
 from m2bert.errors import M2BertError
 
-pytest.importorskip("sklearn", reason="needs scikit-learn")
+pytestmark = needs("plots", "sklearn")
 WORDS = ("river stone light paper", "engine market garden winter", "signal harbor copper window")
 
 

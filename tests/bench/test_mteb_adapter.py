@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from optional import needs
 
-pytest.importorskip("mteb", reason="needs mteb: pip install -c constraints.txt '.[mteb]'")
+pytestmark = needs("mteb", "mteb")
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 # In a process of its own: mteb and what it loads warn of their own future, which is an error in these tests.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from optional import needs
 from tiny import story, tiny_embedder, tiny_model_folder, tiny_tokenizer
 
 from m2bert.bench.evaluate import evaluate_tasks
@@ -14,7 +15,7 @@ from m2bert.encoders.opening import open_encoder
 from m2bert.encoders.sentence_transformer import SentenceTransformerEncoder
 from m2bert.errors import M2BertError
 
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `peers`")
+pytestmark = needs("peers", "sentence_transformers")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,13 @@ def peer(folder):
 
 
 def test_embeddings_are_the_models_own_and_truncation_is_counted(peer, folder):
+    from sentence_transformers import SentenceTransformer
+
     assert (peer.name, peer.max_tokens) == ("tiny-peer", 16)
     short, long = "river stone light", " ".join(["river"] * 20)
     found = peer.encode_documents([short, long])
     assert [(each.num_tokens, each.num_windows, each.num_truncated) for each in found] == [(3, 1, 0), (14, 1, 6)]
-    direct = sentence_transformers.SentenceTransformer(str(folder)).encode([short, long])
+    direct = SentenceTransformer(str(folder)).encode([short, long])
     assert np.allclose([each.vector for each in found], direct, atol=1e-6)
     assert np.allclose(peer.encode([short, long]), direct, atol=1e-6)
     # What was cut makes no difference, which is why it must be counted; what was not does.
@@ -101,7 +104,9 @@ def test_chunks_let_a_short_encoder_find_what_lies_late(peer):
 
 
 def test_fingerprints_tell_models_and_settings_apart(folder):
-    one, same, shorter = (sentence_transformers.SentenceTransformer(str(folder)) for _ in range(3))
+    from sentence_transformers import SentenceTransformer
+
+    one, same, shorter = (SentenceTransformer(str(folder)) for _ in range(3))
     shorter.max_seq_length = 8
     names = [SentenceTransformerEncoder(model).fingerprint for model in (one, same, shorter)]
     assert names[0] == names[1] != names[2]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optional import needs
 from tiny import WORDS, tiny_model, tiny_tokenizer
 from transformers import AutoModel, AutoTokenizer
 
@@ -21,7 +22,7 @@ from m2bert.encoders.embedder import Embedder
 from m2bert.model.checkpoints import save_model
 from m2bert.model.modeling import M2BertForMaskedLM
 
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `peers`")
+pytestmark = needs("peers", "sentence_transformers")
 
 POSITIONS = 64
 EVERYTHING = {"pooling": "weighted", "bilinear_features": 8, "projection_dim": 12, "term_weights": True}
@@ -92,13 +93,15 @@ def pooled_by_hand(model: Any, tokenizer: Any, text: str) -> np.ndarray:
 
 
 def test_every_way_gives_the_same_vectors(folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
     given = texts()
     expected = Embedder(folder).encode(given)
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     written_out = [*range(len(EDGES)), *range(20, 200, 30)]  # some are computed by hand, all are compared below
     by_hand = [pooled_by_hand(model, tokenizer, given[number]) for number in written_out]
     np.testing.assert_allclose(expected[written_out], by_hand, atol=1e-5)
-    opened = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    opened = SentenceTransformer(str(folder), device="cpu")
     assert opened.get_embedding_dimension() == expected.shape[1] and opened.similarity_fn_name == "cosine"
     for batch_size in (1, 32):
         np.testing.assert_allclose(opened.encode(given, batch_size=batch_size), expected, atol=1e-5)
@@ -114,21 +117,20 @@ def test_every_way_gives_the_same_vectors(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["weighted, with all layers"], indirect=True)
 @pytest.mark.filterwarnings("ignore")  # other packages warn of their own future
+@needs("test", "mteb", "langchain_core", "llama_index")
 def test_other_libraries_give_the_same_vectors(folder: Path) -> None:
-    pytest.importorskip("mteb", reason="needs the extra `mteb`")
-    pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
-    pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
     from datasets import Dataset
     from mteb._create_dataloaders import create_dataloader
     from mteb.models import SentenceTransformerEncoderWrapper
     from mteb.types import PromptType
+    from sentence_transformers import SentenceTransformer
 
     from m2bert.bench.mteb_adapter import as_mteb_model
     from m2bert.integrations import LangChainEmbeddings, LlamaIndexEmbedding
 
     given, embedder = texts(), Embedder(folder)
     expected = embedder.encode(given)
-    opened = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    opened = SentenceTransformer(str(folder), device="cpu")
     batches = create_dataloader(Dataset.from_dict({"text": given}), task_metadata=_task(), batch_size=7)
     for prompt_type in (PromptType.query, PromptType.document):
         for wrapped in (as_mteb_model(embedder), SentenceTransformerEncoderWrapper(opened)):

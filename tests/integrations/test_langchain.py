@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optional import needs
 from tiny import tiny_embedder
 
 from m2bert.search import Document, Section
 from m2bert.search.index import SearchIndex
 
-pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
-from langchain_core.vectorstores import InMemoryVectorStore
-
-from m2bert.integrations import LangChainEmbeddings, LangChainRetriever
-
+pytestmark = needs("langchain", "langchain_core")
 DOCUMENTS = {"a.txt": "river stone light. paper engine.", "b.txt": "garden winter signal. harbor copper window."}
 
 
@@ -26,6 +23,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
 
 
 def test_their_vector_store_finds_by_our_embeddings(index: SearchIndex) -> None:
+    from langchain_core.vectorstores import InMemoryVectorStore
+
+    from m2bert.integrations import LangChainEmbeddings
+
     store = InMemoryVectorStore(LangChainEmbeddings(index.embedder))
     store.add_texts(list(DOCUMENTS.values()))
     for text in DOCUMENTS.values():
@@ -34,6 +35,8 @@ def test_their_vector_store_finds_by_our_embeddings(index: SearchIndex) -> None:
 
 
 def test_a_retriever_gives_passages_or_whole_documents(index: SearchIndex) -> None:
+    from m2bert.integrations import LangChainRetriever
+
     expected = index.search("garden winter", 2, passages=1)
     found = LangChainRetriever(index=index, k=2).invoke("garden winter")
     assert [one.page_content for one in found] == [result.passages[0].text for result in expected]

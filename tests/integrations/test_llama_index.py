@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from optional import needs
 from tiny import tiny_embedder
 
 from m2bert.search import Document, Section
 from m2bert.search.index import SearchIndex
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the package's own future
-pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
+pytestmark = [
+    needs("llama-index", "llama_index"),
+    pytest.mark.filterwarnings("ignore"),  # of the package's own future
+]
 
 DOCUMENTS = {"a.txt": "river stone light. paper engine.", "b.txt": "garden winter signal. harbor copper window."}
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optional import needs
 from tiny import WORDS, story, tiny_model, tiny_tokenizer
 
 from m2bert.encoders.embedder import Embedder
@@ -20,10 +21,7 @@ from m2bert.errors import M2BertError
 from m2bert.integrations import sparse_encoder
 from m2bert.model.checkpoints import save_model
 
-pytest.importorskip("sentence_transformers", reason="needs the extra `peers`")
-import sentence_transformers
-from sentence_transformers import SentenceTransformer, SparseEncoder
-
+pytestmark = needs("peers", "sentence_transformers")
 FIELDS = {"pooling": "weighted", "bilinear_features": 8, "projection_dim": 12, "term_weights": True}
 
 
@@ -40,13 +38,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TEXTS = [story(n, seed=n) for n in (1, 3, 20, 50, 200, 700)]
 
 
+def opened(folder: Path, kind: str = "SentenceTransformer", **options: Any) -> Any:
+    """By their class."""
+    import sentence_transformers
+
+    return getattr(sentence_transformers, kind)(str(folder), device="cpu", **options)
+
+
 def unit(x: Any) -> np.ndarray:
     rows = np.asarray(x, dtype=np.float64)
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def test_options_of_encode_mean_what_they_say(folder: Path) -> None:
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = opened(folder)
     vectors = model.encode(TEXTS)
     assert abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
     for encode in (model.encode_query, model.encode_document):
@@ -55,7 +60,7 @@ def test_options_of_encode_mean_what_they_say(folder: Path) -> None:
     np.testing.assert_allclose(
         model.encode(TEXTS, prompt="river: "), model.encode(["river: " + text for text in TEXTS]), atol=1e-6
     )
-    shorter = SentenceTransformer(str(folder), device="cpu", truncate_dim=5)
+    shorter = opened(folder, truncate_dim=5)
     assert shorter.get_embedding_dimension() == 5
     np.testing.assert_allclose(unit(shorter.encode(TEXTS)), Embedder(folder, truncate_dim=5).encode(TEXTS), atol=1e-5)
     np.testing.assert_allclose(model.similarity(vectors, vectors), vectors @ vectors.T, atol=1e-6)
@@ -76,7 +81,7 @@ def sentence_bytes(vectors: np.ndarray, ranges: np.ndarray) -> np.ndarray:
 
 
 def test_nothing_is_cut_unless_asked_for(folder: Path) -> None:
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = opened(folder)
     assert model.max_seq_length > 10**6
     model.max_seq_length = 34
     expected = Embedder((model[0].model, model.tokenizer), overflow="truncate")
@@ -97,17 +102,17 @@ def test_nothing_is_cut_unless_asked_for(folder: Path) -> None:
 
 
 def test_a_saved_model_opens_again(folder: Path, tmp_path: Path) -> None:
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = opened(folder)
     model.save(str(tmp_path / "saved"))
-    saved = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    saved = opened(tmp_path / "saved")
     assert saved.max_seq_length == 64  # which sentence-transformers does not save: it takes the model's positions
     saved.max_seq_length = model.max_seq_length
-    for opened in (saved, Embedder(tmp_path / "saved")):
-        np.testing.assert_allclose(opened.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
+    for either in (saved, Embedder(tmp_path / "saved")):
+        np.testing.assert_allclose(either.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
     # What transformers alone saves is as good, and keeps nothing of sentence-transformers from doing so.
     model[0].model.save_pretrained(tmp_path / "bare")
     model.tokenizer.save_pretrained(tmp_path / "bare")
-    bare = SentenceTransformer(str(tmp_path / "bare"), device="cpu")
+    bare = opened(tmp_path / "bare")
     np.testing.assert_allclose(bare.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
 
 
@@ -122,7 +127,7 @@ def test_the_words_of_a_text_are_a_sparse_encoder(folder: Path, tmp_path: Path) 
     np.testing.assert_allclose(found.to_dense(), expected, atol=1e-6)
     np.testing.assert_allclose(model.encode(TEXTS, batch_size=1).to_dense(), expected, atol=1e-6)
     model.save(str(tmp_path / "words"))
-    again = SparseEncoder(str(tmp_path / "words"), device="cpu")
+    again = opened(tmp_path / "words", "SparseEncoder")
     np.testing.assert_allclose(again.encode_query(TEXTS).to_dense(), expected, atol=1e-6)
     save_model(tiny_model(), tiny_tokenizer(), tmp_path / "wordless")
     with pytest.raises(M2BertError, match=r"sparse_encoder: the model must have term weights, .*wordless.* has none"):
@@ -134,7 +139,7 @@ def test_other_kinds_of_models_are_not_made_of_ours_in_silence(folder: Path, kin
     remedy = "sparse_encoder({name!r})" if kind == "SparseEncoder" else "open it as a SentenceTransformer"
     said = f"{kind}: {str(folder)!r} is a model of dense vectors, and a {kind} of it would have layers that nobody has"
     with pytest.raises(M2BertError, match=re.escape(said) + ".*" + re.escape(remedy.format(name=str(folder)))):
-        getattr(sentence_transformers, kind)(str(folder), device="cpu")
+        opened(folder, kind)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the trainers' own future
@@ -148,7 +153,7 @@ def test_their_trainer_and_losses_train_our_model(tmp_path: Path) -> None:
     pairs = [(word, f"{words[(n + 5) % 15]} {words[(n + 5) % 15]}") for n, word in enumerate(words)]
     fresh = tiny_model(**FIELDS, identity_init=True, filter_window="multiscale")
     save_model(fresh, tiny_tokenizer(), tmp_path / "fresh")
-    model = SentenceTransformer(str(tmp_path / "fresh"), device="cpu")
+    model = opened(tmp_path / "fresh")
     before = model.encode(["river"])
     evaluator = InformationRetrievalEvaluator(
         {str(n): one for n, (one, _) in enumerate(pairs)}, {str(n): two for n, (_, two) in enumerate(pairs)},

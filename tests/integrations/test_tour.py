@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from optional import needs
 from real_files import REAL_FILES
 
-for package in ("sentence_transformers", "mteb", "datasets", "accelerate", "pypdfium2", "mammoth", "reportlab", "docx"):
-    pytest.importorskip(package, reason="needs the extra `test`")
+pytestmark = needs(
+    "test", "sentence_transformers", "mteb", "datasets", "accelerate", "pypdfium2", "mammoth", "reportlab", "docx"
+)
 
 TOUR = Path(__file__).resolve().parents[2] / "examples" / "tour.py"
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import TRAINING, run_forked
 
 BOUND = 1.5e9
 # Two of the twelve layers of the 80M configuration: memory is given back after each. Prints the bytes at the peak of
@@ -37,7 +36,8 @@ with torch.inference_mode(), model.cached_filters():
 def test_a_long_document_needs_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """No spectrum is kept, so that filters and spectra made on the way are counted."""
     monkeypatch.setenv("M2OPS_SPECTRUM_CACHE_MB", "0")
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    result = run_forked(PROGRAM, imported=TRAINING)
+    assert result.returncode == 0, result.stderr
     peak, spectra = (int(number) for number in result.stdout.split())
     projected = 3 * 768 * 32768 * 4  # the input of the mixer alone: the meter works
     assert spectra == 0 and projected < peak < BOUND

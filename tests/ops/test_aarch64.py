@@ -6,7 +6,6 @@ holds, torch and the judge are this machine's. Neither macOS nor a real ARM mach
 
 from __future__ import annotations
 
-import functools
 import re
 import subprocess
 from collections import Counter
@@ -158,18 +157,23 @@ INSTRUCTION = re.compile(r"^0x([0-9a-f]+):\s+[0-9a-f]{8}\s+([a-z0-9.]+)")
 def executed(log: Path, inside: Callable[[int], bool]) -> Counter[str]:
     """How often each kind of instruction was executed, of blocks whose address is `inside`, from qemu's log."""
     blocks: dict[int, Counter[str]] = {}
-    total: Counter[str] = Counter()
+    traces: Counter[str] = Counter()
     block: Counter[str] = Counter()
     with log.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if line.startswith("IN:"):
+            if line.startswith("Trace"):
+                traces[line] += 1
+            elif line.startswith("IN:"):
                 block = Counter()
             elif match := INSTRUCTION.match(line):
                 if not block:
                     blocks[int(match[1], 16)] = block
                 block[match[2]] += 1
-            elif (match := TRACE.match(line)) and inside(at := int(match[1], 16)):
-                total.update(blocks[at])
+    total: Counter[str] = Counter()
+    for line, times in traces.items():
+        if (match := TRACE.match(line)) and inside(at := int(match[1], 16)):
+            for name, number in blocks[at].items():
+                total[name] += times * number
     return total
 
 
@@ -188,7 +192,7 @@ def instructions(isa: str, operator: str, arguments: tuple[Any, ...], folder: Pa
     base = machine.base()
     machine.call(operator, *arguments)
     machine.close()
-    return executed(log, functools.cache(lambda at: any(at - base in function for function in code)))
+    return executed(log, lambda at: any(at - base in function for function in code))
 
 
 def floating(counts: Counter[str]) -> int:

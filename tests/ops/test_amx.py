@@ -5,16 +5,15 @@ The twin of the instructions runs on every machine; the instructions themselves 
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forking import run_forked
 from native import built, needs_compiler
 from test_fft_conv import direct, exact, inputs
 from torch import Tensor
@@ -195,8 +194,8 @@ def test_fft_conv_goes_the_cheaper_way_for_the_filter_it_gets() -> None:
 
 
 def report(mode: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "M2OPS_AMX": mode, "M2OPS_ISA": ""}
-    return subprocess.run([sys.executable, "-m", "m2ops"], env=env, capture_output=True, text=True, check=False)
+    program = "import runpy; runpy.run_module('m2ops', run_name='__main__')"
+    return run_forked(program, env={"M2OPS_AMX": mode, "M2OPS_ISA": ""})
 
 
 def test_the_environment_variable_and_the_report_say_whether_tiles_are_used() -> None:

@@ -34,8 +34,9 @@ def test_blockdiag_matmul_matches_a_dense_matrix(
     assert_matches(m2ops.blockdiag_matmul(x, w, bias), exact + bias.double(), bound=2 * GLU_BOUNDS[dtype])
 
 
-def glu_inputs(nblocks: int, nblocks_out: int, dtype: torch.dtype, tokens: int = 50) -> list[Tensor]:
-    inter, dim = 48, 24
+def glu_inputs(
+    nblocks: int, nblocks_out: int, dtype: torch.dtype, tokens: int = 50, inter: int = 48, dim: int = 24
+) -> list[Tensor]:
     w_in = torch.randn(nblocks, 2 * inter // nblocks, dim // nblocks) / 5
     w_out = torch.randn(nblocks_out, dim // nblocks_out, inter // nblocks_out) / 5
     return [t.to(dtype) for t in (torch.randn(2, tokens, dim), w_in, w_out, torch.randn(dim))]
@@ -249,7 +250,7 @@ def test_the_fused_mlp_is_used_where_it_is_the_faster_way(monkeypatch: pytest.Mo
 def test_blockdiag_glu_gradcheck(nblocks: int, nblocks_out: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_blockdiag, "cpu_kernel_serves", lambda *_: fused)
     monkeypatch.setattr(_blockdiag, "CHUNK", 2)
-    args = [t.requires_grad_() for t in glu_inputs(nblocks, nblocks_out, torch.float64, tokens=2)]
+    args = [t.requires_grad_() for t in glu_inputs(nblocks, nblocks_out, torch.float64, tokens=2, inter=12, dim=12)]
     assert torch.autograd.gradcheck(m2ops.blockdiag_glu, args)
 
 

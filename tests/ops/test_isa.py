@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
+from forking import run_forked
 
 import m2ops
 from m2ops._library import binding
@@ -15,9 +14,7 @@ PROGRAM = "import torch, m2ops; m2ops.short_conv(torch.ones(1, 1, 4), torch.ones
 
 
 def run(isa: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM], env={**os.environ, "M2OPS_ISA": isa}, capture_output=True, text=True
-    )
+    return run_forked(PROGRAM, env={"M2OPS_ISA": isa})
 
 
 def test_environment_variable_forces_each_instruction_set() -> None:
@@ -44,5 +41,5 @@ def test_scalar_is_always_there_and_use_isa_restores() -> None:
 
 def test_build_info_and_module_report() -> None:
     assert set(binding.build_info()) == {"compiler", "build_type", "torch_built_against", "cuda_archs"}
-    report = subprocess.run([sys.executable, "-m", "m2ops"], capture_output=True, text=True, check=True).stdout
+    report = run_forked("import runpy; runpy.run_module('m2ops', run_name='__main__')").stdout
     assert f"{m2ops.current_isa()} (in use)" in report and "fft_conv" in report and "CUDA library" in report

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 
 import m2ops
 
@@ -20,8 +18,7 @@ def test_import_names_the_command_that_builds_the_library(tmp_path: Path, conten
         shutil.copy(source, tmp_path / "m2ops")
     if content is not None:
         (tmp_path / "m2ops" / "libm2ops_cpu.so").write_bytes(content)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", "import m2ops"], env=env, capture_output=True, text=True, check=False)
+    done = run_forked(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import m2ops")
     error = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and error.startswith("ImportError: m2ops: the native library")
     assert message in error and "pip install ." in error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
+from forking import run_forked
 
 # Pages that an allocation of 64 MB touches for the first time, once allocations of that size have settled: how many of
 # the first ones find no freed block depends on where the heap happens to start (scraps of alignment fill the caches of
@@ -25,9 +24,6 @@ print(min([faults() for _ in range(40)][20:]))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_serves_the_next_allocation() -> None:
     def faults(call: str) -> int:
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(call=call)], capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
+        return int(run_forked(PROGRAM.format(call=call)).stdout)
 
     assert faults("assert m2ops.keep_freed_memory() is True") * 10 < faults("") + 10

@@ -6,11 +6,11 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forking import run_forked
 
 import m2ops
 from m2ops._library import binding
@@ -49,9 +49,7 @@ def test_fft_size_refuses_lengths_out_of_range(seqlen: int) -> None:
 
 def run(code: str, plans: Path) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, with `plans` as the file of plans."""
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "M2OPS_PLANS": str(plans)}, capture_output=True, text=True
-    )
+    return run_forked(code, env={"M2OPS_PLANS": str(plans)})
 
 
 # A child a plan, forked before anything is computed: a plan cannot be changed once it is in use.
@@ -79,7 +77,7 @@ def test_every_plan_gives_the_same_convolution(tmp_path: Path, seqlen: int) -> N
     inputs = [torch.randn(shape) for shape in ((2, 3, seqlen), (3, seqlen), (3, seqlen), (2, 3, seqlen))]
     torch.save(inputs, tmp_path / "inputs")
     program = CONVOLVE.format(seqlen=seqlen, inputs=str(tmp_path / "inputs"))
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+    run_forked(program, cwd=tmp_path).check_returncode()
     u, k, k_rev, dout = (x.double().requires_grad_() for x in inputs)
     out = m2ops.fft_conv_ref(u, k, k_rev, torch.ones(3), u, u)
     exact = [out, *torch.autograd.grad(out, [u, k, k_rev], dout)]

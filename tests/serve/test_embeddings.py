@@ -6,7 +6,6 @@ import base64
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 from serving import ask
 from tiny import story, tiny_embedder
@@ -16,6 +15,8 @@ TEXTS = [story(1 + number % 60, seed=number) for number in range(500)]
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Any:
+    import openai
+
     with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as made:
         yield made
 
@@ -78,5 +79,7 @@ def test_bad_requests_are_told_in_words(url: str, body: Any, words: str) -> None
 
 
 def test_unknown_models_are_told_with_those_that_are_there(client: Any) -> None:
+    import openai
+
     with pytest.raises(openai.NotFoundError, match="model must be one of unnamed, got 'text-embedding-3-small'"):
         client.embeddings.create(model="text-embedding-3-small", input="river")

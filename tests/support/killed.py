@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from forking import TRAINING, run_forked
+
 SCRIPT = """
-import importlib, json, os, signal, sys
+import importlib, json, os, signal, sys, torch
+torch.set_num_threads(1)
 stage, config_name, path, step = sys.argv[1:]
 module = importlib.import_module(f"m2bert.train.{stage}")
 
@@ -30,11 +30,5 @@ def run_until_killed(stage: str, config_name: str, settings: dict[str, Any], ste
     """Run `m2bert.train.<stage>` with `settings` on one thread; the process is gone by SIGKILL after `step` steps."""
     path = folder / "killed.json"
     path.write_text(json.dumps(settings))
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, stage, config_name, str(path), str(step)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(SCRIPT, stage, config_name, str(path), str(step), imported=TRAINING)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -44,9 +44,10 @@ def test_it_learns_and_saves_a_model(world: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     config = PretrainConfig(
         **settings(
-            world, tmp_path / "run", max_steps=60, learning_rate=1e-2, validation=[str(world / "text")], bf16=has_bf16()
+            world, tmp_path / "run", max_steps=60, learning_rate=1e-2, save_steps=0, validation=[str(world / "text")],
+            bf16=has_bf16(),
         )
-    )
+    )  # fmt: skip
     result = pretrain(config, seen.append)
     made = logged_losses(tmp_path / "run")
     # A uniform guess over 192 entries costs 5.3 nats.
@@ -97,7 +98,7 @@ def test_a_stopped_run_continues_to_the_same_losses(world: Path, whole: Path, tm
     # Done is done: another call changes nothing.
     assert pretrain(PretrainConfig(**settings(world, tmp_path / "stopped")))["step"] == 8
     assert logged_losses(tmp_path / "stopped") == logged_losses(whole)
-    other = PretrainConfig(**settings(world, tmp_path / "other", seed=5))
+    other = PretrainConfig(**settings(world, tmp_path / "other", seed=5, save_steps=0))
     pretrain(other)
     assert logged_losses(tmp_path / "other") != logged_losses(whole)
 
@@ -144,8 +145,10 @@ def test_a_token_budget_ends_the_run_and_the_rate_with_it(world: Path, tmp_path:
 
 
 def test_starting_from_another_run(world: Path, tmp_path: Path) -> None:
-    pretrain(PretrainConfig(**settings(world, tmp_path / "first", max_steps=40, learning_rate=1e-2)))
-    second = settings(world, tmp_path / "second", init=str(tmp_path / "first"), learning_rate=1e-6)
+    pretrain(PretrainConfig(**settings(world, tmp_path / "first", max_steps=40, save_steps=0, learning_rate=1e-2)))
+    second = settings(
+        world, tmp_path / "second", init=str(tmp_path / "first"), learning_rate=1e-6, max_steps=1, save_steps=0
+    )
     pretrain(PretrainConfig(**second))
     assert logged_losses(tmp_path / "second")[1] < logged_losses(tmp_path / "first")[1] - 0.7
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forking import TRAINING, run_forked
 from safetensors import SafetensorError
 from training_data import logged_losses
 from transformers import Trainer, TrainerCallback
@@ -141,9 +140,11 @@ def test_what_a_step_keeps_is_counted_without_computing(monkeypatch: Any) -> Non
 
 
 def test_the_peak_of_memory_is_measured() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "measure_training_memory.py")]
-    command += ["--preset", "mini", "--layers", "1", "--tokens", "64", "--one", "checkpointing"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    script = str(ROOT / "scripts" / "measure_training_memory.py")
+    program = f"import runpy; runpy.run_path({script!r}, run_name='__main__')"
+    arguments = ["--preset", "mini", "--layers", "1", "--tokens", "64", "--one", "checkpointing"]
+    done = run_forked(program, *arguments, imported=TRAINING, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert (row["tokens"], row["layers"], row["gradient_checkpointing"]) == (64, 1, True)
     # Weights, gradients and two moments in float32 are the least that a step holds.
