@@ -6,6 +6,7 @@ Test: tests/model/test_tokenization.py.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise M2BertError(
             f"load_tokenizer: {file} must hold a JSON object, got {type(facts).__name__}; restore the file"
+        )
+    longest = facts.get("model_max_length", UNLIMITED)
+    is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
+    # transformers writes 1e30 where there is no limit; a NaN is not at least 3.
+    if longest is not None and not (is_number and 3 <= longest < math.inf):
+        raise M2BertError(
+            f"load_tokenizer: model_max_length in {file} must be a number of tokens, 3 (a word, [CLS] and [SEP]) "
+            f"or more, got {longest!r:.80}; restore the file"
         )
     return facts
 

@@ -114,7 +114,8 @@ def test_a_plain_tokenizer_says_what_it_does_not_know(tmp_path: Path) -> None:
     plain = PlainTokenizer.load(tmp_path)
     assert (plain.cls_token_id, plain.sep_token_id, plain.pad_token_id) == (2, None, None)
     assert plain.model_max_length > 1 << 30
-    for text in ("{", "[1]"):
+    wrong = ("Infinity", "-Infinity", "NaN", "2", "true", '"many"', "[64]")
+    for text in ("{", "[1]", *(f'{{"model_max_length": {length}}}' for length in wrong)):
         facts.write_text(text)
         for load in (PlainTokenizer.load, load_tokenizer):
             with pytest.raises(M2BertError, match=r"tokenizer_config.json .*restore the file"):
