@@ -7,7 +7,6 @@ Test: every test of bad input; the bound of messages: tests/model/test_configura
 
 from __future__ import annotations
 
-
 MOST_CHARACTERS = 3000
 
 
