@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from m2bert.ranking.words import STOP_WORDS, words_of
@@ -57,3 +59,18 @@ def test_a_text_is_the_words_of_its_halves() -> None:
     assert words_of(f"{first} {second}") == words_of(first) + words_of(second) == [
         "heron", "wade", "slowli", "reed", "burn",
     ]  # fmt: skip
+
+
+def test_a_long_text_has_the_words_of_its_lines_in_little_memory() -> None:
+    """A word that is an object of its own takes 60 bytes: without stretches and shared stems, 20 MB a million letters."""
+    lines = [f"Herons waded slowly past reed{n % 7} and stones; in {n} winters." for n in range(18_000)]
+    text = "\n".join(lines)
+    assert len(text) > 1_000_000
+    expected = [word for line in lines for word in words_of(line)]
+    tracemalloc.start()
+    found = words_of(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == expected and len(found) > 100_000
+    assert peak < 9 * len(text)
+    assert words_of("x" * 300_000) == ["x" * 300_000], "no word is cut"

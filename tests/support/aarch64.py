@@ -1,4 +1,4 @@
-"""The CPU operators as another processor computes them: compiled for aarch64, run by qemu-user.
+"""The CPU operators in a program of their own: compiled for aarch64 and run by qemu-user, or watched by sanitizers.
 
 The program is csrc/testing/aarch64; inside `with Aarch64(isa)` it answers for the CPU kernels of torch.ops.m2ops.
 """
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,27 @@ NAMES = {code: dtype for dtype, code in DTYPES.items()}
 
 @functools.cache
 def program() -> Path:
-    """Path of run_operators, built for aarch64; other processes of the run wait while one builds."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    options = {
-        "CMAKE_MAKE_PROGRAM": tool("ninja"),
-        "CMAKE_SYSTEM_NAME": "Linux",
-        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
-        "CMAKE_CXX_COMPILER": COMPILER,
-        "TORCH_HEADERS": Path(torch.__file__).parent / "include",
-    }
+    """Path of run_operators, built for aarch64."""
+    return _built(BUILD, CMAKE_SYSTEM_NAME="Linux", CMAKE_SYSTEM_PROCESSOR="aarch64", CMAKE_CXX_COMPILER=COMPILER)
+
+
+@functools.cache
+def sanitized() -> Path:
+    """The same for this machine, which ends at the first byte it has no right to, and at undefined behaviour."""
+    flags = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+    return _built(ROOT / "build" / "sanitized", CMAKE_BUILD_TYPE="Sanitized", CMAKE_CXX_FLAGS=flags)
+
+
+def _built(folder: Path, **options: str) -> Path:
+    """run_operators in a build folder; other processes of the run wait while one builds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options |= {"CMAKE_MAKE_PROGRAM": tool("ninja"), "TORCH_HEADERS": str(Path(torch.__file__).parent / "include")}
     defines = [f"-D{name}={value}" for name, value in options.items()]
     jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 2))
-    with FileLock(BUILD.with_suffix(".lock")):
-        run(tool("cmake"), "-S", CSRC / "testing" / "aarch64", "-B", BUILD, "-G", "Ninja", *defines)
-        run(tool("cmake"), "--build", BUILD, "--target", "run_operators", "--parallel", jobs)
-    return BUILD / "run_operators"
+    with FileLock(folder.with_suffix(".lock")):
+        run(tool("cmake"), "-S", CSRC / "testing" / "aarch64", "-B", folder, "-G", "Ninja", *defines)
+        run(tool("cmake"), "--build", folder, "--target", "run_operators", "--parallel", jobs)
+    return folder / "run_operators"
 
 
 def emulated(*options: str) -> list[str]:
@@ -59,8 +66,10 @@ def emulated(*options: str) -> list[str]:
 class Aarch64:
     """Operators of one instruction set of aarch64, in the place of those of this machine while it is entered."""
 
-    def __init__(self, isa: str, *options: str) -> None:
-        self.process = subprocess.Popen(emulated(*options), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, isa: str, *options: str, command: Sequence[str] = ()) -> None:
+        """options: of the emulator. command: what to run in its place."""
+        run = command or emulated(*options)
+        self.process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         words = self._line().split()
         middle = words.index("operators")
         self.isas, self.operators = words[1:middle], words[middle + 1 :]
