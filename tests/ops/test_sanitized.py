@@ -1,7 +1,8 @@
 """The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-By hand, `M2OPS_SANITIZE=1 python -m pytest tests/ops/test_sanitized.py`, since the build takes some minutes of CPU time. The tests are those of the operators, on the sizes of
-test_aarch64.py; the program ends at the first access that is not its own, which fails the test with its report.
+By hand, since the build takes minutes of CPU time: `M2OPS_SANITIZE=1 python -m pytest tests/ops/test_sanitized.py`. The
+tests are those of the operators, on the sizes of test_aarch64.py; the program ends at the first access that is not its
+own, which fails the test with its report.
 """
 
 from __future__ import annotations

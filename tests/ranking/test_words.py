@@ -62,7 +62,7 @@ def test_a_text_is_the_words_of_its_halves() -> None:
 
 
 def test_a_long_text_has_the_words_of_its_lines_in_little_memory() -> None:
-    """A word that is an object of its own takes 60 bytes: without stretches and shared stems, 20 MB a million letters."""
+    """Words that are objects of their own take 60 bytes each: 20 MB a million letters before they were shared."""
     lines = [f"Herons waded slowly past reed{n % 7} and stones; in {n} winters." for n in range(18_000)]
     text = "\n".join(lines)
     assert len(text) > 1_000_000
