@@ -275,5 +275,5 @@ def test_what_is_bad_is_said(make: Callable[[Path], Reader], share: float, tmp_p
             raise
     shutil.rmtree(tmp_path, ignore_errors=True)
     print(f"{make.__name__}: {count} files, {said} refused, memory {peak() >> 20} MB at its most")
-    assert peak() < max(before, 1 << 30)
+    assert peak() <= max(before, 1 << 30)  # other tests of this process may have had more
     assert said or make is staged  # which says it in the log

@@ -57,8 +57,8 @@ from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED
 # so is a minute, where an hour's versions would be many.
 KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minutes=1), 80
 # Where files take so many times what the latest version needs, only the version before the change is kept as well, and
-# a reader of an older one begins again with the latest.
-CROWDED = 2.0
+# a reader of an older one begins again with the latest. Of small stores alone, because tidying takes rows into memory.
+CROWDED, CROWDED_BYTES = 2.0, 32 << 20
 READING_TRIES = 20
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
@@ -174,7 +174,7 @@ class LanceStore:
                 merge.execute(reader)
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 table.add(reader)
-            self._tidy(table)
+            self._tidy(table, replaced=replaces or bool(remove))
             index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
             index_vectors(table, CANDIDATES, BEHIND_WHILE_ADDING)
 
@@ -200,11 +200,12 @@ class LanceStore:
             index_vectors(table, CANDIDATES, 0.0 if everything else BEHIND)
             index_fields(table)
 
-    def _tidy(self, table: Any) -> None:
+    def _tidy(self, table: Any, *, replaced: bool = True) -> None:
         """Every so many versions, of which the index of words will be one, or where old versions take more than the
         latest: small files together, old versions away."""
         before, self._tidied_until = self._tidied_until, table.version + 1
-        crowded = not self._is_remote and bytes_at(self.path) > CROWDED * table.stats()["total_bytes"]
+        size = table.stats()["total_bytes"]
+        crowded = replaced and not self._is_remote and size < CROWDED_BYTES and bytes_at(self.path) > CROWDED * size
         if not crowded and before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
             return
         versions = table.list_versions()
