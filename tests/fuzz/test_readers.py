@@ -275,5 +275,6 @@ def test_what_is_bad_is_said(make: Callable[[Path], Reader], share: float, tmp_p
             raise
     shutil.rmtree(tmp_path, ignore_errors=True)
     print(f"{make.__name__}: {count} files, {said} refused, memory {peak() >> 20} MB at its most")
-    assert peak() <= max(before, 1 << 30)  # other tests of this process may have had more
+    # By itself under a gigabyte; in a process in which other tests have had more, little beyond that.
+    assert peak() < max(before + (64 << 20), 1 << 30)
     assert said or make is staged  # which says it in the log
