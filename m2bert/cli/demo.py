@@ -83,6 +83,11 @@ def demo(
 ) -> None:
     """Index the help text of Python's standard library, and answer questions about it."""
     check_files(json_to, None, "demo")
+    if limit is not None and store is not None:
+        raise M2BertError(
+            f"demo: --limit {limit} fills a store of its own in the cache folder, got --store {store} too, which a "
+            "later demo would take for the whole library; leave one of the two out"
+        )
     asked = None if file is None else read_questions(file)
     index = open_demo_index(store, model, Running(device, batch_tokens, threads), limit)
     if asked is not None:

@@ -229,6 +229,8 @@ def test_demo_answers_and_reads_the_library_once(
     code, out, err = run("demo", "--model", model, "--limit", "1", "Where are archives?")
     assert (code, library) == (0, [None, 1]) and "indexed 1 module," in err and "argparse" in out
     assert {path.name for path in (tmp_path / "cache" / "m2bert").iterdir()} == {store.name, f"{store.name}-1"}
+    code, _, err = run("demo", "--model", model, "--limit", "1", "--store", tmp_path / "s", "Where are archives?")
+    assert code == 2 and "leave one of the two out" in err and not (tmp_path / "s").exists()
     code, _, err = run("demo", "--model", model, "--limit", "0")
     assert code == 2 and "Invalid value" in err
 
