@@ -48,9 +48,10 @@ def main() -> None:
         waiting = [check("make demo, outside", pool, made, outside)]
         unpacked = install_wheel(outside / "unpacked")
         waiting.append(check("from a wheel, outside", pool, unpacked, outside))
-        without_compiler = ["env", f"PATH={unpacked.parent}", unpacked, "-m", "m2bert"]
-        demo = [*without_compiler, "demo", "-q", "--limit", "40", "--store", outside / "help", QUESTION]
-        timed("m2bert demo, from a wheel, without a compiler", demo, outside)
+        without_compiler = ["env", f"PATH={unpacked.parent}", f"XDG_CACHE_HOME={outside}", unpacked, "-m", "m2bert"]
+        demo = [*without_compiler, "demo", "-q", "--limit", "40", QUESTION]
+        said = timed("m2bert demo, from a wheel, without a compiler", demo, outside)
+        require("asyncio" in said, f"the demo answers {said}")
         copied = install(outside / "copied", "pip install .", ".")
         check("pip install ., in the checkout", pool, copied, ROOT)()
         waiting.append(check("pip install ., outside", pool, copied, outside))
@@ -193,20 +194,22 @@ def readme_code(whole: bool) -> Iterator[str]:
             yield block.replace('"animals-store"', 'folder.name + "/store"').replace('"FOLDER"', "files")
 
 
-def timed(name: str, command: list[str | Path], folder: Path = ROOT) -> None:
-    """Run a command, in the checkout unless it is told where, and say how long it took."""
+def timed(name: str, command: list[str | Path], folder: Path = ROOT) -> str:
+    """Run a command, in the checkout unless it is told where, and say how long it took; what it has printed."""
     start = time.monotonic()
-    run(command, folder)
+    said = run(command, folder)
     print(f"{name}: done ({time.monotonic() - start:.0f} s)", flush=True)
+    return said
 
 
-def run(command: list[str | Path], folder: Path, want: str = "") -> None:
-    """Run a command, which has to succeed or, with `want`, to fail with these words."""
+def run(command: list[str | Path], folder: Path, want: str = "") -> str:
+    """Run a command, which has to succeed or, with `want`, to fail with these words; what it has printed."""
     hidden = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME", "VIRTUAL_ENV", "MAKEFLAGS")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     words = f"{' '.join(map(str, command))}, in {folder}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
     require((done.returncode != 0 and want in done.stderr) if want else done.returncode == 0, words)
+    return done.stdout
 
 
 def require(holds: bool, words: str) -> None:
