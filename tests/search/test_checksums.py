@@ -78,6 +78,20 @@ def test_a_damaged_row_is_said_and_mended(tmp_path: Path, run: Any, column: str)
     assert len(index.search("river stone")) == 6
 
 
+def test_a_store_whose_writers_cannot_be_held_is_looked_at_and_not_mended(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*_: Any) -> Any:
+        raise M2BertError("the lock cannot be taken")
+
+    index = SearchIndex(tmp_path / "s", encoder())
+    index.add(TEXTS)
+    damage(tmp_path / "s", "d3", "words")
+    monkeypatch.setattr("m2bert.search.check.open_staging", refuse)
+    assert len(check_store(tmp_path / "s").damaged) == 1
+    with pytest.raises(M2BertError, match="the lock cannot be taken"):
+        check_store(tmp_path / "s", mend=True)
+    assert len(check_store(tmp_path / "s").damaged) == 1, "nothing was taken out"
+
+
 def test_damaged_words_are_found_by_the_check_alone(tmp_path: Path) -> None:
     index = SearchIndex(tmp_path / "s", encoder())
     index.add(TEXTS)
