@@ -132,9 +132,14 @@ class World:
             documents = [
                 Document(str(number), text, metadata=self.metadata(number)) for number, (_, text) in made.items()
             ]
-            with mock.patch.object(columns, "words_of", str.split):  # every word is its own stem
+            with mock.patch.object(columns, "words_as_text", _unstemmed):
                 rows = to_table_rows(batch, [places[hashes[number]] for number in made], documents, info)
             yield rows
+
+
+def _unstemmed(text: str) -> bytearray:
+    """A text whose every word is its own stem."""
+    return bytearray(" ".join(text.split()).encode())
 
 
 def timed_queries(store: lance.LanceStore, queries: list[Query]) -> tuple[list[float], list[list[str]]]:

@@ -347,8 +347,8 @@ class Embedder:
             )
         found = []
         if passages and self._model.config.sums_states:
-            shares = sums / np.float32(norm)
-            found = [Passage(*span, share) for span, share in zip(plan.spans, shares, strict=True)]
+            sums /= np.float32(norm)
+            found = [Passage(*span, share) for span, share in zip(plan.spans, sums, strict=True)]
         vector = (total / norm).astype(np.float32)
         return EncodedDocument(vector, found, len(plan.ids), len(plan.windows), plan.num_truncated)
 

@@ -5,7 +5,10 @@ Test: tests/encoders/test_tokens.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,47 +16,62 @@ from numpy.typing import NDArray
 
 from m2bert.encoders.windows import groups_of_characters
 
-CHARACTERS_AT_ONCE = 1_000_000
-# They end words at white space, so that a text cut there has the tokens it has as a whole.
-SPLIT_AT_SPACE = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
-SPACES = (" ", "\n")
+CHARACTERS_AT_ONCE = 250_000
+# Where words end, so that a text cut there has the tokens it has as a whole: at white space, and for BERT at marks too,
+# which are words of their own (those that names of special tokens are made of are not among these).
+SPACE = re.compile(r"[ \t\n\r\u3000]")
+SPACE_OR_MARK = re.compile(r"[ \t\n\r\u3000.,;:!?、。，；：！？]")
+CUTS = {"BertPreTokenizer": SPACE_OR_MARK, "Whitespace": SPACE, "WhitespaceSplit": SPACE}
+# A longer one, which no vocabulary has, is cut anywhere.
+LONGEST_WORD = 1_000_000
+MOST_OF_INT32 = 2**31 - 1
 
-Tokens = tuple[NDArray[np.int32], NDArray[np.int64]]
-"""Ids (tokens,), and the start and end characters of each (tokens, 2); of 0 tokens where they were not asked for."""
+Tokens = tuple[NDArray[np.int32], NDArray[np.signedinteger[Any]]]
+"""Ids (tokens,), and the start and end characters of each (tokens, 2), int32 but in texts of 2 GB; of 0 tokens where
+they were not asked for."""
 
 
 def tokens_of(core: Any, texts: Sequence[str], *, offsets: bool) -> Iterator[Tokens]:
     """The tokens of each text by a tokenizers.Tokenizer, without special ones."""
-    cut = type(core.pre_tokenizer).__name__ in SPLIT_AT_SPACE
-    stretches = [(number, start) for number, text in enumerate(texts) for start in (_starts(text) if cut else [0])]
-    ends = [*(start for _, start in stretches[1:]), 0][: len(stretches)]
-    pieces = [texts[number][start : end or None] for (number, start), end in zip(stretches, ends, strict=True)]
+    ends = CUTS.get(type(core.pre_tokenizer).__name__)
+    stretches = [
+        (number, range(start, end))
+        for number, text in enumerate(texts)
+        for start, end in pairwise([*([0] if ends is None else _starts(text, ends)), len(text)])
+    ]
     encode = core.encode_batch if offsets else core.encode_batch_fast
-    made: list[Tokens] = []
-    for first, last in groups_of_characters(pieces, CHARACTERS_AT_ONCE):
-        encodings = encode(pieces[first:last], add_special_tokens=False)
-        for place, encoding in zip(range(first, last), encodings, strict=True):
-            _, start = stretches[place]
-            spans = np.asarray(encoding.offsets if offsets else [], dtype=np.int64).reshape(-1, 2) + start
-            made.append((np.asarray(encoding.ids, dtype=np.int32), spans))
-            if ends[place] == 0:  # the text's last piece
-                yield (
-                    made[0]
-                    if len(made) == 1
-                    else (
-                        np.concatenate([ids for ids, _ in made]),
-                        np.concatenate([each for _, each in made]),
-                    )
-                )
-                made = []
+    # Arrays of machine numbers that grow in place: joined at the end, they would lie in memory twice.
+    ids, spans = array("i"), array("i")
+    for first, last in groups_of_characters([stretch for _, stretch in stretches], CHARACTERS_AT_ONCE):
+        some = stretches[first:last]
+        made = _tokens_of_pieces(encode, [texts[number][each.start : each.stop] for number, each in some], offsets)
+        for (number, stretch), (own_ids, own_spans) in zip(some, made, strict=True):
+            if stretch.start == 0:
+                ids, spans = array("i"), array("i" if len(texts[number]) <= MOST_OF_INT32 else "q")
+            ids.frombytes(own_ids.view(np.uint8))
+            spans.frombytes((own_spans + stretch.start).astype(spans.typecode).view(np.uint8))
+            if stretch.stop == len(texts[number]):
+                yield np.asarray(ids), np.asarray(spans).reshape(-1, 2)
 
 
-def _starts(text: str) -> list[int]:
-    """Where the stretches of a text begin: each some CHARACTERS_AT_ONCE long, up to the next white space."""
+def _tokens_of_pieces(encode: Callable[..., Any], pieces: Sequence[str], offsets: bool) -> list[Tokens]:
+    """Of pieces that are encoded together; the tokenizer's objects go before the next ones are made."""
+    return [
+        (
+            np.asarray(encoding.ids, dtype=np.int32),
+            np.asarray(encoding.offsets if offsets else [], dtype=np.int64),
+        )
+        for encoding in encode(pieces, add_special_tokens=False)
+    ]
+
+
+def _starts(text: str, ends: re.Pattern[str]) -> list[int]:
+    """Where the stretches of a text begin: each some CHARACTERS_AT_ONCE long, up to the next end of a word."""
     starts = [0]
-    while (end := starts[-1] + CHARACTERS_AT_ONCE) < len(text):
-        found = [place for space in SPACES if (place := text.find(space, end)) >= 0]
-        if not found:
+    while (least := starts[-1] + CHARACTERS_AT_ONCE) < len(text):
+        found = ends.search(text, least, least + LONGEST_WORD)
+        place = least + LONGEST_WORD if found is None else found.start()
+        if place >= len(text):
             break
-        starts.append(min(found))
+        starts.append(place)
     return starts

@@ -5,7 +5,7 @@ Test: tests/encoders/test_windows.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,7 +106,7 @@ def inputs_of(batch: Batch, cls: int, sep: int, pad: int) -> Inputs:
     return Inputs(input_ids, mask, np.concatenate(counts), np.concatenate(factors) if factors else None)
 
 
-def groups_of_characters(texts: Sequence[str], most: int, most_texts: int | None = None) -> Iterator[tuple[int, int]]:
+def groups_of_characters(texts: Sequence[Sized], most: int, most_texts: int | None = None) -> Iterator[tuple[int, int]]:
     """Ranges (start, stop) of texts of at most `most` characters together, or a single longer text.
 
     most_texts: no more texts than these in a range either; None for any number.

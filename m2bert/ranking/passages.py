@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from m2bert.errors import M2BertError
 
 LARGEST_CODE = 127
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,19 @@ class QuantisedPassages:
         """Of vectors (passages, dim) float32, finite. Raises M2BertError for another shape, or none at all."""
         if vectors.ndim != 2 or not len(vectors):
             raise M2BertError(f"passages: vectors must have shape (passages, dim), got {vectors.shape}")
-        scales = np.abs(vectors).max(axis=1) / np.float32(LARGEST_CODE)
-        safe = np.maximum(scales, np.finfo(np.float32).tiny)
-        codes = np.rint(vectors / safe[:, None]).astype(np.int8)
-        rounded = codes.astype(np.float32) * scales[:, None]
-        norms = np.linalg.norm(pair_sums(rounded, [len(rounded)]), axis=1)
-        return cls(codes, scales, norms.astype(np.float32))
+        count = len(vectors)
+        codes, scales = np.empty(vectors.shape, np.int8), np.empty(count, np.float32)
+        norms = np.empty(num_pairs(count), np.float32)
+        # Some rows at a time, and the next one for the last of their pairs: a long document has 500 MB of them.
+        for start in range(0, len(norms), ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE + 1, count))
+            scales[rows] = np.abs(vectors[rows]).max(axis=1) / np.float32(LARGEST_CODE)
+            safe = np.maximum(scales[rows], np.finfo(np.float32).tiny)
+            codes[rows] = np.rint(vectors[rows] / safe[:, None])
+            rounded = codes[rows].astype(np.float32) * scales[rows, None]
+            pairs = pair_sums(rounded, [len(rounded)])
+            norms[start : start + len(pairs)] = np.linalg.norm(pairs, axis=1)
+        return cls(codes, scales, norms)
 
     def to_bytes(self) -> bytes:
         """Little-endian: scales, pair norms, codes; the number of passages follows from the length (from_bytes)."""

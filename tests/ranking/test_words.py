@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from m2bert.ranking.words import STOP_WORDS, words_of
+from m2bert.ranking.words import STOP_WORDS, words_as_text, words_of
 
 
 def runs(text: str) -> list[str]:
@@ -73,4 +73,19 @@ def test_a_long_text_has_the_words_of_its_lines_in_little_memory() -> None:
     tracemalloc.stop()
     assert found == expected and len(found) > 100_000
     assert peak < 9 * len(text)
-    assert words_of("x" * 300_000) == ["x" * 300_000], "no word is cut"
+    assert words_of("x" * 300_000 + " zzk") == ["x" * 10_000, "zzk"], "no word is cut in two"
+
+
+def test_words_in_one_text_are_those_of_the_list_in_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of the text, and no list of them: it alone took eight bytes a word, and the texts joined came twice."""
+    text = "\n".join(f"Herons, {n:x}b{n * 7919:x} 川の石。ΟΔΟΣ; the reeds" for n in range(9000)) + "\nthe"
+    expected = " ".join(words_of(text)).encode()
+    tracemalloc.start()
+    found = words_as_text(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == expected and found.count(b" ") == 5 * 9000 - 1 and "οδος".encode() in found
+    assert peak < 3.2e6 + 1.3 * len(found)
+    monkeypatch.setattr("m2bert.ranking.words.CHARACTERS_AT_ONCE", 1)
+    assert words_as_text(text[:900]) == " ".join(words_of(text[:900])).encode()
+    assert words_as_text("the of ?") == words_as_text("") == b""

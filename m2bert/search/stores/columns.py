@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from m2bert.errors import M2BertError
 from m2bert.ranking.passages import QuantisedPassages, best_pairs
-from m2bert.ranking.words import words_of
+from m2bert.ranking.words import words_as_text
 from m2bert.search.documents import Document
 from m2bert.search.metadata import metadata_as_text, metadata_of_text
 from m2bert.search.sections import sections_as_text, sections_of_text
@@ -122,13 +122,19 @@ def to_table_rows(
     schema = table_schema(info)
     for name in ("source", "id", "text"):
         columns[name] = pa.array([getattr(document, name) for document in documents], schema.field(name).type)
-    stems = [" ".join(words_of(document.text)) for document in documents]
-    columns["words"] = pa.array(stems, schema.field("words").type)
+    columns["words"] = _texts_of([words_as_text(document.text) for document in documents])
     sections = [sections_as_text(document.sections) for document in documents]
     columns["sections"] = pa.array(sections, schema.field("sections").type)
     metadata = [metadata_as_text(document.metadata, document.id) for document in documents]
     columns["metadata"] = pa.array(metadata, schema.field("metadata").type)
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def _texts_of(written: Sequence[bytearray]) -> pa.LargeStringArray:
+    """UTF-8 as a column, which for a single long text is made of its bytes where they lie."""
+    data = written[0] if len(written) == 1 else b"".join(written)
+    ends = np.cumsum([0, *map(len, written)], dtype=np.int64)
+    return pa.LargeStringArray.from_buffers(len(written), pa.py_buffer(ends), pa.py_buffer(data))
 
 
 def to_passages(blob: bytes, name: str, dim: int) -> QuantisedPassages | None:
