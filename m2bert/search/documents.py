@@ -16,9 +16,9 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -314,11 +314,12 @@ def first_surrogate(text: str) -> int | None:
 def read_lines(path: Path, share: Share | None = None) -> Iterator[Document | Skipped]:
     """The rows of a JSON-lines file. Raises M2BertError where it breaks off."""
     share, size = share or Share(), path.stat().st_size
-    with path.open("rb") as file, gzip.open(file) if path.name.endswith(".gz") else nullcontext(file) as lines:
+    numbers = cache(lambda: _numbers_that_are_ids(path))
+    with path.open("rb") as file, _unpacked(path, file) as lines:
         try:
-            for number, line in lines_of(cast(IO[bytes], lines), size):
+            for number, line in lines_of(lines, size):
                 share.value = min(file.tell() / size, 1.0) if size else 1.0
-                yield _read_line(line, number)
+                yield _read_line(line, number, numbers)
         except TooMuchError as error:
             raise M2BertError(f"read_corpus: {str(path)!r} {error.reason}; leave it out") from error
         except (OSError, EOFError, zlib.error) as error:
@@ -327,7 +328,23 @@ def read_lines(path: Path, share: Share | None = None) -> Iterator[Document | Sk
             ) from error
 
 
-def _read_line(line: bytes | None, number: int) -> Document | Skipped:
+def _unpacked(path: Path, file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    return cast(Any, gzip.open(file)) if path.name.endswith(".gz") else nullcontext(file)
+
+
+def _numbers_that_are_ids(path: Path) -> set[str]:
+    """Ids in a JSON-lines file that the number of a line could be taken for; looked for where a row has no id."""
+    found = set()
+    with path.open("rb") as file, _unpacked(path, file) as lines, suppress(TooMuchError, OSError, EOFError, zlib.error):
+        for _, line in lines_of(lines, path.stat().st_size):
+            with suppress(ValueError, RecursionError):
+                row = json.loads(decode(line or b""))
+                own = [str(row[name]) for name in ID_COLUMNS if name in row] if isinstance(row, dict) else []
+                found.update(filter(str.isdecimal, own))
+    return found
+
+
+def _read_line(line: bytes | None, number: int, numbers: Callable[[], Collection[str]]) -> Document | Skipped:
     where = f"line {number}"
     if line is None:
         return Skipped(where, LINE.said(), "source")
@@ -340,6 +357,8 @@ def _read_line(line: bytes | None, number: int) -> Document | Skipped:
     identity = next((row[name] for name in ID_COLUMNS if name in row), None)
     if identity is None:
         identity = number
+        if str(number) in numbers():
+            return Skipped(where, "has no id, and its number is the id of another row; give it one", "nothing")
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         return Skipped(where, f"its id must be a string or a whole number, got {identity!r}", "source")
     identity = str(identity)

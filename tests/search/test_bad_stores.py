@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import logging
 import os
@@ -41,6 +42,18 @@ def test_a_row_that_cannot_be_read_keeps_its_document(tmp_path: Path) -> None:
     report = index.update(read_corpus(write_rows(file, {"text": 5}, {"id": "b", "text": None}, {"text": "third"})))
     assert [item.id for item in report.skipped] == ["1", "b"]
     assert report.removed == 0 and ids(index) == {"1", "b", "3"}
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz"])
+def test_the_number_of_a_line_takes_no_place_of_an_id(tmp_path: Path, name: str) -> None:
+    """The row without an id was called "1", and the one that is called so was left out as the second of its name."""
+    rows = [{"text": "no name"}, {"id": 1, "text": "real"}, {"id": "4", "text": "four"}, "{", {"text": "no name"}]
+    written = write_rows(tmp_path / "plain", *rows).read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(written) if name.endswith(".gz") else written)
+    corpus = read_corpus(tmp_path / name)
+    assert {item.id: item.text for item in corpus.documents} == {"1": "real", "4": "four", "5": "no name"}
+    assert [(item.id, item.keeps) for item in corpus.skipped] == [("line 1", "nothing"), ("line 4", "source")]
+    assert "has no id, and its number is the id of another row" in corpus.skipped[0].reason
 
 
 def test_a_line_that_may_be_any_document_keeps_all_but_the_emptied(tmp_path: Path) -> None:
