@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import pytest
 from tiny import tiny_model_folder
@@ -168,6 +170,18 @@ def test_every_layout_builds(task: str, tmp_path: Path) -> None:
     for split, size in report.sizes.items():
         loaded = load_task(task, find_tasks(tmp_path / "out", split)[task], split)
         assert (len(loaded.queries), len(loaded.corpus)) == size
+
+
+@pytest.mark.parametrize("piece", ["<sentence ", "<sentence>a", "</sentence", "&lt;", "<"])
+def test_tags_that_are_not_closed_take_time_in_proportion(piece: str, tmp_path: Path) -> None:
+    """A megabyte of them took hours: from every one the rest was looked through for the end."""
+    text, begin = piece * (1_000_000 // len(piece)), time.process_time()
+    (legal(tmp_path) / "corpus/fulltext/06_1.xml").write_text(f"<case>{text}")
+    assert sum(map(len, by_split("legal_case_reports", tmp_path).values())) == 40
+    question = f'<row Id="1" PostTypeId="1" AnswerCount="2" Body={quoteattr(text)}/>'
+    (tmp_path / "Posts.xml").write_text(f'<posts>{question}<row Id="2" PostTypeId="2" ParentId="1" Body="so"/></posts>')
+    assert sum(map(len, by_split("stackoverflow", tmp_path / "Posts.xml").values())) == 1
+    assert time.process_time() - begin < 5
 
 
 def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:

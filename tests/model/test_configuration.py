@@ -38,6 +38,7 @@ def test_configuration_survives_saving(tmp_path: Path) -> None:
         ("num_hidden_layers", 2.5, "num_hidden_layers must be a whole number of at least 1, got 2.5"),
         ("hidden_size", 90, "hidden_size must be a multiple of mlp_nblocks .4., got 90"),
         ("intermediate_size", 30, "intermediate_size must be a multiple of mlp_nblocks .4., got 30"),
+        ("num_hidden_layers", 10**6, "num_hidden_layers must be at most 1,000, got 1,000,000"),
         ("short_conv_width", 1, "short_conv_width must be 2 to 7, got 1"),
         ("filter_emb_dim", 4, "filter_emb_dim must be odd and at least 3"),
         ("hidden_dropout_prob", 1.0, r"hidden_dropout_prob must be in \[0, 1\), got 1.0"),

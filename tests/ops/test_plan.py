@@ -12,9 +12,9 @@ import pytest
 import torch
 from forking import run_forked
 
-import m2ops
+import m2ops._plans
 from m2ops._library import binding
-from m2ops._plans import machine_name
+from m2ops._plans import PLANS_VARIABLE, machine_name, use_kept_plans
 from m2ops.testing import assert_matches
 
 
@@ -112,6 +112,20 @@ def test_a_damaged_file_of_plans_is_named(tmp_path: Path, text: str | None, mess
     plans.write_text(json.dumps({machine_name(): {"256": [3, 16]}}) if text is None else text)
     done = run("import m2ops", plans)
     assert done.returncode != 0 and message in done.stderr and str(plans) in done.stderr and "delete it" in done.stderr
+
+
+def test_a_home_that_may_not_be_entered_has_no_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package could not be imported there."""
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(m2ops._plans, "_read", refused)
+    monkeypatch.delenv(PLANS_VARIABLE, raising=False)
+    use_kept_plans()
+    monkeypatch.setenv(PLANS_VARIABLE, "/a/b")
+    with pytest.raises(ValueError, match=rf"{PLANS_VARIABLE} names /a/b, which cannot be read \(Permission denied\)"):
+        use_kept_plans()
 
 
 def test_plans_of_other_machines_are_left_alone(tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def test_settings_reject_unknown_keys_and_wrong_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"seed": -1}, {"threads": -1}, {"save_steps": -1}, {"warmup_ratio": 2.0}, {"learning_rate": math.nan},
+    [{"threads": 100_000}, {"gradient_accumulation_steps": 10**12}, {"lengths": {}}, {"output": "a\0b"}, {"seed": -1},
+     {"threads": -1}, {"save_steps": -1}, {"warmup_ratio": 2.0}, {"learning_rate": math.nan},
      {"max_seconds": math.nan}, {"weights": {"books": -1.0}}, {"lengths": {64: math.nan}}],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(values: dict[str, Any]) -> None:
@@ -188,6 +189,17 @@ def test_settings_that_cannot_be_meant_are_refused(values: dict[str, Any]) -> No
         base = {"output": "o", "tokenizer": "t", "max_steps": 1}
         with pytest.raises(M2BertError, match=next(iter(values))):
             dataclasses.replace(config, **{**base, **values}).check()
+
+
+def test_small_files_that_stand_for_much_are_refused_in_a_line(tmp_path: Path) -> None:
+    """Aliases of aliases, which were 2.8 MB of error and at ten levels all memory, and values in values in values."""
+    levels = [f"&a{n} [" + ",".join([f"*a{n - 1}" if n else "x"] * 9) + "]" for n in range(10)]
+    bombs = [f"report_to: [{', '.join(levels)}]\nlearning_rate: *a9\n", "data: " + "[" * 5000, "a: " + "{b: " * 5000]
+    for text in bombs:
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(M2BertError, match=r"s.yaml' must be a readable YAML or JSON file \(") as refused:
+            read_settings(tmp_path / "s.yaml", "pretrain")
+        assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
 
 
 def test_settings_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
