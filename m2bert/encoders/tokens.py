@@ -48,8 +48,8 @@ def tokens_of(core: Any, texts: Sequence[str], *, offsets: bool) -> Iterator[Tok
         for (number, stretch), (own_ids, own_spans) in zip(some, made, strict=True):
             if stretch.start == 0:
                 ids, spans = array("i"), array("i" if len(texts[number]) <= MOST_OF_INT32 else "q")
-            ids.frombytes(own_ids.view(np.uint8))
-            spans.frombytes((own_spans + stretch.start).astype(spans.typecode).view(np.uint8))
+            ids.frombytes(own_ids.tobytes())
+            spans.frombytes((own_spans + stretch.start).astype(spans.typecode).tobytes())
             if stretch.stop == len(texts[number]):
                 yield np.asarray(ids), np.asarray(spans).reshape(-1, 2)
 

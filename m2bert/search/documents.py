@@ -334,7 +334,7 @@ def _unpacked(path: Path, file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
 
 def _numbers_that_are_ids(path: Path) -> set[str]:
     """Ids in a JSON-lines file that the number of a line could be taken for; looked for where a row has no id."""
-    found = set()
+    found: set[str] = set()
     with path.open("rb") as file, _unpacked(path, file) as lines, suppress(TooMuchError, OSError, EOFError, zlib.error):
         for _, line in lines_of(lines, path.stat().st_size):
             with suppress(ValueError, RecursionError):
