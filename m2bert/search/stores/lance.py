@@ -85,6 +85,7 @@ class LanceStore:
         self._tidied_until: int = table.version - 2  # whoever wrote last may have made an index or two after tidying
         self._idle = [table]
         self._indexes: tuple[int, VectorIndex | None] = (-1, None)
+        self._words_of = -1  # the version that an index of words was made in, of all rows
 
     @classmethod
     def open(cls, path: str | Path) -> LanceStore:
@@ -175,30 +176,34 @@ class LanceStore:
             else:  # a merge of many rows writes them to a temporary file first, to be able to begin again
                 table.add(reader)
             self._tidy(table, replaced=replaces or bool(remove))
-            index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
+            self._index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
             index_vectors(table, CANDIDATES, BEHIND_WHILE_ADDING)
 
     def describe(self, metadata: Mapping[Key, str]) -> None:
         """See VectorStore.describe. Other columns, vectors among them, are not written again."""
         with self._latest() as table:
             widen(table, self.info, fields_of(map(metadata_of_text, metadata.values())))
-            names = known_fields(table.schema.names)
-            keys = list(metadata)
+            names, keys = known_fields(table.schema.names), list(metadata)
             columns = {name: pa.array([key[part] for key in keys]) for part, name in enumerate(("source", "id"))}
             columns["metadata"] = pa.array(list(metadata.values()), pa.large_string())
             columns |= field_columns(columns["metadata"], names)
             table.merge_insert(["source", "id"]).when_matched_update_all().execute(pa.table(columns))
             self._tidy(table)
-            index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
+            self._index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
 
     def refresh(self, *, everything: bool = False) -> None:
         """See VectorStore.refresh."""
         with self._latest() as table:
             if everything:
                 table.optimize(cleanup_older_than=KEPT_VERSIONS)
-            index_words(table, None if everything else WORDS_BEHIND)
+            if everything or table.version != self._words_of:
+                self._index_words(table, None if everything else WORDS_BEHIND)
             index_vectors(table, CANDIDATES, 0.0 if everything else BEHIND)
             index_fields(table)
+
+    def _index_words(self, table: Any, allowed: int | None) -> None:
+        if index_words(table, allowed):
+            self._words_of = table.version
 
     def _tidy(self, table: Any, *, replaced: bool = True) -> None:
         """Every so many versions, of which the index of words will be one, or where old versions take more than the
@@ -221,10 +226,9 @@ class LanceStore:
             before = table.count_rows()
             if keys:
                 table.delete(sql_of_keys(keys))
-            deleted = int(before - table.count_rows())
-            if deleted:
+            if deleted := int(before - table.count_rows()):
                 self._tidy(table)
-                index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
+                self._index_words(table, int(BEHIND_WHILE_ADDING * table.count_rows()))
             return deleted
 
     def get(self, identity: str) -> list[Record]:
@@ -241,8 +245,7 @@ class LanceStore:
 
     def _search(self, table: Any, query: Query, k: int, mixture: Mixture) -> list[Found]:
         asked = query.words if mixture.words > 0 else ()
-        where = sql_of_query(query, table.schema.names)
-        index, count = self._vector_index(table), table.count_rows()
+        where, index, count = sql_of_query(query, table.schema.names), self._vector_index(table), table.count_rows()
         k = min(k, count)  # of this version: another may have fewer
         listed, scored_exactly = depths(count, CANDIDATES, SCORED_EXACTLY)
         if k > listed:
@@ -325,8 +328,7 @@ class LanceStore:
     def sizes(self) -> StoreSizes:
         """See VectorStore.sizes."""
         indexes, names = self._read(lambda table: (index_sizes(table), known_names(table.schema.names)))
-        size = bytes_at(self.name if self._is_remote else self.path)
-        return StoreSizes(size, indexes, tuple(names))
+        return StoreSizes(bytes_at(self.name if self._is_remote else self.path), indexes, tuple(names))
 
     def _vector_index(self, table: Any) -> VectorIndex | None:
         """The index of vectors of a version of the table, looked for once."""

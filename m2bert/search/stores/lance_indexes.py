@@ -92,10 +92,12 @@ def lacks_words(table: Any, allowed: int | None) -> bool:
     return not is_large or table.index_stats(names[0]).num_unindexed_rows > allowed
 
 
-def index_words(table: Any, allowed: int | None = None) -> None:
-    """Make the index of words anew where it lacks more rows than `allowed` and the store is large."""
-    if lacks_words(table, allowed):
-        table.create_index("words", config=FTS(**WORDS_OPTIONS), replace=True, name=WORDS_INDEX)
+def index_words(table: Any, allowed: int | None = None) -> bool:
+    """Make the index of words anew, but for a large store where it lacks at most `allowed` rows; whether it was."""
+    if not lacks_words(table, allowed):
+        return False
+    table.create_index("words", config=FTS(**WORDS_OPTIONS), replace=True, name=WORDS_INDEX)
+    return True
 
 
 def lacks_vectors(table: Any, share: float) -> bool:
