@@ -97,7 +97,7 @@ class Attack:
                 writer.write(bytes([byte]))
                 if what == "drops":
                     await asyncio.sleep(0.05)
-                if time.monotonic() > end:
+                if time.monotonic() > end or writer.is_closing():
                     return
             if what == "silent":
                 await asyncio.sleep(max(end - time.monotonic(), 0))

@@ -114,8 +114,13 @@ def test_a_stream_that_takes_nothing_is_no_traceback(tmp_path: Path, streams: st
     ("error", "words"),
     [
         (PermissionError(13, "Permission denied", "/a/b"), "the system refuses /a/b (Permission denied); "),
+        (OSError(36, "File name too long", "/a/b"), "the system refuses /a/b (File name too long); "),
         (Exception("No space left on device (os error 28)"), "(No space left on device (os error 28)); "),
         (RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos"), "(not all could be written); "),
+        (
+            ValueError("M2OPS_ISA: the instruction set must be one this machine has"),
+            "M2OPS_ISA: the instruction set must ",
+        ),
         (RuntimeError("a fault of ours"), None),
     ],
 )
