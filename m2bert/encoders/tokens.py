@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from m2bert.encoders.windows import groups_of_characters
 
-CHARACTERS_AT_ONCE = 250_000
+CHARACTERS_AT_ONCE = 100_000
 # Where words end, so that a text cut there has the tokens it has as a whole: at white space, and for BERT at marks too,
 # which are words of their own (those that names of special tokens are made of are not among these).
 SPACE = re.compile(r"[ \t\n\r\u3000]")
