@@ -11,6 +11,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/plan_timing.h"
+#include "cpu/pool.h"
 #include "plan/toeplitz_cost.h"
 
 namespace py = pybind11;
@@ -51,11 +52,19 @@ PYBIND11_MODULE(_C, m) {
   }, py::arg("dtype"), "Whether this CPU has instructions that multiply numbers of a dtype ('float16', 'bfloat16').");
   m.def("keep_freed_memory", [] {
 #if defined(__GLIBC__)
-    return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+    if (mallopt(M_MMAP_MAX, 0) != 1 || mallopt(M_TRIM_THRESHOLD, -1) != 1) return false;
+    m2::pool_limit(0);  // one of the two is enough
+    return true;
 #else
     return false;
 #endif
   }, "Keep freed memory for the next allocation; false where the C library cannot.");
+  m.def("pool_empty", &m2::pool_empty, py::call_guard<py::gil_scoped_release>(), "Bytes given back to the system.");
+  m.def("pool_limit", &m2::pool_limit, py::arg("megabytes"));
+  m.def("pool_state", [] {
+    const m2::PoolState state = m2::pool_state();
+    return std::make_tuple(state.used, state.unused, state.limit);
+  }, "Bytes in use, bytes that lie unused, the most that may.");
   m.def("amx_state", &m2::amx_state, "In words: whether matrix tiles (AMX) are used. Raises ValueError for an unknown M2OPS_AMX.");
   m.def("select_amx", [](const std::optional<std::string>& mode, bool always) {
     m2::select_amx(mode ? mode->c_str() : nullptr, always);
