@@ -15,6 +15,8 @@ from m2ops._blockdiag import (
 )
 from m2ops._fft_conv import (
     FilterSpectrum,
+    empty_spectrum,
+    empty_spectrum_ref,
     fft_conv,
     fft_conv_ref,
     fft_size,
@@ -41,6 +43,8 @@ __all__ = [
     "blockdiag_matmul_ref",
     "current_isa",
     "empty_pool",
+    "empty_spectrum",
+    "empty_spectrum_ref",
     "fft_conv",
     "fft_conv_ref",
     "fft_plan",
