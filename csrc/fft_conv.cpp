@@ -303,8 +303,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cpu(const Tensor
 
 STABLE_TORCH_LIBRARY_IMPL(m2ops, CPU, m) {
   m.impl("filter_spectrum", TORCH_BOX(&m2::filter_spectrum_cpu));
-  m.impl("empty_spectrum", TORCH_BOX(&m2::empty_spectrum_cpu));
-  m.impl("filter_spectrum_into", TORCH_BOX(&m2::filter_spectrum_into_cpu));
+  m.impl("_empty_spectrum", TORCH_BOX(&m2::empty_spectrum_cpu));
+  m.impl("_filter_spectrum_into", TORCH_BOX(&m2::filter_spectrum_into_cpu));
   m.impl("filter_spectrum_bwd", TORCH_BOX(&m2::filter_spectrum_bwd_cpu));
   m.impl("fft_conv", TORCH_BOX(&m2::fft_conv_cpu));
   m.impl("fft_conv_bwd", TORCH_BOX(&m2::fft_conv_bwd_cpu));

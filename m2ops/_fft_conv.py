@@ -205,7 +205,7 @@ def empty_spectrum(dim: int, seqlen: int, like: Tensor) -> FilterSpectrum:
         ValueError: seqlen outside 1 .. 2^22.
     """
     size = _transform_size(fft_size(seqlen), like.device)
-    return FilterSpectrum(torch.ops.m2ops.empty_spectrum(like.to(compute_dtype(like.dtype)), dim, size), size)
+    return FilterSpectrum(torch.ops.m2ops._empty_spectrum(like.to(compute_dtype(like.dtype)), dim, size), size)
 
 
 def filter_spectrum(
@@ -248,7 +248,7 @@ def filter_spectrum(
         raise ValueError(
             "filter_spectrum: out cannot be given where a gradient is wanted; leave it away, or use no_grad()"
         )
-    torch.ops.m2ops.filter_spectrum_into(k.to(dtype), cast(dtype, k_rev), out.data)
+    torch.ops.m2ops._filter_spectrum_into(k.to(dtype), cast(dtype, k_rev), out.data)
     return out
 
 
@@ -334,22 +334,22 @@ def _(k: Tensor, k_rev: Tensor | None, fft_size: int) -> Tensor:
     return k.new_empty(k.shape[0], 2 * fft_size)
 
 
-@implement("empty_spectrum", "CompositeExplicitAutograd")
+@implement("_empty_spectrum", "CompositeExplicitAutograd")
 def _empty_spectrum(like: Tensor, dim: int, fft_size: int) -> Tensor:
     return like.new_empty(dim, 2 * fft_size)
 
 
-@implement("filter_spectrum_into", "CompositeExplicitAutograd")
+@implement("_filter_spectrum_into", "CompositeExplicitAutograd")
 def _filter_spectrum_into(k: Tensor, k_rev: Tensor | None, out: Tensor) -> None:
     out.copy_(torch.ops.m2ops.filter_spectrum(k, k_rev, out.shape[1] // 2))
 
 
-@torch.library.register_fake("m2ops::empty_spectrum")
+@torch.library.register_fake("m2ops::_empty_spectrum")
 def _(like: Tensor, dim: int, fft_size: int) -> Tensor:
     return like.new_empty(dim, 2 * fft_size)
 
 
-@torch.library.register_fake("m2ops::filter_spectrum_into")
+@torch.library.register_fake("m2ops::_filter_spectrum_into")
 def _(k: Tensor, k_rev: Tensor | None, out: Tensor) -> None:
     return None
 

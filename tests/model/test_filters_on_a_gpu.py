@@ -83,7 +83,7 @@ def test_blocks_of_a_cpu_take_many_launches(network: M2BertNetwork, monkeypatch:
     monkeypatch.setattr("m2bert.model.filters.CUDA_BLOCK_VALUES", 1 << 21)
     with launches() as names:
         network.filter_bank.filters(convolutions(network)[0], SEQLEN)
-    assert names.count("m2ops::filter_spectrum_into") == 12 and len(names) > 80
+    assert names.count("m2ops::_filter_spectrum_into") == 12 and len(names) > 80
 
 
 @pytest.mark.parametrize("call", ["forward", "of an Embedder"])

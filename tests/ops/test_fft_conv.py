@@ -292,7 +292,7 @@ def test_ops_pass_opcheck() -> None:
     ops = torch.ops.m2ops
     k = torch.randn(3, 9, requires_grad=True)
     torch.library.opcheck(ops.filter_spectrum.default, (k, torch.randn(3, 5), 256))
-    torch.library.opcheck(ops.filter_spectrum_into.default, (k.detach(), torch.randn(3, 5), torch.empty(3, 512)))
+    torch.library.opcheck(ops._filter_spectrum_into.default, (k.detach(), torch.randn(3, 5), torch.empty(3, 512)))
     spectrum = ops.filter_spectrum(k.detach(), None, 256).requires_grad_()
     u = torch.randn(2, 3, 20, requires_grad=True)
     torch.library.opcheck(ops.fft_conv.default, (u, spectrum, torch.randn(3), torch.randn(2, 3, 20), None, False))
