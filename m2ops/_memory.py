@@ -13,7 +13,8 @@ def empty_pool() -> int:
     Outputs and temporary tensors of 4 MB and more that the operators make on a CPU come from a pool, because the
     system clears every page of fresh memory, which can cost more than the work on it (docs/kernels.md, "Fresh
     memory"). What is freed waits there for the next tensor: at most M2OPS_POOL_MB megabytes (0: no pool), else 1,024
-    or an eighth of the machine's memory, whichever is less. What is above it goes back, what has waited longest first.
+    or an eighth of the machine's memory, whichever is less. What is above it goes back, what has waited longest first;
+    used and unused together are never more than was in use at once.
     Such a tensor cannot be resized in place to more than it has. With torch before 2.11, which cannot be told how
     memory of ours is given back, there is no pool.
     """

@@ -55,6 +55,7 @@ class Pool {
 
   void* take(int64_t bytes) {
     const int64_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    std::vector<Block> gone;
     {
       const std::lock_guard<std::mutex> lock(mutex);
       if (limit_ == 0) return nullptr;
@@ -69,7 +70,11 @@ class Pool {
         unused_bytes_ -= found.bytes;
         return use(found);
       }
+      // Together no more than was in use at once at some time: what a program needs without a pool.
+      most_used_ = std::max(most_used_, used_bytes_ + whole);
+      gone = above(most_used_ - used_bytes_ - whole);
     }
+    unmap(gone);
     void* data = map_block(whole);  // without the lock: the system may take its time
     if (!data && empty() > 0) data = map_block(whole);
     if (!data) return nullptr;
@@ -121,6 +126,7 @@ class Pool {
   void* use(Block block) {
     used_[block.data] = block.bytes;
     used_bytes_ += block.bytes;
+    most_used_ = std::max(most_used_, used_bytes_);
     return block.data;
   }
 
@@ -144,7 +150,7 @@ class Pool {
 
   std::unordered_map<void*, int64_t> used_;
   std::vector<Block> unused_;  // the last given back is the last
-  int64_t used_bytes_ = 0, unused_bytes_ = 0, limit_ = chosen_megabytes() * kMegabyte;
+  int64_t used_bytes_ = 0, unused_bytes_ = 0, most_used_ = 0, limit_ = chosen_megabytes() * kMegabyte;
 };
 
 // Never destroyed: tensors may outlive everything else at the end of a process. A fork finds it unlocked.

@@ -85,6 +85,23 @@ def test_what_lies_unused_is_bounded_and_given_back_on_request(pool: Callable[[i
     assert made(8)[0, 1:].eq(2).all() and unused() == 0
 
 
+def test_a_pool_takes_no_more_than_was_in_use_at_once() -> None:
+    show = """
+import torch, m2ops
+from m2ops._library import binding
+made = lambda megabytes: m2ops.short_conv(torch.ones(1, megabytes << 8, 1024), torch.ones(1024, 2), None, layout="bld")
+kept = [made(8), made(8), made(8)]
+kept.clear()
+for size in (12, 16, 6, 20, 4):
+    part = made(size)
+    used, unused, _ = binding.pool_state()
+    print(used >> 20, used + unused >> 20)
+    del part
+"""
+    lines = [tuple(map(int, line.split())) for line in run_forked(show).stdout.splitlines()]
+    assert [used for used, _ in lines] == [12, 16, 6, 20, 4] and all(total <= 24 for _, total in lines)
+
+
 def test_many_threads_share_the_pool(pool: Callable[[int], None]) -> None:
     pool(64)
 
