@@ -8,9 +8,11 @@
 #endif
 
 #include "cpu/amx.h"
+#include "cpu/glu_pairs.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/plan_timing.h"
+#include "cpu/pool.h"
 #include "plan/toeplitz_cost.h"
 
 namespace py = pybind11;
@@ -51,15 +53,37 @@ PYBIND11_MODULE(_C, m) {
   }, py::arg("dtype"), "Whether this CPU has instructions that multiply numbers of a dtype ('float16', 'bfloat16').");
   m.def("keep_freed_memory", [] {
 #if defined(__GLIBC__)
-    return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+    if (mallopt(M_MMAP_MAX, 0) != 1 || mallopt(M_TRIM_THRESHOLD, -1) != 1) return false;
+    m2::pool_limit(0);  // one of the two is enough
+    return true;
 #else
     return false;
 #endif
   }, "Keep freed memory for the next allocation; false where the C library cannot.");
+  m.def("pool_empty", &m2::pool_empty, py::call_guard<py::gil_scoped_release>(), "Bytes given back to the system.");
+  m.def("pool_limit", &m2::pool_limit, py::arg("megabytes"));
+  m.def("pool_state", [] {
+    const m2::PoolState state = m2::pool_state();
+    return std::make_tuple(state.used, state.unused, state.limit);
+  }, "Bytes in use, bytes that lie unused, the most that may.");
   m.def("amx_state", &m2::amx_state, "In words: whether matrix tiles (AMX) are used. Raises ValueError for an unknown M2OPS_AMX.");
   m.def("select_amx", [](const std::optional<std::string>& mode, bool always) {
     m2::select_amx(mode ? mode->c_str() : nullptr, always);
   }, py::arg("mode"), py::arg("always") = false, "As M2OPS_AMX; None: back to it. `always`: whatever it costs.");
+  m.def("bf16_state", &m2::bf16_state,
+        "In words: whether products of pairs of bfloat16 numbers are used. Raises ValueError for an unknown M2OPS_BF16.");
+  m.def("select_bf16", [](const std::optional<std::string>& mode) { m2::select_bf16(mode ? mode->c_str() : nullptr); },
+        py::arg("mode"), "As M2OPS_BF16; None: back to it.");
+  m.def("glu_in_pairs", [](int64_t blocks_in, int64_t in, int64_t width, int64_t out, int64_t hidden) {
+    return m2::glu_pairs() != nullptr && m2::glu_has_pairs({blocks_in, in, width, out, hidden});
+  }, "Whether blockdiag_glu of bfloat16 tensors is made of products of pairs.");
+  m.def("multiply_pairs", [](const std::vector<uint32_t>& a, const std::vector<uint32_t>& b, std::vector<float> out) {
+    const m2::GluPairKernels* kernels = m2::glu_pairs();
+    if (!kernels || a.size() != 16 || b.size() != 16 || out.size() != 16)
+      throw std::invalid_argument("multiply_pairs: needs 16 pairs, 16 pairs and 16 sums, and a kernel in use");
+    kernels->multiply(a.data(), b.data(), out.data());
+    return out;
+  }, "out + the products of 16 times 2 pairs, as the kernels make them.");
   m.def("toeplitz_seconds", [](int64_t batch, int64_t seqlen, int64_t fft_size, bool gated, bool causal) {
     return m2::toeplitz_seconds({batch, seqlen, fft_size, gated, causal});
   }, py::arg("batch"), py::arg("seqlen"), py::arg("fft_size"), py::arg("gated"), py::arg("causal"));

@@ -2,6 +2,7 @@
 // leave the cache.
 // m2ops/_blockdiag.py decides what comes here. Test: tests/ops/test_blockdiag.py.
 #include "boundary.h"
+#include "cpu/glu_pairs.h"
 
 #include <vector>
 
@@ -20,23 +21,30 @@ GluShape glu_shape(const Tensor& rows, const Tensor& w_in, const Tensor& w_out) 
   return s;
 }
 
-template <class T>
-void glu(const GluShape& shape, Dtype dtype, const GluTile& all, int64_t blocks, int64_t element) {
-  const auto& kernel = glu_kernels<T>();
-  const int64_t tiles = (all.tokens + kGluTokens - 1) / kGluTokens;
+// forward(tile, block, work) for tiles of at most `most` tokens times blocks of w_out.
+template <class T, class Forward>
+void for_glu_tiles(const GluTile& all, int64_t most, int64_t blocks, int64_t element, int64_t work_elements, Forward forward) {
+  const int64_t tiles = (all.tokens + most - 1) / most;
   const auto at = [element](const void* p, int64_t offset) { return static_cast<const char*>(p) + offset * element; };
   // Blocks of a tile one after the other, so that a thread finds the tokens in its cache.
   torch::stable::parallel_for(0, tiles * blocks, 1, [&](int64_t begin, int64_t end) {
-    const KeptWorkspace<T> work(glu_work_elements(shape));
+    const KeptWorkspace<T> work(work_elements);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i / blocks * kGluTokens;
+      const int64_t first = i / blocks * most;
       GluTile tile = all;
       tile.x = at(all.x, first * all.x_stride);
       tile.out = const_cast<char*>(at(all.out, first * all.out_stride));
-      tile.tokens = std::min(kGluTokens, all.tokens - first);
-      kernel.forward(shape, dtype, tile, i % blocks, work.get());
+      tile.tokens = std::min(most, all.tokens - first);
+      forward(tile, i % blocks, work.get());
     }
   });
+}
+
+template <class T>
+void glu(const GluShape& shape, Dtype dtype, const GluTile& all, int64_t blocks, int64_t element) {
+  const auto& kernel = glu_kernels<T>();
+  for_glu_tiles<T>(all, kGluTokens, blocks, element, glu_work_elements(shape),
+                   [&](const GluTile& tile, int64_t block, T* work) { kernel.forward(shape, dtype, tile, block, work); });
 }
 
 Tensor blockdiag_glu_tiles(const Tensor& rows, const Tensor& w_in, const Tensor& w_out, const OptTensor& b_out) {
@@ -50,8 +58,14 @@ Tensor blockdiag_glu_tiles(const Tensor& rows, const Tensor& w_in, const Tensor&
   if (out.numel() == 0) return out;
   const GluTile all{x.const_data_ptr(), x.stride(0), x.size(0), first.const_data_ptr(), second.const_data_ptr(),
                     bias ? bias->const_data_ptr() : nullptr, out.data_ptr(), out.stride(0)};
+  const Dtype dtype = dtype_of("blockdiag_glu", rows);
+  if (const GluPairKernels* pairs = dtype == Dtype::bf16 && glu_has_pairs(shape) ? glu_pairs() : nullptr) {
+    for_glu_tiles<char>(all, kPairTokens, blocks, rows.element_size(), glu_pairs_work_bytes(shape),
+                        [&](const GluTile& tile, int64_t block, char* work) { pairs->forward(shape, tile, block, work); });
+    return out;
+  }
   with_compute_type(compute_type(rows), [&](auto zero) {
-    glu<decltype(zero)>(shape, dtype_of("blockdiag_glu", rows), all, blocks, rows.element_size());
+    glu<decltype(zero)>(shape, dtype, all, blocks, rows.element_size());
   });
   return out;
 }

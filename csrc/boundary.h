@@ -8,10 +8,6 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -23,6 +19,13 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/pool.h"
+
+// A tensor over memory of ours. Of torch 2.11 and later, so null where torch is older: this library is built for 2.10.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset, int32_t dtype,
+    int32_t device_type, int32_t device_index, AtenTensorHandle* out, int32_t layout, const uint8_t* opaque_metadata,
+    int64_t opaque_metadata_size, void (*deleter)(void* data, void* context), void* deleter_context);
 
 namespace m2 {
 
@@ -111,18 +114,24 @@ class Workspace {
   std::unique_ptr<T, void (*)(void*)> data_;
 };
 
-// An output of fresh memory in huge pages where the system leaves the choice to the program (Linux "madvise"): faulting in
-// 4 KB pages one by one costs more than a convolution. Only whole huge pages inside the tensor, so that no memory is added.
+// A large output or temporary tensor comes from the pool of cpu/pool.h where there is one and torch can be told how to give
+// memory back (2.11 and later), any other from torch.
 inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape, std::optional<ScalarType> type = {}) {
-  Tensor out = torch::stable::new_empty(like, shape, type);
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
-  const uintptr_t end = begin + uintptr_t(out.numel()) * uintptr_t(out.element_size());
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-  return out;
+  const ScalarType dtype = type.value_or(like.scalar_type());
+  const int64_t element = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  int64_t strides[4], numel = 1, axis = int64_t(shape.size());
+  for (const int64_t* size = shape.end(); size != shape.begin();) strides[--axis] = numel, numel *= *--size;
+  if (torch_from_blob == nullptr || numel * element < kPooledBytes) return torch::stable::new_empty(like, shape, type);
+  void* block = pool_take(numel * element);
+  if (!block) return torch::stable::new_empty(like, shape, type);
+  AtenTensorHandle handle = nullptr;
+  const AOTITorchError failed = torch_from_blob(
+      block, int64_t(shape.size()), shape.begin(), strides, 0,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), -1, &handle,
+      aoti_torch_layout_strided(), nullptr, 0, [](void* data, void*) { pool_give(data); }, nullptr);
+  if (failed) pool_give(block);
+  STD_TORCH_CHECK(!failed, "m2ops: torch could not make a tensor of ", numel, " elements");
+  return Tensor(handle);
 }
 
 // A workspace kept by the calling thread for its next call up to kKeptBytes: fresh pages cost more than the work on them.

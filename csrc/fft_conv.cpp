@@ -61,7 +61,8 @@ void spectrum_rows_bwd(const Tensor& dspectrum, int64_t taps, int64_t taps_rev, 
   });
 }
 
-Tensor filter_spectrum_cpu(const Tensor& k, const OptTensor& k_rev, int64_t fft_size) {
+// Writes the spectrum of a filter to `out`, (dim, 2 * fft_size), rows of a larger tensor perhaps.
+void filter_spectrum_into_cpu(const Tensor& k, const OptTensor& k_rev, Tensor out) {
   const ScalarType type = k.scalar_type();
   STD_TORCH_CHECK(k.dim() == 2 && (type == ScalarType::Float || type == ScalarType::Double),
                   "filter_spectrum: k must have shape (dim, taps) and be float32 or float64");
@@ -72,12 +73,25 @@ Tensor filter_spectrum_cpu(const Tensor& k, const OptTensor& k_rev, int64_t fft_
                     " rows");
     reverse = parameter("filter_spectrum", "k_rev", *k_rev, type, k_rev->numel());
   }
+  STD_TORCH_CHECK(out.is_cpu() && out.scalar_type() == type && out.dim() == 2 && out.size(0) == k.size(0) &&
+                      out.size(1) % 2 == 0 && out.is_contiguous(),
+                  "filter_spectrum: out must be contiguous, of the type of k, with ", k.size(0), " rows");
+  const int64_t fft_size = out.size(1) / 2;
   make_fft_plan(fft_size);
-  Tensor out = new_output(k, {k.size(0), 2 * fft_size});
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
     spectrum_rows<T>(taps, reverse, fft_size, static_cast<T*>(out.data_ptr()));
   });
+}
+
+Tensor empty_spectrum_cpu(const Tensor& like, int64_t dim, int64_t fft_size) {
+  return new_output(like, {dim, 2 * fft_size});
+}
+
+Tensor filter_spectrum_cpu(const Tensor& k, const OptTensor& k_rev, int64_t fft_size) {
+  make_fft_plan(fft_size);
+  Tensor out = empty_spectrum_cpu(k, k.size(0), fft_size);
+  filter_spectrum_into_cpu(k, k_rev, out);
   return out;
 }
 
@@ -289,6 +303,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cpu(const Tensor
 
 STABLE_TORCH_LIBRARY_IMPL(m2ops, CPU, m) {
   m.impl("filter_spectrum", TORCH_BOX(&m2::filter_spectrum_cpu));
+  m.impl("_empty_spectrum", TORCH_BOX(&m2::empty_spectrum_cpu));
+  m.impl("_filter_spectrum_into", TORCH_BOX(&m2::filter_spectrum_into_cpu));
   m.impl("filter_spectrum_bwd", TORCH_BOX(&m2::filter_spectrum_bwd_cpu));
   m.impl("fft_conv", TORCH_BOX(&m2::fft_conv_cpu));
   m.impl("fft_conv_bwd", TORCH_BOX(&m2::fft_conv_bwd_cpu));

@@ -6,6 +6,8 @@
 
 STABLE_TORCH_LIBRARY(m2ops, m) {
   m.def("filter_spectrum(Tensor k, Tensor? k_rev, int fft_size) -> Tensor");
+  m.def("_empty_spectrum(Tensor like, int dim, int fft_size) -> Tensor");
+  m.def("_filter_spectrum_into(Tensor k, Tensor? k_rev, Tensor(a!) out) -> ()");
   m.def("filter_spectrum_bwd(Tensor dspectrum, int taps, int taps_rev) -> (Tensor, Tensor)");
   m.def("fft_conv(Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last) -> Tensor");
   m.def("fft_conv_bwd(Tensor dout, Tensor u, Tensor spectrum, Tensor? skip, Tensor? pregate, Tensor? postgate, bool channels_last) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

@@ -15,6 +15,8 @@ from m2ops._blockdiag import (
 )
 from m2ops._fft_conv import (
     FilterSpectrum,
+    empty_spectrum,
+    empty_spectrum_ref,
     fft_conv,
     fft_conv_ref,
     fft_size,
@@ -22,7 +24,7 @@ from m2ops._fft_conv import (
     filter_spectrum_ref,
 )
 from m2ops._isa import available_isas, current_isa, use_isa
-from m2ops._memory import keep_freed_memory
+from m2ops._memory import empty_pool, keep_freed_memory
 from m2ops._monarch_mixer import monarch_mixer, monarch_mixer_ref
 from m2ops._plans import FftPlan, SearchedPlan, fft_plan, search_fft_plans, use_kept_plans
 from m2ops._short_conv import short_conv, short_conv_ref
@@ -40,6 +42,9 @@ __all__ = [
     "blockdiag_matmul",
     "blockdiag_matmul_ref",
     "current_isa",
+    "empty_pool",
+    "empty_spectrum",
+    "empty_spectrum_ref",
     "fft_conv",
     "fft_conv_ref",
     "fft_plan",

@@ -75,6 +75,7 @@ def show_facts() -> None:
             name + (" (in use)" if name == m2ops.current_isa() else "") for name in m2ops.available_isas()
         ),
         "matrix tiles (AMX)": binding.amx_state(),
+        "products of bfloat16 pairs (AVX512-BF16)": binding.bf16_state(),
         "CUDA library": state,
         "operators": ", ".join(name for name in m2ops.__all__ if f"{name}_ref" in m2ops.__all__),
     }

@@ -237,12 +237,19 @@ def _blockdiag_glu(x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor | None)
     return flat if b_out is None else flat.add_(b_out)
 
 
-def cpu_kernel_serves(x: Tensor, w_in: Tensor, w_out: Tensor) -> bool:
-    """Whether the fused CPU kernels are the faster way: they have vectors, and the CPU no products in the dtype of x.
+def cpu_kernel_serves(x: Tensor, w_in: Tensor, w_out: Tensor, backward: bool = False) -> bool:
+    """Whether the fused CPU kernels are the faster way: they have vectors, and torch no better products of x's dtype.
 
-    They compute 16-bit tensors in float32; a CPU that multiplies 16-bit numbers is faster with torch's products.
+    They compute 16-bit tensors in float32; a CPU that multiplies 16-bit numbers is faster with torch's products, unless
+    the kernel has such products too (bfloat16, forward).
     """
-    if binding.current_isa() == "scalar" or max(w_in.shape[2], w_out.shape[1]) > MAX_KERNEL_WIDTH:
+    if max(w_in.shape[2], w_out.shape[1]) > MAX_KERNEL_WIDTH:
+        return False
+    if x.dtype == torch.bfloat16 and not backward:
+        blocks_in, width, in_size = w_in.shape
+        if binding.glu_in_pairs(blocks_in, in_size, width, *w_out.shape[1:]):
+            return True
+    if binding.current_isa() == "scalar":
         return False
     narrow = x.dtype in (torch.float16, torch.bfloat16)
     return not (narrow and binding.has_products(str(x.dtype).removeprefix("torch.")))
@@ -311,7 +318,7 @@ def _blockdiag_glu_bwd(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> 
 
 @implement("blockdiag_glu_bwd", "CPU")
 def _blockdiag_glu_bwd_cpu(dout: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if not cpu_kernel_serves(x, w_in, w_out):
+    if not cpu_kernel_serves(x, w_in, w_out, True):
         return _blockdiag_glu_bwd(dout, x, w_in, w_out)
     rows, drows = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
     dx, dw_in, dw_out = torch.ops.m2ops.blockdiag_glu_tiles_bwd(drows, rows, w_in, w_out)

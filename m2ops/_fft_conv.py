@@ -6,7 +6,7 @@ Test: tests/ops/test_fft_conv.py. Benchmark: benchmarks/bench_fft_conv.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from m2ops._layout import (
     check_vector,
     compute_dtype,
 )
-from m2ops._library import autocast, in_forward_mode, refuse_second_gradient, to
+from m2ops._library import autocast, implement, in_forward_mode, refuse_second_gradient, to
 
 MAX_SEQLEN = 1 << 22
 
@@ -44,13 +44,19 @@ class FilterSpectrum:
         """Number of channels."""
         return self.data.shape[0]
 
+    def rows(self, first: int, last: int) -> FilterSpectrum:
+        """That of the channels first .. last, in the same memory."""
+        return replace(self, data=self.data[first:last])
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory the spectrum holds."""
         return self.data.numel() * self.data.element_size()
 
 
-def filter_spectrum_ref(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpectrum:
+def filter_spectrum_ref(
+    k: Tensor, k_rev: Tensor | None, seqlen: int, *, out: FilterSpectrum | None = None
+) -> FilterSpectrum:
     """Plain-torch meaning of :func:`filter_spectrum`: rfft of the two-sided filter, zero-padded to 2*seqlen."""
     dtype = compute_dtype(k.dtype)
     kernel = torch.zeros(k.shape[0], 2 * seqlen, dtype=dtype, device=k.device)
@@ -61,7 +67,14 @@ def filter_spectrum_ref(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterS
         reverse = torch.zeros_like(kernel)
         reverse[:, 2 * seqlen - taps_rev :] = k_rev[:, :taps_rev].to(dtype).flip(-1)
         kernel = kernel + reverse
-    return FilterSpectrum(torch.fft.rfft(kernel), seqlen, reference=True)
+    data = torch.fft.rfft(kernel)
+    return FilterSpectrum(data if out is None else out.data.copy_(data), seqlen, reference=True)
+
+
+def empty_spectrum_ref(dim: int, seqlen: int, like: Tensor) -> FilterSpectrum:
+    """That of :func:`empty_spectrum` for :func:`filter_spectrum_ref`."""
+    wide = torch.complex128 if compute_dtype(like.dtype) == torch.float64 else torch.complex64
+    return FilterSpectrum(like.new_empty(dim, seqlen + 1, dtype=wide), seqlen, reference=True)
 
 
 def _masked(
@@ -180,20 +193,39 @@ def spectrum_data(k: Tensor | FilterSpectrum, k_rev: Tensor | None, u: Tensor, s
     return torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), _transform_size(seqlen, u.device))
 
 
-def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpectrum:
+def empty_spectrum(dim: int, seqlen: int, like: Tensor) -> FilterSpectrum:
+    """Memory for :func:`filter_spectrum` to write to, some channels at a time; its values are arbitrary.
+
+    Args:
+        dim: number of channels.
+        seqlen: largest number of positions the spectrum must serve, in positions.
+        like: (any shape) a filter, whose device it has and whose computing dtype.
+
+    Raises:
+        ValueError: seqlen outside 1 .. 2^22.
+    """
+    size = _transform_size(fft_size(seqlen), like.device)
+    return FilterSpectrum(torch.ops.m2ops._empty_spectrum(like.to(compute_dtype(like.dtype)), dim, size), size)
+
+
+def filter_spectrum(
+    k: Tensor, k_rev: Tensor | None, seqlen: int, *, out: FilterSpectrum | None = None
+) -> FilterSpectrum:
     """Transform a filter once, for reuse by :func:`fft_conv` at every length up to `seqlen`.
 
     Args:
         k: (dim, taps), lags 0, 1, ...; taps beyond the transform length have no effect.
         k_rev: (dim, taps), lags -1, -2, ...; None for a causal filter.
         seqlen: largest number of positions the spectrum must serve, in positions.
+        out: where to write it, of dim channels: :func:`empty_spectrum` or rows of one. Not differentiable then.
 
     Returns:
-        FilterSpectrum in float32 (float64 for float64 filters), 8 bytes per channel and transform point.
-        Differentiable with respect to `k` and `k_rev`.
+        FilterSpectrum in float32 (float64 for float64 filters), 8 bytes per channel and transform point; `out` if
+        there is one. Differentiable with respect to `k` and `k_rev`.
 
     Raises:
-        TypeError, ValueError: wrong shape, dtype or device; seqlen outside 1 .. 2^22.
+        TypeError, ValueError: wrong shape, dtype or device; seqlen outside 1 .. 2^22; an `out` of another size, or
+            while gradients are recorded.
 
     Source: right-angle convolution, docs/kernels.md.
     """
@@ -204,8 +236,20 @@ def filter_spectrum(k: Tensor, k_rev: Tensor | None, seqlen: int) -> FilterSpect
         raise NotImplementedError(
             "filter_spectrum: it has no forward-mode derivative, got a filter with a tangent; give it to fft_conv"
         )
-    data = torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), size)
-    return FilterSpectrum(data, size)
+    if out is None:
+        return FilterSpectrum(torch.ops.m2ops.filter_spectrum(k.to(dtype), cast(dtype, k_rev), size), size)
+    want, got = (k.shape[0], 2 * size), tuple(out.data.shape)
+    if got != want or out.data.dtype != dtype or out.reference or not out.data.is_contiguous():
+        raise ValueError(
+            f"filter_spectrum: out must have {want} numbers of {dtype} in rows that lie together, got {got} of "
+            f"{out.data.dtype}; make it with empty_spectrum({k.shape[0]}, {seqlen}, k)"
+        )
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (k, k_rev)):
+        raise ValueError(
+            "filter_spectrum: out cannot be given where a gradient is wanted; leave it away, or use no_grad()"
+        )
+    torch.ops.m2ops._filter_spectrum_into(k.to(dtype), cast(dtype, k_rev), out.data)
+    return out
 
 
 def _check_conv(
@@ -288,6 +332,26 @@ def fft_conv(
 @torch.library.register_fake("m2ops::filter_spectrum")
 def _(k: Tensor, k_rev: Tensor | None, fft_size: int) -> Tensor:
     return k.new_empty(k.shape[0], 2 * fft_size)
+
+
+@implement("_empty_spectrum", "CompositeExplicitAutograd")
+def _empty_spectrum(like: Tensor, dim: int, fft_size: int) -> Tensor:
+    return like.new_empty(dim, 2 * fft_size)
+
+
+@implement("_filter_spectrum_into", "CompositeExplicitAutograd")
+def _filter_spectrum_into(k: Tensor, k_rev: Tensor | None, out: Tensor) -> None:
+    out.copy_(torch.ops.m2ops.filter_spectrum(k, k_rev, out.shape[1] // 2))
+
+
+@torch.library.register_fake("m2ops::_empty_spectrum")
+def _(like: Tensor, dim: int, fft_size: int) -> Tensor:
+    return like.new_empty(dim, 2 * fft_size)
+
+
+@torch.library.register_fake("m2ops::_filter_spectrum_into")
+def _(k: Tensor, k_rev: Tensor | None, out: Tensor) -> None:
+    return None
 
 
 @torch.library.register_fake("m2ops::filter_spectrum_bwd")

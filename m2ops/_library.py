@@ -32,8 +32,8 @@ def _load() -> tuple[Any, bool]:
         raise ImportError(
             f"m2ops: the native library does not fit torch {torch.__version__} or this Python ({error}); {REMEDY}"
         ) from error
-    binding.current_isa()  # a wrong M2OPS_ISA or M2OPS_AMX is reported here, not in the middle of a computation
-    binding.amx_state()
+    # A wrong M2OPS_ISA, M2OPS_AMX, M2OPS_BF16 or M2OPS_POOL_MB is reported here, not in the middle of a computation.
+    binding.current_isa(), binding.amx_state(), binding.bf16_state(), binding.pool_state()
     cuda = torch.version.cuda is not None and CUDA_LIBRARY.is_file()
     if cuda:
         torch.ops.load_library(str(CUDA_LIBRARY))

@@ -160,9 +160,9 @@ def kernel_calls_of_references(sources: dict[str, str]) -> list[str]:
 
 
 def schema_names(ops_cpp: str) -> list[str]:
-    """Operators of the table of contents, without their backward halves."""
+    """Operators of the table of contents, without backward halves and what another operator alone calls (`_name`)."""
     names = re.findall(r'm\.def\(\s*"(\w+)\(', ops_cpp)
-    return [name for name in names if not name.endswith("_bwd")]
+    return [name for name in names if not name.endswith("_bwd") and not name.startswith("_")]
 
 
 def incomplete_operators(names: list[str], sources: dict[str, str], tests: str, benchmarks: str) -> list[str]:

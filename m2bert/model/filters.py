@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,9 +26,10 @@ from m2bert.model.architecture import Architecture
 
 WINDOW_TARGET = 1e-2
 FASTEST_DECAY, SLOWEST_DECAY = 0.3, 1.5
-# Values of a filter that are turned into a spectrum at a time, and the fewest channels: a block of them stays in the
-# cache of a CPU. A GPU waits for Python between blocks: there a block is a gigabyte, all channels of 80M at 32,768.
-BLOCK_VALUES, MIN_BLOCK = 1 << 21, 16
+# Values of a filter that are turned into a spectrum at a time, 32 MB, and the fewest channels: products of fewer rows
+# run at half of the rate, more would take memory. A GPU waits for Python between blocks: there a block is a gigabyte,
+# all channels of 80M at 32,768.
+BLOCK_VALUES, MIN_BLOCK = 1 << 23, 16
 CUDA_BLOCK_VALUES = 1 << 28
 CACHE_VARIABLE = "M2OPS_SPECTRUM_CACHE_MB"
 CACHE_MEGABYTES = 1024.0
@@ -103,12 +104,14 @@ class ImplicitFilter(nn.Module):
         hidden, scale = features, frequency[:, None]
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
-            hidden = torch.addmm(_wide(layer.bias)[:, None], _wide(layer.weight), hidden).mul(scale).sin()
+            hidden = torch.addmm(_wide(layer.bias)[:, None], _wide(layer.weight), hidden)
+            # In place where no gradient needs the product.
+            hidden = hidden.mul(scale).sin() if hidden.requires_grad else hidden.mul_(scale).sin_()
         return hidden
 
-    def channels(self, hidden: Tensor, first: int, last: int) -> Tensor:
-        """Channels first .. last of the filter (last - first, seqlen)."""
-        return _wide(self.out.weight)[first:last] @ hidden
+    def channels(self, hidden: Tensor, first: int, last: int, out: Tensor | None = None) -> Tensor:
+        """Channels first .. last of the filter (last - first, seqlen), in `out` if that is given."""
+        return torch.mm(_wide(self.out.weight)[first:last], hidden, out=out)
 
 
 class LongConv(nn.Module):
@@ -133,19 +136,21 @@ class LongConv(nn.Module):
         return filters
 
     def blocks(self, window: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The same, `size` channels at a time: what a block takes is in cache when it is used."""
+        """The same, `size` channels at a time; where no gradient is wanted, in the memory of the ones before."""
         with torch.autocast(window.device.type, enabled=False):
             features = _wide(self.features[: window.shape[1]]).t()
             directions = [self.filter] if self.filter_rev is None else [self.filter, self.filter_rev]
             hidden = [network.hidden(features, _wide(self.frequency)) for network in directions]
+            made: list[Tensor] = []
             for first in range(0, window.shape[0], size):
                 part = window[first : first + size]
+                again = [m if len(m) == len(part) and not m.requires_grad else None for m in made] or [None, None]
                 # In place: neither the product's gradient nor the matmul before it needs the overwritten values.
-                filters = [
-                    network.channels(states, first, first + size).mul_(part)
-                    for network, states in zip(directions, hidden, strict=True)
+                made = [
+                    network.channels(states, first, first + size, memory).mul_(part)
+                    for network, states, memory in zip(directions, hidden, again, strict=False)
                 ]
-                yield filters[0], filters[1] if len(filters) > 1 else None
+                yield made[0], made[1] if len(made) > 1 else None
 
     @torch.no_grad()
     def source(self, taps: int) -> Tensor:
@@ -312,17 +317,14 @@ class FilterBank:
         return fresh
 
     def _make_spectrum(self, conv: LongConv, taps: int) -> m2ops.FilterSpectrum:
-        dim, data = self.config.hidden_size, None
-        window = self.window(taps, conv.skip.device)
-        block = channels_at_once(taps, conv.skip.device)
+        dim, window = self.config.hidden_size, self.window(taps, conv.skip.device)
+        block, transform = channels_at_once(taps, conv.skip.device), self._kernel("filter_spectrum")
+        if block >= dim:
+            return transform(*conv(window), taps)
+        whole: m2ops.FilterSpectrum = self._kernel("empty_spectrum")(dim, taps, window)
         for first, (k, k_rev) in zip(range(0, dim, block), conv.blocks(window, block), strict=True):
-            part = self._kernel("filter_spectrum")(k, k_rev, taps)
-            if block >= dim:
-                return part
-            if data is None:
-                data = part.data.new_empty(dim, *part.data.shape[1:])
-            data[first : first + block] = part.data
-        return replace(part, data=data)
+            transform(k, k_rev, taps, out=whole.rows(first, first + block))
+        return whole
 
     def _keep(self, key: Key, entry: _Entry) -> None:
         """Store an entry if the budget allows, at the expense of other transform lengths only.

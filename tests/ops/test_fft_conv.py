@@ -164,6 +164,35 @@ def test_filter_spectrum_serves_shorter_sequences(seqlen: int) -> None:
     assert_matches(out, exact(x))
 
 
+@pytest.mark.parametrize("kernels", ["m2ops", "reference"])
+def test_a_spectrum_is_written_some_channels_at_a_time(kernels: str) -> None:
+    x = inputs(torch.float32, 300, dim=5)
+    end = "" if kernels == "m2ops" else "_ref"
+    convolve, transform, empty = (
+        getattr(m2ops, f"{name}{end}") for name in ("fft_conv", "filter_spectrum", "empty_spectrum")
+    )
+    spectrum = empty(5, 300, x["k"])
+    spectrum.data.fill_(torch.nan)
+    for first, last in ((3, 5), (0, 3)):
+        part = transform(x["k"][first:last], x["k_rev"][first:last], 300, out=spectrum.rows(first, last))
+        assert part.data.data_ptr() == spectrum.data[first:].data_ptr() and part.dim == last - first
+    got = convolve(x["u"], spectrum, None, x["skip"], x["pregate"], x["postgate"])
+    assert_matches(got, direct(*(x[name] for name in ("u", "k", "k_rev", "skip", "pregate", "postgate"))))
+
+
+def test_a_spectrum_is_not_written_where_it_cannot_be() -> None:
+    k = torch.randn(4, 100)
+    for out in (
+        m2ops.empty_spectrum(3, 100, k),
+        m2ops.empty_spectrum(4, 200, k),
+        m2ops.empty_spectrum(4, 100, k.double()),
+    ):
+        with pytest.raises(ValueError, match=r"filter_spectrum: out must have \(4, 256\) numbers of torch.float32"):
+            m2ops.filter_spectrum(k, None, 100, out=out)
+    with pytest.raises(ValueError, match="out cannot be given where a gradient is wanted"):
+        m2ops.filter_spectrum(k.requires_grad_(), None, 100, out=m2ops.empty_spectrum(4, 100, k))
+
+
 def test_filter_spectrum_is_the_same_for_every_instruction_set() -> None:
     x = inputs(torch.float32, 500)
     spectrum = m2ops.filter_spectrum(x["k"], x["k_rev"], 500)
@@ -263,6 +292,7 @@ def test_ops_pass_opcheck() -> None:
     ops = torch.ops.m2ops
     k = torch.randn(3, 9, requires_grad=True)
     torch.library.opcheck(ops.filter_spectrum.default, (k, torch.randn(3, 5), 256))
+    torch.library.opcheck(ops._filter_spectrum_into.default, (k.detach(), torch.randn(3, 5), torch.empty(3, 512)))
     spectrum = ops.filter_spectrum(k.detach(), None, 256).requires_grad_()
     u = torch.randn(2, 3, 20, requires_grad=True)
     torch.library.opcheck(ops.fft_conv.default, (u, spectrum, torch.randn(3), torch.randn(2, 3, 20), None, False))
