@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from m2bert.encoders.windows import groups_of_characters
 
-CHARACTERS_AT_ONCE = 1_000_000
+CHARACTERS_AT_ONCE = 200_000
 # They end words at white space, so that a text cut there has the tokens it has as a whole.
 SPLIT_AT_SPACE = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 SPACES = (" ", "\n")

@@ -32,7 +32,6 @@ from m2bert.search.stores.fields import (
     fields_of,
     known_fields,
     known_names,
-    missing_fields,
     quoted,
     sql_of_keys,
     sql_of_query,
@@ -41,16 +40,18 @@ from m2bert.search.stores.fields import (
 from m2bert.search.stores.lance_indexes import (
     BEHIND,
     BEHIND_WHILE_ADDING,
-    WORDS_BEHIND,
     VectorIndex,
     index_fields,
     index_sizes,
     index_vectors,
     index_words,
     vector_index,
+    words_behind,
 )
+from m2bert.search.stores.lance_memory import keep_in_bounds
 from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
 from m2bert.search.stores.lance_reading import matching, near, scanned, taken
+from m2bert.search.stores.lance_writing import completed, widen
 from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_of
 
 # Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
@@ -68,7 +69,6 @@ VERSIONS_BETWEEN_TIDYING = 40
 VERSIONS_OF_A_CONNECTION = 16
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 KEYS_AT_ONCE = 5_000
-WIDENED_AT_ONCE = 20  # processes, each of which wins one try at least
 Made = TypeVar("Made")
 
 
@@ -195,8 +195,9 @@ class LanceStore:
         """See VectorStore.refresh."""
         with self._latest() as table:
             if everything:
+                keep_in_bounds(table)
                 table.optimize(cleanup_older_than=KEPT_VERSIONS)
-            index_words(table, None if everything else WORDS_BEHIND)
+            index_words(table, None if everything else words_behind(table))
             index_vectors(table, CANDIDATES, 0.0 if everything else BEHIND)
             index_fields(table)
 
@@ -213,6 +214,7 @@ class LanceStore:
         if crowded and len(versions) > 1:
             # Counted back from when it is looked at, a moment later.
             kept = min(kept, versions[-1]["timestamp"] - versions[-2]["timestamp"] + timedelta(seconds=0.03))
+        keep_in_bounds(table)
         table.optimize(cleanup_older_than=kept)
 
     def delete(self, keys: Collection[Key]) -> int:
@@ -370,29 +372,3 @@ class LanceStore:
             raise
         except Exception as error:
             raise damaged(self.name, error) from error
-
-
-def widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
-    """Give the table the columns that it lacks, without a value in them; another process may do so at the same time."""
-    for tries_left in reversed(range(WIDENED_AT_ONCE)):
-        there = table.schema.names
-        missing = [field for field in table_schema(info) if field.name not in there] + missing_fields(fields, there)
-        if not missing:
-            return
-        try:
-            table.add_columns(missing)
-        except RuntimeError as error:
-            if not tries_left or "conflict" not in str(error):
-                raise
-            table.checkout_latest()
-
-
-def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
-    """Rows with what the table keeps of their metadata in columns of their own."""
-    fields = known_fields(schema.names)
-
-    def complete(batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | field_columns(batch["metadata"], fields)
-        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-    return pa.RecordBatchReader.from_batches(schema, map(complete, rows))
