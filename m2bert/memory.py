@@ -8,12 +8,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PROCESS, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+# What is freed in the meantime is still there; trimming takes some milliseconds.
+TRIMMED_EVERY = 0.2
 # Where the system does not say.
 UNKNOWN = 2 << 30
 # Options of mallopt; and the least block of bytes that has pages of its own, as glibc has it at first, and in the end,
@@ -48,19 +51,30 @@ def keep_freed() -> None:
 
 @contextmanager
 def giving_back() -> Iterator[None]:
-    """Give the system what the C library keeps of what was freed, before, after, and all along as far as blocks are not
-    tiny. Afterwards freed memory is kept as far as glibc goes by itself, or as keep_freed said. Nothing is done where
-    it is not glibc, or where the environment says how much is kept."""
+    """Give the system what the C library keeps of what was freed: inside, large blocks at once, and small ones every
+    TRIMMED_EVERY seconds, since each of many threads has its own. Afterwards freed memory is kept as far as glibc goes
+    by itself, or as keep_freed said. Nothing is done where it is not glibc, or where the environment says how much is
+    kept."""
     if (library := _library()) is None or any(name.startswith("MALLOC_") for name in os.environ):
         yield
         return
     library.mallopt(_MMAP_MAX, 65_536)
     library.mallopt(_MMAP_THRESHOLD, _LEAST_GIVEN)
     library.mallopt(_TRIM_THRESHOLD, _LEAST_GIVEN)
-    library.malloc_trim(0)
+    ended = threading.Event()
+
+    def trim() -> None:
+        library.malloc_trim(0)
+        while not ended.wait(TRIMMED_EVERY):
+            library.malloc_trim(0)
+
+    trimming = threading.Thread(target=trim, daemon=True)
+    trimming.start()
     try:
         yield
     finally:
+        ended.set()
+        trimming.join()
         library.malloc_trim(0)
         library.mallopt(_MMAP_THRESHOLD, _MOST_KEPT)
         library.mallopt(_TRIM_THRESHOLD, 2 * _MOST_KEPT)

@@ -60,6 +60,10 @@ KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minut
 # Where files take so many times what the latest version needs, only the version before the change is kept as well, and
 # a reader of an older one begins again with the latest. Of small stores alone, because tidying takes rows into memory.
 CROWDED, CROWDED_BYTES = 2.0, 32 << 20
+# Files of so many bytes are read as quickly as larger ones: putting them together, which copies all rows, and takes
+# indexes into memory to change the numbers of their rows, waits so many times longer, unless old versions and indexes
+# take so many times what the latest version needs.
+LARGE_FILE, WAITING, WASTEFUL = 4 << 20, 10, 3.0
 READING_TRIES = 20
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
@@ -205,9 +209,12 @@ class LanceStore:
         """Every so many versions, of which the index of words will be one, or where old versions take more than the
         latest: small files together, old versions away."""
         before, self._tidied_until = self._tidied_until, table.version + 1
-        size = table.stats()["total_bytes"]
+        stats = table.stats()
+        size = stats["total_bytes"]
         crowded = replaced and not self._is_remote and size < CROWDED_BYTES and bytes_at(self.path) > CROWDED * size
-        if not crowded and before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
+        is_large = size >= LARGE_FILE * max(stats["fragment_stats"]["num_fragments"], 1)
+        between = VERSIONS_BETWEEN_TIDYING * (WAITING if is_large and not self._is_wasteful(size) else 1)
+        if not crowded and before // between == self._tidied_until // between:
             return
         versions = table.list_versions()
         kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if len(versions) > MANY_VERSIONS else KEPT_VERSIONS
@@ -216,6 +223,10 @@ class LanceStore:
             kept = min(kept, versions[-1]["timestamp"] - versions[-2]["timestamp"] + timedelta(seconds=0.03))
         keep_in_bounds(table)
         table.optimize(cleanup_older_than=kept)
+
+    def _is_wasteful(self, size: int) -> bool:
+        """Whether old versions and indexes take so much that tidying pays though files are large."""
+        return self._is_remote or bytes_at(self.path) > WASTEFUL * size
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""

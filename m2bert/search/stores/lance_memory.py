@@ -1,7 +1,7 @@
 """What LanceDB takes into memory at once, which it reads from the environment: rows of a scan, and words of an index.
 
 With its own values, putting files of long documents together takes gigabytes, and so does an index of words. A variable
-that whoever runs the process has set stays. Tests: tests/search/test_streaming.py, tests/search/test_store_indexes.py.
+that whoever runs the process has set stays. Tests: tests/search/test_lance_memory.py, tests/search/test_streaming.py.
 """
 
 from __future__ import annotations
