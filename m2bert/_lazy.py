@@ -45,6 +45,37 @@ def postponed(package: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
+@contextmanager
+def hidden(package: str) -> Iterator[None]:
+    """Inside, `package` is found and not loaded, an ImportError, unless it was before.
+
+    For packages that others load where they are there, needed or not.
+    """
+    finder = _Hiding(package)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Hiding(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds one package, which then cannot be loaded."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See importlib."""
+        return importlib.machinery.ModuleSpec(fullname, self) if fullname == self.package else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See importlib."""
+        raise ImportError(f"{self.package} is not needed here", name=self.package)
+
+
 class _Postponing(importlib.abc.MetaPathFinder):
     """Finds one package where it is, and has its `__init__` wait."""
 

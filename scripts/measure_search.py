@@ -35,7 +35,8 @@ from m2bert.ranking.bm25 import word_scale
 from m2bert.ranking.parts import Mixture
 from m2bert.search.documents import Document
 from m2bert.search.filters import parse_where
-from m2bert.search.stores import Query, StoreInfo, columns, lance
+from m2bert.search.places import place_of
+from m2bert.search.stores import Query, StoreInfo, VectorStore, columns, lance
 from m2bert.search.stores.checksums import text_hash
 from m2bert.search.stores.columns import SCORED, dense_scores, to_batch, to_table_rows
 from m2bert.search.stores.fields import fields_of, sql_of_query
@@ -142,7 +143,7 @@ def _unstemmed(text: str) -> bytearray:
     return bytearray(" ".join(text.split()).encode())
 
 
-def timed_queries(store: lance.LanceStore, queries: list[Query]) -> tuple[list[float], list[list[str]]]:
+def timed_queries(store: VectorStore, queries: list[Query]) -> tuple[list[float], list[list[str]]]:
     """Milliseconds and ids of each query."""
     times, found = [], []
     for query in queries:
@@ -198,42 +199,63 @@ def _words_of_all(table: Any, words: Sequence[str], count: int) -> Callable[[NDA
     return of
 
 
-def written(world: World, folder: Path) -> dict[str, float]:
-    """Seconds of CPU time, and of the clock, to write a store in one step with its indexes."""
-    store = lance.LanceStore.create(folder, StoreInfo("made up", "0" * 16, DIM))
-    began, worked = time.perf_counter(), time.process_time()
+def written(world: World, store: VectorStore) -> dict[str, float]:
+    """Seconds of CPU time in this process, and of the clock, to write a store in one step, and to make its indexes."""
+    told: dict[str, float] = {}
     fields = fields_of(world.metadata(number) for number in range(2))
-    store.add(world.rows(store.info), replaces=False, fields=fields)
-    store.refresh()
-    return {
-        "seconds_to_write": round(time.perf_counter() - began, 1),
-        "cpu_seconds_to_write": round(time.process_time() - worked, 1),
-    }
+    for name, work in (
+        ("to_write", lambda: store.add(world.rows(store.info), replaces=False, fields=fields)),
+        ("to_index", store.refresh),
+    ):
+        began, worked = time.perf_counter(), time.process_time()
+        work()
+        told[f"seconds_{name}"] = round(time.perf_counter() - began, 1)
+        told[f"cpu_seconds_{name}"] = round(time.process_time() - worked, 1)
+    return told
 
 
-def measure(folder: Path, world: World, queries: int, scored: list[int], wheres: list[str | None]) -> dict[str, Any]:
-    """Everything but the cold query."""
+def opened(where: Path | str, world: World) -> tuple[VectorStore, dict[str, float]]:
+    """The store there; made where there is none, and what that took."""
+    place = place_of(where)
+    store = place.open_if_made()
+    if store is not None and store.count():
+        return store, {}
+    store = store or place.create(StoreInfo("made up", "0" * 16, DIM))
+    return store, written(world, store)
+
+
+def measure(
+    folder: Path, world: World, queries: int, scored: list[int], wheres: list[str | None], other: str | None = None
+) -> dict[str, Any]:
+    """Everything but the cold query. other: another store that is asked, where the folder's only gives the exact
+    ranking."""
     result: dict[str, Any] = {"documents": world.documents, "queries": queries}
-    if lance.is_unused(folder):
-        result |= written(world, folder)
-    store = lance.LanceStore.open(folder)
+    exact_store, told = opened(folder, world)
+    assert isinstance(exact_store, lance.LanceStore)
+    store: VectorStore = exact_store
+    if other is not None:
+        store, told = opened(other, world)
+    result |= told
     plain = [world.query(number) for number in range(queries)]
     conditions = [None if where is None else parse_where(where) for where in wheres]
-    every = exact_ranking(store, [replace(query, where=each) for each in conditions for query in plain])
+    every = exact_ranking(exact_store, [replace(query, where=each) for each in conditions for query in plain])
     for place, where in enumerate(wheres):
         asked = [replace(query, where=conditions[place]) for query in plain]
         exact = every[place * queries : (place + 1) * queries]
         timed_queries(store, asked[:5])
         for number in scored:
-            lance.SCORED_EXACTLY = number
+            vars(sys.modules[type(store).__module__])["SCORED_EXACTLY"] = number
+            worked = time.process_time()
             times, found = timed_queries(store, asked)
+            worked = time.process_time() - worked
             shares = [len(set(some) & set(best)) / len(best) for some, best in zip(found, exact, strict=True) if best]
             result[f"{number} scored exactly" + (f", where {where}" if where else "")] = {
                 "warm_ms": round(float(np.median(times)), 1),
                 "p95_ms": round(float(np.percentile(times, 95)), 1),
+                "cpu_ms": round(1000 * worked / queries, 1),
                 "recall_at_10": round(float(np.mean(shares)), 4),
             }
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = store.sizes().bytes
     return result | {"bytes": size, "bytes_a_document": round(size / world.documents)}
 
 
@@ -256,13 +278,17 @@ def main() -> None:
     parser.add_argument("--topics", type=int, default=TOPICS)
     parser.add_argument("--where", action="append", default=[], help="Ask again under this condition; may be repeated.")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--store", help="Ask this one, postgresql://…; that in the folder gives the exact ranking.")
     parser.add_argument("--cold", action="store_true", help="Only answer one query and print its milliseconds.")
     options = parser.parse_args()
     if options.cold:
         print(cold(options.folder, options.documents))
         return
     world = World(options.documents, 0, options.median_tokens, options.spread, options.topics)
-    result = measure(options.folder, world, options.queries, options.scored, [None, *options.where])
+    result = measure(options.folder, world, options.queries, options.scored, [None, *options.where], options.store)
+    if options.store:
+        print(json.dumps(result, indent=2))
+        return
     again = [sys.executable, __file__, "--cold", "--documents", str(options.documents), "--folder", str(options.folder)]
     cold_ms = [float(subprocess.run(again, capture_output=True, check=True, text=True).stdout) for _ in range(3)]
     print(json.dumps(result | {"cold_ms": float(np.median(cold_ms))}, indent=2))

@@ -27,7 +27,7 @@ FLOORS = (
     ("data", "encoders"),
     ("model",),
     ("ranking", "pretrained", "files", "jsonl", "provenance"),
-    ("bounds",),
+    ("bounds", "memory"),
     ("errors",),
 )
 # These see ids, text and arrays: no torch is loaded until an encoder is asked for.
@@ -40,6 +40,7 @@ WITHOUT_TORCH = (
     "cli",
     "errors",
     "bounds",
+    "memory",
     "files",
     "jsonl",
     "provenance",

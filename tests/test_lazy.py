@@ -41,6 +41,18 @@ def test_the_store_loads_no_client_of_a_service_which_stays_whole() -> None:
     assert in_a_fresh_process(code) == [False, "TableApi", True]
 
 
+def test_opening_a_store_loads_no_pandas_which_can_be_loaded_later() -> None:
+    pytest.importorskip("pandas")
+    code = (
+        "import json, sys\nfrom m2bert.cli.models import Running\nfrom m2bert.cli.search import open_to_read\n"
+        "from m2bert.errors import M2BertError\n"
+        "try:\n    open_to_read('nowhere', None, Running())\nexcept M2BertError:\n    pass\n"
+        "before = ['pyarrow.dataset' in sys.modules, 'pandas' in sys.modules]\n"
+        "import pyarrow as pa\nprint(json.dumps([*before, pa.table({'a': [1, 2]}).to_pandas()['a'].sum().item()]))"
+    )
+    assert in_a_fresh_process(code) == [True, False, 3]
+
+
 @pytest.fixture()
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A package `slow_package` that waits for this event when it is run."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2bert.cli.progress import announced
 from m2bert.errors import M2BertError
+from m2bert.memory import keep_freed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +55,7 @@ class Running:
 
     def _prepare(self) -> None:
         """Settings of the whole process, which is ours."""
-        import m2ops
-
-        m2ops.keep_freed_memory()
+        keep_freed()
         if self.threads is not None:
             import torch
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError
+from m2bert.memory import giving_back, memory_left
 from m2bert.search.bulk import Progress, document_hash, embed_into
 from m2bert.search.documents import Document, File, Skipped
 from m2bert.search.ledger import EMPTY, READ, UNREAD, Ledger
@@ -26,6 +28,11 @@ from m2bert.search.stores.staging import Staging
 from m2bert.search.streams import CorpusStream, Entry
 
 FIRST_CHARACTERS, LEAST_CHARACTERS, MOST_CHARACTERS = 4_000_000, 400_000, 16_000_000
+# Bytes of memory that must be left for every character of a portion: five for what is made of it, and as much again for
+# each of reading ahead, the model, and the store.
+BYTES_A_CHARACTER = 20
+# Less leaves too little behind in memory to be worth a call of the system.
+LARGE_CHARACTERS = 1_000_000
 # A source that has to be read begins with fewer, so that embedding begins at once.
 FIRST_DOCUMENTS, MOST_DOCUMENTS = 2_000, 20_000
 SECONDS_A_PORTION = 180.0
@@ -68,12 +75,13 @@ class Addition:
         self.report = IndexReport()
         self._store, self._encoder, self._staging, self._mirror = store, encoder, staging, mirror
         self._progress = progress
-        self._characters = FIRST_CHARACTERS
+        self._most = max(min(MOST_CHARACTERS, memory_left() // BYTES_A_CHARACTER), LEAST_CHARACTERS)
+        self._characters = min(FIRST_CHARACTERS, self._most)
         self._tokens = 0
         self._accepted = 0
         self._folders: list[str] = []
         self._source_unread = False
-        self._is_first = True
+        self._is_first, self._is_large = True, False
 
     def run(self, stream: CorpusStream) -> IndexReport:
         """Take all of it in. Raises M2BertError; portions before the one with the fault stay."""
@@ -90,7 +98,8 @@ class Addition:
                 self._is_first = False
                 if entry is None:
                     break
-        self._store.refresh()
+        with giving_back() if self._is_large else nullcontext():
+            self._store.refresh()
         self._staging.clear()
         if self._mirror is not None:
             self._mirror.forget_others()
@@ -160,7 +169,9 @@ class Addition:
             self._check(stream)
         removed = list(self._gone(source)) if source is not None and stream.whole and is_last else []
         change = Change(portion, changed, hashes, stored, removed)
-        self._write(change)
+        self._is_large |= portion.characters > LARGE_CHARACTERS
+        with giving_back() if self._is_large else nullcontext():
+            self._write(change)
         self._count(change)
         self._staging.settle()
         self._remember(portion, source, hashes)
@@ -222,7 +233,7 @@ class Addition:
         self.report.embedded += len(fresh) - len(refused)
         speed = sum(map(len, fresh.values())) / max(time.monotonic() - begun, 1e-3)
         if fresh:
-            self._characters = int(min(max(speed * SECONDS_A_PORTION, LEAST_CHARACTERS), MOST_CHARACTERS))
+            self._characters = int(min(max(speed * SECONDS_A_PORTION, LEAST_CHARACTERS), self._most))
         return refused
 
     def _tell(self, done: int, total: int, stream: CorpusStream) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from m2bert.encoders.protocol import Encoder
 from m2bert.errors import M2BertError, MissingError, TextError
+from m2bert.memory import giving_back
 from m2bert.ranking.parts import ALL, TERMS, WORDS, Mixture, mixture_of
 from m2bert.ranking.words import words_of
 from m2bert.search.bulk import Progress
@@ -293,7 +294,7 @@ class SearchIndex:
         store = self._opened()
         from m2bert.search.stores.staging import open_staging
 
-        with open_staging(store.path, store.info):
+        with open_staging(store.path, store.info), giving_back():
             store.refresh(everything=True)
 
     def _apply(self, stream: CorpusStream, progress: Progress | None) -> IndexReport:

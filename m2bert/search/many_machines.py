@@ -34,8 +34,8 @@ from m2bert.search.stores import StoredState, StoreInfo
 from m2bert.search.stores.checksums import text_hash
 from m2bert.search.stores.columns import to_table_rows
 from m2bert.search.stores.fields import fields_of, quoted
-from m2bert.search.stores.lance import completed, widen
 from m2bert.search.stores.lance_places import TABLE, connect, files_at, one_line
+from m2bert.search.stores.lance_writing import completed, widen
 from m2bert.search.stores.staging import open_staging
 
 FOLDER = "ray"

@@ -14,12 +14,12 @@ from m2bert.search.stores.lance_indexes import (
     INDEX_BITS,
     INDEXED_FROM,
     VECTOR_INDEX,
-    WORDS_BEHIND,
     WORDS_INDEX,
     WORDS_OPTIONS,
     check_vectors,
     lacks_vectors,
     lacks_words,
+    words_behind,
 )
 from m2bert.search.stores.ranked import CANDIDATES
 
@@ -35,7 +35,7 @@ def index_with_ray(ray: Any, uri: str, table: Any, workers: int, cpus: float) ->
     rows = table.count_rows()
     if rows < INDEXED_FROM:
         return
-    if lacks_words(table, WORDS_BEHIND):
+    if lacks_words(table, words_behind(table)):
         _make(ray, uri, workers, cpus, "words", "INVERTED", WORDS_INDEX, WORDS_OPTIONS)
         table.checkout_latest()
     if lacks_vectors(table, BEHIND):

@@ -98,7 +98,9 @@ for size in (12, 16, 6, 20, 4):
     print(used >> 20, used + unused >> 20)
     del part
 """
-    lines = [tuple(map(int, line.split())) for line in run_forked(show).stdout.splitlines()]
+    lines = [
+        tuple(map(int, line.split())) for line in run_forked(show, env={"M2OPS_POOL_MB": "1024"}).stdout.splitlines()
+    ]
     assert [used for used, _ in lines] == [12, 16, 6, 20, 4] and all(total <= 24 for _, total in lines)
 
 

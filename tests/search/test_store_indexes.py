@@ -9,8 +9,10 @@ import lancedb
 import numpy as np
 import pytest
 from lancedb.index import IvfPq
+from lancedb.table import LanceTable
 from streamed import Cheap
 
+import m2bert.search.adding
 import m2bert.search.stores.lance
 from m2bert.search.documents import Document
 from m2bert.search.index import SearchIndex
@@ -23,7 +25,7 @@ COUNT = 600
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lance_indexes, "INDEXED_FROM", 300)
-    monkeypatch.setattr(m2bert.search.stores.lance, "WORDS_BEHIND", 20)
+    monkeypatch.setattr(lance_indexes, "WORDS_BEHIND", 20)
     monkeypatch.setattr(m2bert.search.stores.lance, "CANDIDATES", 100)
 
 
@@ -80,6 +82,28 @@ def test_new_rows_are_found_at_once_and_indexes_follow(tmp_path: Path) -> None:
     assert {one.id: one.score for one in index.search(last, rank="whole")} == pytest.approx(
         exact(index, last, COUNT + 45)
     )
+
+
+def test_the_index_of_words_of_few_long_texts_is_not_made_anew_for_every_portion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, number in (("FIRST_CHARACTERS", 1), ("LEAST_CHARACTERS", 1), ("MOST_CHARACTERS", 1)):
+        monkeypatch.setattr(m2bert.search.adding, name, number)  # a document a portion
+    monkeypatch.setattr(lance_indexes, "LARGE_BYTES", 1)
+    made_anew: list[int] = []
+    create = LanceTable.create_index
+
+    def noting(self: LanceTable, column: str, *more: Any, **options: Any) -> None:
+        made_anew.append(self.count_rows())
+        create(self, column, *more, **options)
+
+    monkeypatch.setattr(LanceTable, "create_index", noting)
+    index = made(tmp_path, 30)
+    # Before the first row, and then whenever a quarter of all is behind; tidying brings it up to date too.
+    assert made_anew == [0, 2, 3, 5, 7, 10, 14, 19, 26]
+    assert behind(index)["words"] <= 3 and index.search("number29", rank="words")[0].id == "d0029"
+    index.optimize()
+    assert behind(index) == {"words": 0}
 
 
 @pytest.mark.parametrize("most", [0, 2, 38])

@@ -16,7 +16,8 @@ from m2bert.search.documents import Document
 from m2bert.search.filters import Comparison, denied, parse_where
 from m2bert.search.index import SearchIndex
 from m2bert.search.stores.fields import MOST_FIELDS, fields_of
-from m2bert.search.stores.lance import LanceStore, widen
+from m2bert.search.stores.lance import LanceStore
+from m2bert.search.stores.lance_writing import widen
 
 SOURCES = ("reports", "it's", 'say "x"', "100%", "a\\b", "Reports", "naïve 'x'; --")
 CONDITIONS = (

@@ -20,6 +20,7 @@ import numpy as np
 import m2bert.search.adding
 import m2bert.search.bulk
 from m2bert.encoders.protocol import EncodedDocument
+from m2bert.memory import keep_freed
 from m2bert.search.documents import Document
 from m2bert.search.index import SearchIndex
 from m2bert.search.streams import stream_corpus
@@ -86,10 +87,12 @@ def warm_up(store: str) -> None:
 
 def main() -> None:
     """See the module. kill_after: texts embedded before the process kills itself; megabytes: more than it has begun
-    with; folder: indexed in place of documents made up."""
+    with; folder: indexed in place of documents made up; keep: freed memory, as the commands do."""
     store, options = sys.argv[1], json.loads(sys.argv[2])
     for name, value in options.get("settings", {}).items():
         setattr(m2bert.search.bulk if name == "CHARACTERS_BETWEEN_WRITES" else m2bert.search.adding, name, value)
+    if options.get("keep"):
+        keep_freed()
     encoder = Cheap(Path(options["log"]) if "log" in options else None)
     if (kill_after := options.get("kill_after")) is not None:
         embed, left = encoder.encode_documents, [kill_after]

@@ -32,7 +32,6 @@ from m2bert.search.stores.fields import (
     fields_of,
     known_fields,
     known_names,
-    missing_fields,
     quoted,
     sql_of_keys,
     sql_of_query,
@@ -41,16 +40,18 @@ from m2bert.search.stores.fields import (
 from m2bert.search.stores.lance_indexes import (
     BEHIND,
     BEHIND_WHILE_ADDING,
-    WORDS_BEHIND,
     VectorIndex,
     index_fields,
     index_sizes,
     index_vectors,
     index_words,
     vector_index,
+    words_behind,
 )
+from m2bert.search.stores.lance_memory import keep_in_bounds
 from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
 from m2bert.search.stores.lance_reading import matching, near, scanned, taken
+from m2bert.search.stores.lance_writing import completed, widen
 from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_of
 
 # Readers in other processes may still use an old version of the table; an hour is far longer than a search takes, and
@@ -59,6 +60,10 @@ KEPT_VERSIONS, KEPT_OF_MANY, MANY_VERSIONS = timedelta(hours=1), timedelta(minut
 # Where files take so many times what the latest version needs, only the version before the change is kept as well, and
 # a reader of an older one begins again with the latest. Of small stores alone, because tidying takes rows into memory.
 CROWDED, CROWDED_BYTES = 2.0, 32 << 20
+# Files of so many bytes are read as quickly as larger ones: putting them together, which copies all rows, and takes
+# indexes into memory to change the numbers of their rows, waits so many times longer, unless old versions and indexes
+# take so many times what the latest version needs.
+LARGE_FILE, WAITING, WASTEFUL = 4 << 20, 10, 3.0
 READING_TRIES = 20
 # An addition makes two versions of the table. Tidying copies every row, vectors included, into one file; the index of
 # words alone is made of the texts, a twentieth of that or less.
@@ -68,7 +73,6 @@ VERSIONS_BETWEEN_TIDYING = 40
 VERSIONS_OF_A_CONNECTION = 16
 STATE = ("text_hash", "num_tokens", "num_windows", "num_truncated")
 KEYS_AT_ONCE = 5_000
-WIDENED_AT_ONCE = 20  # processes, each of which wins one try at least
 Made = TypeVar("Made")
 
 
@@ -195,9 +199,10 @@ class LanceStore:
         """See VectorStore.refresh."""
         with self._latest() as table:
             if everything:
+                keep_in_bounds(table)
                 table.optimize(cleanup_older_than=KEPT_VERSIONS)
             if everything or table.version != self._words_of:
-                self._index_words(table, None if everything else WORDS_BEHIND)
+                self._index_words(table, None if everything else words_behind(table))
             index_vectors(table, CANDIDATES, 0.0 if everything else BEHIND)
             index_fields(table)
 
@@ -209,16 +214,24 @@ class LanceStore:
         """Every so many versions, of which the index of words will be one, or where old versions take more than the
         latest: small files together, old versions away."""
         before, self._tidied_until = self._tidied_until, table.version + 1
-        size = table.stats()["total_bytes"]
+        stats = table.stats()
+        size = stats["total_bytes"]
         crowded = replaced and not self._is_remote and size < CROWDED_BYTES and bytes_at(self.path) > CROWDED * size
-        if not crowded and before // VERSIONS_BETWEEN_TIDYING == self._tidied_until // VERSIONS_BETWEEN_TIDYING:
+        is_large = size >= LARGE_FILE * max(stats["fragment_stats"]["num_fragments"], 1)
+        between = VERSIONS_BETWEEN_TIDYING * (WAITING if is_large and not self._is_wasteful(size) else 1)
+        if not crowded and before // between == self._tidied_until // between:
             return
         versions = table.list_versions()
         kept = min(KEPT_VERSIONS, KEPT_OF_MANY) if len(versions) > MANY_VERSIONS else KEPT_VERSIONS
         if crowded and len(versions) > 1:
             # Counted back from when it is looked at, a moment later.
             kept = min(kept, versions[-1]["timestamp"] - versions[-2]["timestamp"] + timedelta(seconds=0.03))
+        keep_in_bounds(table)
         table.optimize(cleanup_older_than=kept)
+
+    def _is_wasteful(self, size: int) -> bool:
+        """Whether old versions and indexes take so much that tidying pays though files are large."""
+        return self._is_remote or bytes_at(self.path) > WASTEFUL * size
 
     def delete(self, keys: Collection[Key]) -> int:
         """See VectorStore.delete. One commit, and one more for the index of words if something was deleted."""
@@ -372,29 +385,3 @@ class LanceStore:
             raise
         except Exception as error:
             raise damaged(self.name, error) from error
-
-
-def widen(table: Any, info: StoreInfo, fields: Collection[str]) -> None:
-    """Give the table the columns that it lacks, without a value in them; another process may do so at the same time."""
-    for tries_left in reversed(range(WIDENED_AT_ONCE)):
-        there = table.schema.names
-        missing = [field for field in table_schema(info) if field.name not in there] + missing_fields(fields, there)
-        if not missing:
-            return
-        try:
-            table.add_columns(missing)
-        except RuntimeError as error:
-            if not tries_left or "conflict" not in str(error):
-                raise
-            table.checkout_latest()
-
-
-def completed(rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatchReader:
-    """Rows with what the table keeps of their metadata in columns of their own."""
-    fields = known_fields(schema.names)
-
-    def complete(batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | field_columns(batch["metadata"], fields)
-        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-    return pa.RecordBatchReader.from_batches(schema, map(complete, rows))

@@ -9,7 +9,6 @@ Test: tests/search/test_store_indexes.py.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,8 @@ from numpy.typing import NDArray
 from m2bert._lazy import postponed
 from m2bert.search.stores import IndexSize
 from m2bert.search.stores.fields import known_fields
+from m2bert.search.stores.lance_memory import keep_in_bounds  # before LanceDB is loaded
 
-# Rows that the database reads at once, unless whoever runs it knows better; with its own 8,192, putting files of long
-# documents together takes gigabytes. It asks when it is first used.
-os.environ.setdefault("LANCE_DEFAULT_BATCH_SIZE", "512")
 with postponed("lance_namespace_urllib3_client"):  # a third of importing LanceDB, for a service that is not used
     from lancedb.index import FTS, BTree, IvfRq
 
@@ -35,8 +32,12 @@ WORDS_OPTIONS: dict[str, Any] = {
 # A scan of fewer vectors, words or values is as quick (docs/scaling.md has the times), and their index is made anew at
 # every change in no time.
 INDEXED_FROM = 20_000
-# Rows that an index of words may lack: they are found, but what their words are worth is counted from the others.
-WORDS_BEHIND = 2_000
+# Fewer rows than that are large too where their files take so much: making the index of words takes a second for every
+# 15 MB of text.
+LARGE_BYTES = 32 << 20
+# Rows that an index of words may lack, and their share: they are found, but what their words are worth is counted from
+# the others.
+WORDS_BEHIND, WORDS_BEHIND_SHARE = 2_000, 0.1
 # Shares of a store that may lie behind its indexes: when a change ends, and while more is being added. Such rows are
 # scanned.
 BEHIND, BEHIND_WHILE_ADDING = 0.05, 0.25
@@ -88,14 +89,22 @@ def lacks_words(table: Any, allowed: int | None) -> bool:
     """Whether the index of words is to be made anew: always, but for a large table whose index lacks at most `allowed`
     rows; None allows none."""
     names = [index.name for index in table.list_indices() if index.columns == ["words"]]
-    is_large = bool(names) and allowed is not None and table.count_rows() >= INDEXED_FROM
+    if not names or allowed is None:
+        return True
+    is_large = table.count_rows() >= INDEXED_FROM or table.stats()["total_bytes"] >= LARGE_BYTES
     return not is_large or table.index_stats(names[0]).num_unindexed_rows > allowed
+
+
+def words_behind(table: Any) -> int:
+    """Rows that the index of words of a table may lack when a change ends."""
+    return min(WORDS_BEHIND, int(WORDS_BEHIND_SHARE * table.count_rows()))
 
 
 def index_words(table: Any, allowed: int | None = None) -> bool:
     """Make the index of words anew, but for a large store where it lacks at most `allowed` rows; whether it was."""
     if not lacks_words(table, allowed):
         return False
+    keep_in_bounds(table)
     table.create_index("words", config=FTS(**WORDS_OPTIONS), replace=True, name=WORDS_INDEX)
     return True
 
