@@ -74,7 +74,7 @@ void filter_spectrum_into_cpu(const Tensor& k, const OptTensor& k_rev, Tensor ou
     reverse = parameter("filter_spectrum", "k_rev", *k_rev, type, k_rev->numel());
   }
   STD_TORCH_CHECK(out.is_cpu() && out.scalar_type() == type && out.dim() == 2 && out.size(0) == k.size(0) &&
-                      out.size(1) % 2 == 0 && out.is_contiguous(),
+                      out.size(1) % 2 == 0 && out.stride(1) == 1 && (out.size(0) == 1 || out.stride(0) == out.size(1)),
                   "filter_spectrum: out must be contiguous, of the type of k, with ", k.size(0), " rows");
   const int64_t fft_size = out.size(1) / 2;
   make_fft_plan(fft_size);
