@@ -1,6 +1,6 @@
 """What memory this process may still take, and giving back what it has freed.
 
-Test: tests/test_memory.py.
+Test: tests/test_memory_left.py.
 """
 
 from __future__ import annotations
