@@ -62,10 +62,10 @@ def giving_back() -> Iterator[None]:
     library.mallopt(_MMAP_MAX, 65_536)
     library.mallopt(_MMAP_THRESHOLD, _LEAST_GIVEN)
     library.mallopt(_TRIM_THRESHOLD, _LEAST_GIVEN)
+    library.malloc_trim(0)  # what was freed before, at once
     ended = threading.Event()
 
     def trim() -> None:
-        library.malloc_trim(0)
         while not ended.wait(TRIMMED_EVERY):
             library.malloc_trim(0)
 
