@@ -2,8 +2,8 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <stdexcept>
 
+#include "instruction_mode.h"
 #include "isa.h"
 #include "kernels.h"
 
@@ -16,23 +16,14 @@
 namespace m2 {
 namespace {
 
-enum class Mode { unset, off, automatic, emulated };
-
-Mode parse(const char* name, const char* who) {
-  const std::string mode = name ? name : "";
-  if (mode.empty() || mode == "1") return Mode::automatic;
-  if (mode == "0") return Mode::off;
-  if (mode == "emulate") return Mode::emulated;
-  throw std::invalid_argument(std::string(who) + ": must be 1 (where the machine has it), 0 (off) or emulate (slow, for "
-                              "tests), got '" + mode + "'");
-}
+using Mode = InstructionMode;
 
 std::atomic<Mode> selected{Mode::unset};
 std::atomic<bool> selected_always{false};
 
 Mode mode() {
   Mode now = selected.load();
-  if (now == Mode::unset) selected.store(now = parse(std::getenv("M2OPS_AMX"), "M2OPS_AMX"));
+  if (now == Mode::unset) selected.store(now = parse_instruction_mode(std::getenv("M2OPS_AMX"), "M2OPS_AMX"));
   return now;
 }
 
@@ -90,7 +81,7 @@ const ToeplitzKernels* toeplitz_kernels() {
 bool toeplitz_always() { return selected_always; }
 
 void select_amx(const char* name, bool always) {
-  selected = name ? parse(name, "select_amx") : Mode::unset;
+  selected = name ? parse_instruction_mode(name, "select_amx") : Mode::unset;
   selected_always = always;
 }
 

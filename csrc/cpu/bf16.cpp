@@ -1,30 +1,21 @@
-// Which kernels multiply pairs of bfloat16 numbers.
+// Which kernels multiply pairs of bfloat16 numbers. Test: tests/ops/test_glu_pairs.py.
 #include <atomic>
 #include <cstdlib>
-#include <stdexcept>
 
 #include "glu_pairs.h"
+#include "instruction_mode.h"
 #include "isa.h"
 
 namespace m2 {
 namespace {
 
-enum class Mode { unset, off, automatic, emulated };
-
-Mode parse(const char* name, const char* who) {
-  const std::string mode = name ? name : "";
-  if (mode.empty() || mode == "1") return Mode::automatic;
-  if (mode == "0") return Mode::off;
-  if (mode == "emulate") return Mode::emulated;
-  throw std::invalid_argument(std::string(who) + ": must be 1 (where the machine has it), 0 (off) or emulate (slow, for "
-                              "tests), got '" + mode + "'");
-}
+using Mode = InstructionMode;
 
 std::atomic<Mode> selected{Mode::unset};
 
 Mode mode() {
   Mode now = selected.load();
-  if (now == Mode::unset) selected.store(now = parse(std::getenv("M2OPS_BF16"), "M2OPS_BF16"));
+  if (now == Mode::unset) selected.store(now = parse_instruction_mode(std::getenv("M2OPS_BF16"), "M2OPS_BF16"));
   return now;
 }
 
@@ -45,7 +36,7 @@ const GluPairKernels* glu_pairs() {
   return now == Mode::automatic && in_cpu() && row_in_use() ? &instructions() : nullptr;
 }
 
-void select_bf16(const char* name) { selected = name ? parse(name, "select_bf16") : Mode::unset; }
+void select_bf16(const char* name) { selected = name ? parse_instruction_mode(name, "select_bf16") : Mode::unset; }
 
 std::string bf16_state() {
   const Mode now = mode();
