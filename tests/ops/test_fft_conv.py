@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,19 +27,13 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 def direct(
     u: Tensor, k: Tensor, k_rev: Tensor | None, skip: Tensor | None, pre: Tensor | None, post: Tensor | None
 ) -> Tensor:
-    """The defining sum in float64, as one Toeplitz matrix per channel; (batch, dim, seqlen)."""
-    seqlen = u.shape[-1]
-    lag = torch.arange(seqlen)[:, None] - torch.arange(seqlen)[None, :]
-
-    def taps(filters: Tensor, index: Tensor) -> Tensor:
-        inside = (index >= 0) & (index < filters.shape[1])
-        return filters.double()[:, index.clamp(0, filters.shape[1] - 1)] * inside
-
-    matrix = taps(k, lag)
-    if k_rev is not None:
-        matrix = matrix + taps(k_rev, -lag - 1)
+    """The defining sum in float64, term by term (NumPy's convolve knows no FFT); (batch, dim, seqlen)."""
     signal = u.double() if pre is None else u.double() * pre.double()
-    out = torch.einsum("cts,bcs->bct", matrix, signal)
+    taps, before = k.double(), 0
+    if k_rev is not None:  # taps of what comes later stand before those of what came, the farthest first
+        taps, before = torch.cat([k_rev.double().flip(-1), taps], -1), k_rev.shape[-1]
+    sums = [[np.convolve(row, filter_) for row, filter_ in zip(rows, taps, strict=True)] for rows in signal]
+    out = torch.from_numpy(np.array(sums))[..., before : before + u.shape[-1]]
     if skip is not None:
         out = out + skip.double()[:, None] * signal
     return out if post is None else out * post.double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(bucket: str) -> Iterator[Any]:
-    """A cluster of this test file alone: three CPUs, two of them for workers."""
+    """A cluster of this test file alone: three CPUs, two of them for workers. A worker costs seconds to start."""
     ray = pytest.importorskip("ray")
     values = {
         "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
@@ -64,7 +65,7 @@ def cluster(bucket: str) -> Iterator[Any]:
             address="local", num_cpus=3, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False,
             log_to_driver=False, logging_level="error",
         )  # fmt: skip
-        yield Cluster("local", workers=2)
+        yield Cluster("local", workers=1)
         ray.shutdown()
 
 
@@ -94,7 +95,7 @@ def test_a_killed_worker_and_a_run_that_broke_off_cost_no_document_and_double_no
     from m2bert.search import many_machines
 
     source, store = write_parquet(tmp_path / "source"), tmp_path / "store"
-    make = partial(Mortal, str(notes))
+    make, cluster = partial(Mortal, str(notes)), replace(cluster, workers=2)
 
     def interrupted(*given: Any) -> None:
         raise KeyboardInterrupt
@@ -204,6 +205,7 @@ def test_workers_make_the_indexes_of_a_large_table(cluster: Any, tmp_path: Path,
     from m2bert.search import many_machines, ray_indexes
     from m2bert.search.stores import lance, lance_indexes
 
+    cluster = replace(cluster, workers=2)  # each makes its segment of an index, which are merged
     alone = SearchIndex(tmp_path / "alone", BagOfWords(dim=64, passage_words=4))
     source = str(write_parquet(tmp_path / "source", 300))
     alone.add([Document(f"d{n}", f"copper {n}", source) for n in range(300)])
