@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 # Programs that tests start import the installed package, as pytest does, not the sources in the working folder.
 os.environ["PYTHONSAFEPATH"] = "1"
+gc.set_threshold(50_000, *gc.get_threshold()[1:])  # as the command line does; imports make many objects that stay
 
 
 def pytest_collection_finish() -> None:
