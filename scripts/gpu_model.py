@@ -48,15 +48,16 @@ class Problem:
     shared: tuple[Tensor, ...] = ()
 
     def memory(self, launches: Sequence[Recorded] = ()) -> Memory:
-        """Of tensors, and of the spectra that one of its launches makes for the next. The constants of a transform of
-        32,768 positions are more than its blocks leave room for in the L1 cache: what is not streamed is from L2."""
+        """Of tensors, and of what launches keep between them in scratch memory, which is in the L2 cache. The constants
+        of a transform of 32,768 positions are more than its blocks leave room for in the L1 cache: what is not
+        streamed is from L2."""
         streamed, shared = (
             [(x.data_ptr(), x.data_ptr() + x.nbytes) for x in xs] for xs in (self.streamed, self.shared)
         )
         for launch in launches:
-            if launch.kernel.startswith("spectrum_prep"):
-                dim, size, *_, spectra, _ = struct.unpack_from("<7Q", launch.arguments)
-                shared.append((spectra, spectra + 4 * dim * size) if size < 32768 else (0, 1 << 64))
+            if launch.kernel.startswith("spectrum_prep"):  # spectra, sums of gradients over the batch, exponents
+                _, size, *_, spectra, exponents = struct.unpack_from("<7Q", launch.arguments)
+                shared.append((spectra, exponents) if size < 32768 else (0, 1 << 64))
         return streamed, shared
 
 
@@ -149,11 +150,11 @@ def fft_case(dtype: torch.dtype, seqlen: int, batch: int = 64, dim: int = 768) -
 
 def backward_case(seqlen: int, batch: int = 64, dim: int = 768) -> Case:
     """The gradients alone, which were measured only together with other launches."""
-    name = f"bfloat16 {batch} x {dim} x {seqlen}"
+    name, rows = f"bfloat16 {batch} x {dim} x {seqlen}", max(1, SLAB // seqlen)  # of a slab
     whole = lambda: convolution(torch.bfloat16, batch, dim, seqlen, True)  # noqa: E731
-    small = lambda units, _: convolution(torch.bfloat16, units, dim, seqlen, True)  # noqa: E731
-    units = lambda grid: batch * dim / grid  # noqa: E731
-    return Case("fft_conv, gradients alone", name, whole, small, units, few=(1, 2), positions=seqlen)
+    small = lambda units, _: convolution(torch.bfloat16, units * rows, dim, seqlen, True)  # noqa: E731
+    units = lambda grid: batch // rows * dim / grid  # noqa: E731
+    return Case("fft_conv, gradients alone", name, whole, small, units, few=(1, 2), positions=max(seqlen, SLAB))
 
 
 def glu_case(tokens: int) -> Case:
@@ -203,7 +204,7 @@ class Model:
         return Row(case, sum(factor(x) * x.seconds for x in estimates), measured, estimates)
 
     def _estimate(self, case: Case, launch: Recorded, problem: Problem, launches: Sequence[Recorded]) -> Estimate:
-        if case.small is None or launch.kernel.startswith("fft_conv_bwd_sum"):
+        if case.small is None or launch.kernel.startswith(("fft_conv_bwd_sum", "spectrum_prep")):
             return of_blocks(self.binary, launch, problem.memory(launches))
         few, more = case.few
         wanted = [(few, 1), (more, 1), (more, 2)] if case.stretches > 1 else [(few, 1), (more, 1)]
@@ -212,7 +213,7 @@ class Model:
 
     def _walk(self, case: Case, problem: Problem, kernel: str, units: int, stretches: int) -> Walk:
         found = self.recorder.launches(problem.call, case.processors)
-        return Walk(next(x for x in found if x.kernel == kernel), problem.memory(), units, stretches)
+        return Walk(next(x for x in found if x.kernel == kernel), problem.memory(found), units, stretches)
 
 
 def table(rows: Sequence[Row]) -> str:

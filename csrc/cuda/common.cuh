@@ -57,6 +57,8 @@ __device__ __forceinline__ uint32_t load_readonly(const uint32_t* p) {
 #endif
 }
 
+__device__ __forceinline__ int load_readonly(const int* p) { return int(load_readonly(reinterpret_cast<const uint32_t*>(p))); }
+
 __device__ __forceinline__ Complex load_readonly(const Complex* p) {
 #ifdef __CUDACC__
   const float2 v = __ldg(reinterpret_cast<const float2*>(p));
@@ -79,6 +81,16 @@ __device__ __forceinline__ Quad load_readonly(const Quad* p) {
   Quad quad;
   std::memcpy(&quad, p, sizeof quad);
   return quad;
+#endif
+}
+
+// The same of memory that this kernel writes.
+__device__ __forceinline__ Quad load_quad(const Quad* p) {
+#ifdef __CUDACC__
+  const uint4 v = *reinterpret_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+#else
+  return load_readonly(p);
 #endif
 }
 
@@ -130,24 +142,16 @@ __device__ __forceinline__ void store_quad(Quad* p, const Quad& quad) {
 #endif
 }
 
-// threadIdx.x, of which the compiler does not know that it is the same in every iteration of an outer loop: it would keep
-// the addresses that follow from it, of every element of every tensor, in registers, and spill.
-__device__ __forceinline__ int thread_index_again() {
-  int index = int(threadIdx.x);
+// x, of which the compiler does not know that it is the same in every iteration of an outer loop: it would keep the addresses
+// that follow from it, of every element of every tensor, in registers, and spill.
+__device__ __forceinline__ int again(int x) {
 #ifdef __CUDACC__
-  asm volatile("" : "+r"(index));
+  asm volatile("" : "+r"(x));
 #endif
-  return index;
+  return x;
 }
-
-// blockIdx.x in the same way.
-__device__ __forceinline__ unsigned block_index_again() {
-  unsigned index = blockIdx.x;
-#ifdef __CUDACC__
-  asm volatile("" : "+r"(index));
-#endif
-  return index;
-}
+__device__ __forceinline__ int thread_index_again() { return again(int(threadIdx.x)); }
+__device__ __forceinline__ unsigned block_index_again() { return unsigned(again(int(blockIdx.x))); }
 
 // The block's dynamic shared memory as an array. Emulated, every access is checked for bounds, initialisation and
 // races between threads.

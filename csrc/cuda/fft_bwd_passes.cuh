@@ -45,6 +45,7 @@ inline int64_t batch_parts(int64_t batch, int64_t threads) {
 struct BatchPart {
   unsigned first, last;
 
+  __device__ __forceinline__ explicit BatchPart(unsigned all) : first(0), last(all) {}
   __device__ __forceinline__ BatchPart(int64_t batch, int64_t parts, unsigned part) {
     const unsigned least = unsigned(batch) / unsigned(parts), more = unsigned(batch) % unsigned(parts);
     first = part * least + (part < more ? part : more);

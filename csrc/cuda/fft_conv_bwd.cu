@@ -15,7 +15,7 @@
 
 #include "fft_bwd_passes.cuh"
 #include "fft_conv.h"
-#include "fft_row_points.cuh"
+#include "fft_signals.cuh"
 
 namespace m2::cuda {
 namespace {
@@ -24,6 +24,73 @@ constexpr int kSumThreads = 256;
 
 int64_t parts_for(const FftConvBwdArgs& args, const FftPlan& plan) {
   return batch_parts(args.batch, args.dim * plan.threads);
+}
+
+// The points of a row that one thread owns from beginning to end, between tensors and the block's row: threadIdx.x, + threads,
+// + 2 threads, .. The first forward pass reads and the last inverse pass writes them in the same thread, so that a row can lie in
+// place before the one and after the other, without a barrier.
+//
+// Every function but the first works on the points n, n + threads, .. of which there are kAtOnce.
+constexpr int kAtOnce = 8;  // points at a time: loads enough to be under way together, and little machine code
+
+// Calls run(n) for the first of every kAtOnce points of this thread.
+template <int kPlan, class Run>
+__device__ __forceinline__ void each_points(const Run& run) {
+  constexpr int kStep = kAtOnce * kFftPlans[kPlan].threads;
+  static_assert(kFftPlans[kPlan].size % kStep == 0, "no rest");
+  M2_NO_UNROLL
+  for (int n = thread_index_again(); n < kFftPlans[kPlan].size; n += kStep) run(n);
+}
+
+using Points = float[kAtOnce];
+
+// Bit i: point i, of kThreads a row, is a position of the sequence.
+template <int kThreads>
+__device__ __forceinline__ uint32_t real_points(int n, int seqlen) {
+  uint32_t real = 0;
+  M2_UNROLL
+  for (int i = 0; i < kAtOnce; ++i)
+    if (n + i * kThreads < seqlen) real |= 1u << i;
+  return real;
+}
+
+// out[i] = x at point i where wanted, else 0; what is not wanted is not read.
+template <int kThreads>
+__device__ __forceinline__ void read_points(const Row<const void>& x, int n, uint32_t wanted, Points& out) {
+  const int64_t step = x.stride * kThreads;
+  const float* from = static_cast<const float*>(x.data) + n * x.stride;
+  M2_UNROLL
+  for (int i = 0; i < kAtOnce; ++i) out[i] = wanted >> i & 1 ? load_readonly(from + i * step) : 0.0f;
+}
+
+// Writes the positions that exist.
+template <int kThreads>
+__device__ __forceinline__ void write_points(const Row<void>& out, int n, int seqlen, const Points& x) {
+  const int64_t step = out.stride * kThreads;
+  float* to = static_cast<float*>(out.data) + n * out.stride;
+  M2_UNROLL
+  for (int i = 0; i < kAtOnce; ++i)
+    if (n + i * kThreads < seqlen) to[i * step] = x[i];
+}
+
+// From point 0 to point i in the row: threads are a multiple of 16, so it is the same for all.
+template <int kPlan>
+__device__ __forceinline__ constexpr int point_distance(int i) {
+  static_assert(FirstPass<kPlan>::kStep % kFftPlans[kPlan].threads == 0, "the passes would use other threads' points");
+  return padded(i * kFftPlans[kPlan].threads);
+}
+
+template <int kPlan>
+__device__ __forceinline__ void put_points(const SharedArray<Complex>& row, int n, const Points& re) {
+  M2_UNROLL
+  for (int i = 0; i < kAtOnce; ++i) row.store(padded(n) + point_distance<kPlan>(i), {re[i], 0.0f});
+}
+
+// The real parts.
+template <int kPlan>
+__device__ __forceinline__ void get_points(const SharedArray<Complex>& row, int n, Points& re) {
+  M2_UNROLL
+  for (int i = 0; i < kAtOnce; ++i) re[i] = row.load(padded(n) + point_distance<kPlan>(i)).re;
 }
 
 // The row becomes x * gate.
@@ -37,7 +104,7 @@ __device__ __forceinline__ void read_row(const SharedArray<Complex>& row, int se
     const Row<const void> from = {input ? gate.data : x.data, input ? gate.stride : x.stride};
     each_points<kPlan>([&](int n) {
       Points g, before;
-      read_points_as<kThreads, false>(Element::f32, from, n, real_points<kThreads>(n, seqlen), g);
+      read_points<kThreads>(from, n, real_points<kThreads>(n, seqlen), g);
       if (input) {
         get_points<kPlan>(row, n, before);
         M2_UNROLL
@@ -58,11 +125,11 @@ __device__ __forceinline__ void write_row(const SharedArray<Complex>& row, int s
     Points y, x;
     get_points<kPlan>(row, n, y);
     if (factor.data) {
-      read_points_as<kThreads, false>(Element::f32, factor, n, real_points<kThreads>(n, seqlen), x);
+      read_points<kThreads>(factor, n, real_points<kThreads>(n, seqlen), x);
       M2_UNROLL
       for (int i = 0; i < kAtOnce; ++i) y[i] *= x[i];
     }
-    write_points_as<kThreads, false>(Element::f32, out, n, seqlen, y);
+    write_points<kThreads>(out, n, seqlen, y);
   });
 }
 

@@ -1,30 +1,17 @@
-// Products of 16 x 16 matrices on tensor cores for the convolutions of 16-bit tensors (tc_conv.cu, fft_conv_mma*.cu), and the steps of
-// a right-angle transform by one block whose outer pass is in float32, for the gradients: 256 R points for R = 1, 2, .. 64.
+// Products of 16 x 16 complex matrices on tensor cores for the convolutions of 16-bit tensors (tc_conv*.cu, fft_conv_mma_short.cu).
+// Sums in the layout of mma.m16n8k16 are the operand of the next product, the left one as they are, the right one transposed for free.
 // Compiled by nvcc, or by g++ under the emulator.
-//
-// A pass of radix R in float32 registers twists a row and splits it into R runs of 256 points, each of which one warp
-// transforms, multiplies by the spectrum and transforms back without leaving its registers: 256 = 16 x 16, and each of the
-// four steps is a product with the same 16 x 16 Fourier matrix, whose sums in the layout of mma.m16n8k16 are the operand
-// of the next step, the left one as they are, the right one transposed for free:
-//     A[k1][n2] = F X            then times exp(-2 pi i k1 n2 / 256)
-//     B[k1][k2] = A F            then times the spectrum
-//     C[n2][k1] = conj(F) B^T    then times exp(+2 pi i k1 n2 / 256)
-//     y[n1][n2] = conj(F) C^T
-// Between the radix-R passes and the warps lies float16 in shared memory, 4 bytes a point: two trips in all.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
+#include "dft.cuh"
 #include "element.cuh"
-#include "fft_passes.cuh"
 #include "mma.cuh"
 
 namespace m2::cuda {
 
 constexpr int kRun = 256;
-constexpr int kPitch = 20;             // words from one n1 to the next: spreads a fragment over the banks
-constexpr int kRunWords = 16 * kPitch;
-
 using Words = SharedArray<uint32_t>;
 
 struct alignas(16) Complex2 {
@@ -34,18 +21,9 @@ struct alignas(16) Words4 {
   uint32_t x[4];
 };
 
-__device__ __forceinline__ int word_of(int run, int n) { return run * kRunWords + n / 16 * kPitch + n % 16; }
-
 // The complex value of a word.
 __device__ __forceinline__ Complex unpacked(uint32_t word) {
   return {half_to_float(uint16_t(word)), half_to_float(uint16_t(word >> 16))};
-}
-
-// exp(-2 pi i turns / of)
-__device__ __forceinline__ Complex root(int turns, int of) {
-  float sine, cosine;
-  sincospif(2.0f * float(turns) / float(of), &sine, &cosine);
-  return {cosine, -sine};
 }
 
 // scale exp(-2 pi i turns / of), good to 1e-6; `of` is a power of two.
@@ -68,48 +46,6 @@ __device__ __forceinline__ int exponent_of(float x) {
   return x < 7.9e-31f ? -100 : x <= 3.4e38f ? int(bits >> 23) - 127 : 300;
 }
 
-// Multiplies the outputs of the first pass by theta^j exp(-2 pi i j q / N), or its inputs on the way back by the conjugate.
-// Each factor is the one before times the same root: an error of 1e-6 at most, far below that of float16.
-template <int kSize, bool kConjugate, int kOuter>
-__device__ __forceinline__ void outer_twiddles(int j, Complex (&x)[kOuter]) {
-  const Complex step = root(j, kSize);
-  Complex w = root(4 * kSize - j, 4 * kSize);
-  M2_UNROLL
-  for (int q = 0; q < kOuter; ++q) {
-    x[q] = x[q] * (kConjugate ? conj(w) : w);
-    w = w * step;
-  }
-}
-
-template <int kOuter, bool kInverse>
-__device__ __forceinline__ void outer_dft(Complex (&x)[kOuter]) {
-  if constexpr (kOuter > 1) Dft<kOuter, kInverse>::run(x);
-}
-template <int kOuter>
-__device__ __forceinline__ Complex outer_twist(int i) {
-  if constexpr (kOuter > 1) return twist<kOuter>(i);
-  else return {1.0f, 0.0f};
-}
-
-// Where a spectrum holds the first and the last digit of a frequency.
-struct Order {
-  int first, last;
-};
-
-// Those of a spectrum made in one kernel, as all up to 8192 points are.
-template <int kPlan>
-constexpr Order kOrder = {FirstPass<kPlan>::kStep / LastPass<kPlan>::kRadix, LastPass<kPlan>::kButterflies};
-
-// Where a spectrum of this plan holds frequency f: the digits of f in the radices of the plan, first pass first.
-template <int kPlan, int kPass = 0>
-__device__ __forceinline__ int spectrum_index(int f, Order order) {
-  using P = Pass<kPlan, kPass>;
-  if constexpr (P::kStep > 1)
-    return f % P::kRadix * (kPass == 0 ? order.first : P::kStep / LastPass<kPlan>::kRadix) +
-           spectrum_index<kPlan, kPass + 1>(f / P::kRadix, order);
-  else return f * order.last;
-}
-
 // The complex sums of a 16 x 16 product: two tiles of 8 columns. Lane 4 g + t holds, of tile j, element e: row
 // g + 8 (e / 2), column 8 j + 2 t + e % 2.
 struct Tiles {
@@ -123,69 +59,6 @@ struct Matrix {
 
 __device__ __forceinline__ uint32_t negated(uint32_t pair) { return pair ^ 0x80008000u; }
 
-// This lane's part of the unitary Fourier matrix of 16, exp(-2 pi i k n / 16) / 4 in rows k = g + 8 a, columns
-// n = 2 t + 8 b + c, and of the twiddles between the two steps of 256, exp(-2 pi i k n / 256), in the rows and columns of
-// Tiles. Of six sines and their products: k n = g (2 t + c) + 8 (g b + a c) modulo 16.
-__device__ __forceinline__ void make_fourier(Matrix& f, Complex (&w)[2][4]) {
-  const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  const Complex low = 0.25f * root(g * 2 * t, 16), high = 0.25f * root(g * (2 * t + 1), 16);
-  const uint32_t minus_low = g % 2 ? 0x80008000u : 0u, minus_high = 0x80000000u;
-  f.re[0] = pack_half(low.re, high.re);
-  f.im[0] = pack_half(low.im, high.im);
-  M2_UNROLL
-  for (int r = 1; r < 4; ++r) {
-    const uint32_t signs = (r / 2 ? minus_low : 0u) ^ (r % 2 ? minus_high : 0u);
-    f.re[r] = f.re[0] ^ signs;
-    f.im[r] = f.im[0] ^ signs;
-  }
-  const Complex next_column = root(g, kRun), columns_8 = root(8 * g, kRun), rows_8 = root(8 * 2 * t, kRun);
-  w[0][0] = root(g * 2 * t, kRun);
-  w[0][1] = w[0][0] * next_column;
-  w[0][2] = w[0][0] * rows_8;
-  w[0][3] = w[0][1] * (rows_8 * Complex{cos_128th(8), -cos_128th(56)});
-  M2_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    const Complex x = w[0][e] * columns_8;
-    w[1][e] = e / 2 ? Complex{x.im, -x.re} : x;  // 8 rows and 8 columns: a quarter turn
-  }
-}
-
-// out = F x or conj(F) x, `right` holding the fragments of x for the two tiles.
-template <bool kConjugate>
-__device__ __forceinline__ void multiply_left(const Matrix& f, const uint32_t (&right_re)[2][2],
-                                              const uint32_t (&right_im)[2][2], Tiles& out) {
-  uint32_t im[4], minus_im[4];
-  M2_UNROLL
-  for (int r = 0; r < 4; ++r) {
-    im[r] = kConjugate ? negated(f.im[r]) : f.im[r];
-    minus_im[r] = kConjugate ? f.im[r] : negated(f.im[r]);
-  }
-  M2_UNROLL
-  for (int j = 0; j < 2; ++j) {
-    M2_UNROLL
-    for (int e = 0; e < 4; ++e) out.re[j][e] = out.im[j][e] = 0.0f;
-    mma_half(out.re[j], f.re, right_re[j]);
-    mma_half(out.re[j], minus_im, right_im[j]);
-    mma_half(out.im[j], f.re, right_im[j]);
-    mma_half(out.im[j], im, right_re[j]);
-  }
-}
-
-// out = x F. F is symmetric, so its fragments as a right operand are those it has as a left one.
-__device__ __forceinline__ void multiply_right(const Matrix& x, const Matrix& f, Tiles& out) {
-  M2_UNROLL
-  for (int j = 0; j < 2; ++j) {
-    const uint32_t re[2] = {f.re[j], f.re[j + 2]}, im[2] = {f.im[j], f.im[j + 2]};
-    const uint32_t minus_im[2] = {negated(im[0]), negated(im[1])};
-    M2_UNROLL
-    for (int e = 0; e < 4; ++e) out.re[j][e] = out.im[j][e] = 0.0f;
-    mma_half(out.re[j], x.re, re);
-    mma_half(out.re[j], x.im, minus_im);
-    mma_half(out.im[j], x.re, im);
-    mma_half(out.im[j], x.im, re);
-  }
-}
-
 // Sums as a left operand: the layouts agree.
 __device__ __forceinline__ Matrix as_left(const Tiles& x) {
   Matrix out;
@@ -196,14 +69,6 @@ __device__ __forceinline__ Matrix as_left(const Tiles& x) {
     out.im[r] = pack_half(x.im[j][e], x.im[j][e + 1]);
   }
   return out;
-}
-
-// Sums as a right operand: taken for the transpose.
-__device__ __forceinline__ void as_right(const float (&x)[2][4], uint32_t (&out)[2][2]) {
-  M2_UNROLL
-  for (int j = 0; j < 2; ++j)
-    M2_UNROLL
-    for (int r = 0; r < 2; ++r) out[j][r] = pack_half(x[r][2 * j], x[r][2 * j + 1]);
 }
 
 // out = a x, of complex matrices.
@@ -250,20 +115,6 @@ __device__ __forceinline__ void multiply_each(Tiles& x, const Complex (&w)[2][4]
       const Complex y = Complex{x.re[j][e], x.im[j][e]} * (kConjugate ? conj(w[j][e]) : w[j][e]);
       x.re[j][e] = y.re;
       x.im[j][e] = y.im;
-    }
-}
-
-// x = run(x, k) for this lane's frequencies k of a run.
-template <class Run>
-__device__ __forceinline__ void each_value(Tiles& y, const Run& run) {
-  const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  M2_UNROLL
-  for (int j = 0; j < 2; ++j)
-    M2_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const Complex z = run(Complex{y.re[j][e], y.im[j][e]}, g + 8 * (e / 2) + 16 * (8 * j + 2 * t + e % 2));
-      y.re[j][e] = z.re;
-      y.im[j][e] = z.im;
     }
 }
 

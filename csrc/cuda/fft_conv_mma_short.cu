@@ -21,6 +21,7 @@
 
 #include "fft_conv_mma.cuh"
 #include "fft_conv_mma.h"
+#include "fft_plan.h"
 #include "fft_signals.cuh"
 
 namespace m2::cuda {
@@ -28,6 +29,8 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32, kSlab = 4096, kColumns = kSlab / 16;
 constexpr int kLargest = 2;  // a row is scaled to less than 2^(this + 1)
+
+constexpr int kPitch = 20;  // words from one n1 to the next: spreads a fragment over the banks
 
 // Shared memory, in words: runs; u and pregate, rows of pairs; postgate of this slab and the next; the spectrum; maxima.
 constexpr int kNextRun = 16 * kPitch + 4;

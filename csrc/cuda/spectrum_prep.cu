@@ -25,27 +25,22 @@ __global__ void __launch_bounds__(kThreads) spectrum_prep_kernel(SpectrumPrepArg
   for (int first = thread; first < size; first += 8 * kThreads)
     M2_UNROLL
     for (int i = 0; i < 8; ++i) {
+      if (first + i * kThreads >= size) break;
       const Complex s = load_readonly(spectrum + first + i * kThreads);
       largest = fmaxf(largest, fabsf(s.re + skip) + fabsf(s.im));
     }
   largest = block_max<kThreads / 32>(SharedArray<float>(), size, largest);
-  const float scale = ldexpf(1.0f, -1 - exponent_of(largest));
-  if (thread == 0) args.scales[d] = scale;
+  const int exponent = exponent_of(largest) + 1;
+  const float scale = ldexpf(1.0f, -exponent);
+  if (thread == 0) args.exponents[d] = exponent;
   M2_NO_UNROLL
   for (int first = thread; first < size; first += 8 * kThreads)
     M2_UNROLL
     for (int i = 0; i < 8; ++i) {
       const int at = first + i * kThreads;
+      if (at >= size) break;
       const Complex s = load_readonly(spectrum + at);
-      int f = 0, bits = 0;
-      M2_UNROLL
-      for (int pass = 0; pass < kMaxPasses; ++pass) {
-        f |= (at >> order.at[pass] & ((1 << order.bits[pass]) - 1)) << bits;
-        bits += order.bits[pass];
-      }
-      const int q = f & ((1 << log_runs) - 1), k1 = f >> log_runs & 15, k2 = f >> (log_runs + 4);
-      const int lane = k1 % 8 * 4 + k2 % 8 / 2;
-      words.store(((q * 2 + k2 / 8) * 32 + lane) * 4 + k1 / 8 * 2 + k2 % 2, pack_half(scale * (s.re + skip), scale * s.im));
+      words.store(order.place_of(at, log_runs), pack_half(scale * (s.re + skip), scale * s.im));
     }
   __syncthreads();
   M2_NO_UNROLL
@@ -63,12 +58,20 @@ struct Root {
 };
 
 std::vector<float> table_of(int runs) {
-  const int tiles = runs / 16;
-  const double unit = 1.0 / std::sqrt(double(runs));
+  const int tiles = runs < 16 ? 1 : runs / 16, slabs = 16 * tiles / runs;
+  double unit = 1.0;
+  while (unit * unit * runs > 1.0) unit /= 2.0;
   std::vector<float> table;
-  // Part i of run q, or of its real or imaginary part.
-  const auto entry = [&](int q, int i, bool imaginary) {
-    const Root root(int64_t(i) * (4 * q - 1), 4 * runs);
+  const auto push_halves = [&](float low, float high) {
+    const uint32_t word = float_to_half(low) | uint32_t(float_to_half(high)) << 16;
+    float bits;
+    memcpy(&bits, &word, sizeof bits);
+    table.push_back(bits);
+  };
+  // Part p of place m of step 1 (tc_conv.cuh), or of its real or imaginary part: of parts and places of one h.
+  const auto entry = [&](int m, int p, bool imaginary) {
+    if (m / runs != p % slabs) return 0.0f;
+    const Root root(int64_t(p / slabs) * (4 * (m % runs) - 1), 4 * runs);
     return float(unit * (imaginary ? root.im : root.re));
   };
   for (const bool back : {false, true})
@@ -77,33 +80,33 @@ std::vector<float> table_of(int runs) {
         for (int lane = 0; lane < 32; ++lane)
           for (int r = 0; r < 4; ++r) {
             const int m = 16 * row + lane / 4 + r % 2 * 8, n = 16 * (k / 2) + lane % 4 * 2 + r / 2 * 8;
-            uint32_t halves[2];
-            for (int i = 0; i < 2; ++i)
-              halves[i] = float_to_half(back ? entry(n + i, m, k % 2) : entry(m, n + i, k % 2));
-            const uint32_t word = halves[0] | halves[1] << 16;
-            float bits;
-            memcpy(&bits, &word, sizeof bits);
-            table.push_back(bits);
+            if (back) push_halves(entry(n, m, k % 2), entry(n + 1, m, k % 2));
+            else push_halves(entry(m, n, k % 2), entry(m, n + 1, k % 2));
           }
-  for (int q = 0; q < runs; ++q)
-    for (int64_t n = 0; n < 32; ++n) {  // n1, n2
-      const Root root(n % 16 * (4 * q - 1), (n < 16 ? 64 : 1024) * runs);
-      table.push_back(float(root.re));
-      table.push_back(float(root.im));
-    }
-  for (int pair = 0; pair < kTcRoots; pair += 2)
+  for (int pair = 0; pair < 8; ++pair)
     for (int lane = 0; lane < 32; ++lane)
-      for (int i = pair; i < pair + 2; ++i) {
-        const int g = lane / 4, t = lane % 4, r = i % 4 ^ 2;  // r: 0 .. 3 in the groups that begin at 2 and 6
-        const int j = (i - 10) % 8 / 4, row = g + (i - 10) % 4 / 2 * 8, column = 8 * j + 2 * t + i % 2;
-        const Root root = i < 2    ? Root(g * (2 * t + i), 16)
-                          : i < 6  ? Root((folded(2 * t) + r % 2 + r / 2 * 4) * g, 16)
-                          : i < 10 ? Root((folded(g) + r / 2 * 4) * (2 * t + r % 2), 16)
-                          : i < 18 ? Root(row * folded(column), kRun)
-                                   : Root(folded(row) * column, kRun);
-        table.push_back(float((i < 10 ? 0.25 : 1.0) * root.re));
-        table.push_back(float((i < 10 ? 0.25 : 1.0) * root.im));
+      for (int e = pair % 2 * 2; e < pair % 2 * 2 + 2; ++e) {
+        const int row = lane / 4 + e / 2 * 8, column = pair / 2 % 2 * 8 + lane % 4 * 2 + e % 2;
+        const Root root(pair < 4 ? row * folded(column) : folded(row) * column, kRun);
+        table.push_back(float(root.re)), table.push_back(float(root.im));
       }
+  for (int q = 0; q < runs; ++q)
+    for (int matrix = 0; matrix < 4; ++matrix)
+      for (int lane = 0; lane < 32; ++lane)
+        for (int r = 0; r < 2; ++r) {
+          const int g = lane / 4, t = lane % 4;
+          float re[2], im[2];
+          for (int i = 0; i < 2; ++i) {
+            // Of F1 or F2, which hold a factor of the twiddles of step 1: the position that is transformed, the frequency, the
+            // factor's denominator.
+            const int64_t n = matrix == 0 ? 2 * t + i + 8 * r : matrix == 1 ? folded(2 * t) + i + 4 * r
+                              : matrix == 2 ? folded(g) + 4 * r : g + 8 * r;
+            const int64_t k = matrix < 2 ? g : 2 * t + i, outer = (matrix % 3 ? 1024 : 64) * runs;
+            const Root root(n * (k * (outer / 16) + 4 * q - 1), outer);
+            re[i] = float(0.25 * root.re), im[i] = float((matrix < 2 ? 0.25 : -0.25) * root.im);
+          }
+          push_halves(re[0], re[1]), push_halves(im[0], im[1]);
+        }
   return table;
 }
 

@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_bwd_cuda(const Tenso
     const Tensor scratch = new_work(filter, fft_conv_mma_bwd_scratch(args));
     args.scratch = floats_of(scratch);
     const cudaError_t error = fft_conv_mma_bwd(args, device.stream(), &shape);
-    check_launch(op, "fft_conv_mma_bwd_kernel or a sum after it", args.fft_size, error, shape, u);
+    check_launch(op, "tc_conv_bwd_kernel, spectrum_prep_kernel or a sum after them", args.fft_size, error, shape, u);
   } else if (is_long) {
     const Tensor work = new_work(filter, fft_conv_long_bwd_work(args));
     const cudaError_t error = fft_conv_long_bwd(args, floats_of(work), device.stream(), &shape);

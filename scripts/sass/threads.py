@@ -170,6 +170,8 @@ class Block:
 
     def _branch(self, index: int, i: Instruction, mask: Truth, active: Truth) -> None:
         *conditions, target = i.operands
+        if "DIV" in i.modifiers:  # taken by warps whose threads have parted
+            active, conditions = active & ~np.repeat(mask.reshape(-1, WARP).all(axis=1), WARP), []
         for condition in conditions:
             active = active & self.registers.truth(condition)
         self._jump(index, mask, active)

@@ -42,8 +42,8 @@ KERNELS: dict[str, tuple[int, int]] = {
     "spectrum_prep_kernel": (1, 64),
     # Two element types; one block of 512 threads an SM, which keep all factors in registers.
     "fft_conv_mma_short_kernel": (2, 128),
-    # Two blocks of 256 threads an SM or, above 4096 points, one of 512 have 128 registers for each.
-    "fft_conv_mma_bwd_kernel": (7, 128),
+    # Up to 4096, 8192 and 16384 points, two element types; two blocks of 256 threads an SM or, of 16384, one of 512.
+    "tc_conv_bwd_kernel": (6, 128),
     # Two widths of elements. Four blocks of 256 threads an SM have 64 registers for each.
     "mixer_rows_kernel": (2, 64),
     "mixer_sum_kernel": (2, 64),

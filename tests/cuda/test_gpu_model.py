@@ -60,8 +60,9 @@ CONV = "fft_conv, gated, bidirectional"
 BOUNDS = {
     f"{CONV} bfloat16 64 x 768 x 1024": Bound(0.31, 649),
     f"{CONV} bfloat16 64 x 768 x 4096": Bound(1.14, 649),
-    f"{CONV} bfloat16 64 x 768 x 8192": Bound(2.75, 656),
-    f"{CONV} bfloat16 64 x 768 x 32768": Bound(17.5, 700),
+    f"{CONV} bfloat16 64 x 768 x 8192": Bound(2.45, 604),
+    f"{CONV} bfloat16 64 x 768 x 32768": Bound(17.0, 660),
+    "fft_conv, gradients alone bfloat16 64 x 768 x 4096": Bound(3.3, 1930),
     "blockdiag_glu bfloat16 65536 tokens, 768 -> 3072 -> 768": Bound(1.75, 13_700),
     f"{CONV} float32 64 x 768 x 4096": Bound(2.85, 1290),
     "short_conv float32 16 x 4096 x 2304, width 3": Bound(0.46, 601, 1.0, 1.31),
