@@ -48,7 +48,7 @@ from m2bert.search.stores.lance_indexes import (
     vector_index,
     words_behind,
 )
-from m2bert.search.stores.lance_memory import keep_in_bounds
+from m2bert.search.stores.lance_memory import fits_together, keep_in_bounds
 from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
 from m2bert.search.stores.lance_reading import matching, near, scanned, taken
 from m2bert.search.stores.lance_writing import completed, widen
@@ -227,7 +227,8 @@ class LanceStore:
             # Counted back from when it is looked at, a moment later.
             kept = min(kept, versions[-1]["timestamp"] - versions[-2]["timestamp"] + timedelta(seconds=0.03))
         keep_in_bounds(table)
-        table.optimize(cleanup_older_than=kept)
+        if fits_together(table):  # or else the next time
+            table.optimize(cleanup_older_than=kept)
 
     def _is_wasteful(self, size: int) -> bool:
         """Whether old versions and indexes take so much that tidying pays though files are large."""

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.fs
 
 from m2bert.errors import StoreError
+from m2bert.search.stores.lance_memory import bytes_kept
 from m2bert.search.stores.staging import STAGING
 
 TABLE = "documents"
@@ -19,9 +20,10 @@ TABLE = "documents"
 
 def connect(place: Path | str) -> Any:
     """The database there; of a folder by its absolute path, because `s3:notes` would be a place on the network."""
-    import lancedb  # after m2bert.search.stores.lance, which sets what it reads when it is imported
+    import lancedb  # after lance_memory, which sets what it reads when it is imported
 
-    return lancedb.connect(str(place.absolute()) if isinstance(place, Path) else place)
+    session = lancedb.Session(metadata_cache_size_bytes=bytes_kept())
+    return lancedb.connect(str(place.absolute()) if isinstance(place, Path) else place, session=session)
 
 
 def has_table(folder: Path) -> bool:
