@@ -17,6 +17,7 @@ import m2bert.memory
 from m2bert.search.index import SearchIndex
 from m2bert.search.stores import lance, lance_memory
 from m2bert.search.stores.lance_memory import AHEAD, ROWS, WORDS, fits_together, keep_in_bounds, note_rows
+from m2bert.search.stores.lance_places import largest_part_at
 
 MB = 1 << 20
 
@@ -94,16 +95,24 @@ def test_a_store_of_words_that_compress_well_is_read_in_few_rows(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("left", "rows", "nbytes", "fits"),
-    [(195, 1000, MB, False), (196, 1000, MB, True), (15, 4, MB, False), (16, 4, MB, True), (0, 1, 1, False)],
-)  # 100 MB and four parts of 24 MB of words, an eighth of what is left; but never more than four times all rows
+    ("left", "rows", "part", "fits"),
+    [(99, 1000, 0, False), (100, 1000, 0, True), (249, 1000, 10, False), (250, 1000, 10, True), (15, 4, 10, False),
+     (16, 4, 10, True)],
+)  # fmt: skip
 def test_files_are_put_together_where_enough_memory_is_left(
-    monkeypatch: pytest.MonkeyPatch, left: int, rows: int, nbytes: int, fits: bool
+    monkeypatch: pytest.MonkeyPatch, left: int, rows: int, part: int, fits: bool
 ) -> None:
+    """100 MB and fifteen times a part of the index of words, but never more than four times all rows, of 1 MB each."""
     monkeypatch.setattr(lance_memory, "memory_left", lambda: left * MB)
-    table = Table(rows, 2 * MB if nbytes > 1 else 0, nbytes)
-    keep_in_bounds(table)
-    assert fits_together(table) == fits
+    assert fits_together(Table(rows, 2 * MB, nbytes=MB), part * MB) == fits
+
+
+def test_the_largest_part_of_an_index_of_words_is_that_of_its_files(tmp_path: Path) -> None:
+    assert largest_part_at(tmp_path) == 0
+    SearchIndex(tmp_path, Cheap()).add({f"d{n}": f"river number{n}" for n in range(30)})
+    folders = [path for path in (tmp_path / "documents.lance" / "_indices").iterdir()]  # of a part each
+    sizes = [sum(path.stat().st_size for path in folder.glob("part_0_[ti]*")) for folder in folders]
+    assert largest_part_at(tmp_path) == max(sizes) > 1000
 
 
 def test_without_memory_files_wait_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

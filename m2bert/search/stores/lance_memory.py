@@ -27,9 +27,9 @@ SHARE_KEPT, MOST_KEPT = 32, 1 << 30
 # Rows that are looked at for how large they are: what they take on the disk says little, since words compress up to a
 # hundred times. Of fewer bytes on the disk all together, none.
 ROWS_LOOKED_AT, LOOKED_AT_FROM = 8, 1 << 20
-# What putting files together took, at most, beside the words of an index: in and out of it, and a part of the index of
-# words so many times, whose rows get new numbers.
-TOGETHER, WORDS_TOGETHER = 100 << 20, 4
+# What putting files together took, at most: in and out, and a part of the index of words, whose rows get new numbers,
+# so many times what it has on the disk. Or all rows so many times, where those are less.
+TOGETHER, PART_TOGETHER, ROWS_TOGETHER = 100 << 20, 15, 4
 # Set before LanceDB is loaded, so that a later change takes the place of a value and moves nothing that is being read.
 _ours = {
     name
@@ -61,10 +61,11 @@ def keep_in_bounds(table: Any) -> None:
         os.environ[WORDS] = str(min(max((memory_left() >> 20) // SHARE_OF_WORDS, LEAST_WORDS), MOST_WORDS))
 
 
-def fits_together(table: Any) -> bool:
-    """Whether what is left of the memory is enough to put the files of a table together, after `keep_in_bounds`."""
-    needed, rows = TOGETHER + WORDS_TOGETHER * (int(os.environ[WORDS]) << 20), int(table.count_rows())
-    return memory_left() >= min(needed, WORDS_TOGETHER * rows * _bytes_of_a_row(table))
+def fits_together(table: Any, part: int) -> bool:
+    """Whether what is left of the memory is enough to put the files of a table together. part: bytes that the largest
+    part of its index of words has on the disk, which another process may have made."""
+    everything = int(table.count_rows()) * _bytes_of_a_row(table)
+    return memory_left() >= min(TOGETHER + PART_TOGETHER * part, ROWS_TOGETHER * everything)
 
 
 def _bytes_of_a_row(table: Any) -> int:

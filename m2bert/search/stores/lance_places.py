@@ -54,6 +54,15 @@ def bytes_at(place: Path | str) -> int:
     return sum(each.size or 0 for each in files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)))
 
 
+def largest_part_at(place: Path | str) -> int:
+    """What the largest part of an index of words takes there: its words, and where they are."""
+    files, path = files_at(place)
+    indexes = pyarrow.fs.FileSelector(f"{path}/{TABLE}.lance/_indices", allow_not_found=True, recursive=True)
+    found = files.get_file_info(indexes)
+    endings = ("_tokens.lance", "_invert.lance")
+    return sum(max((each.size or 0 for each in found if each.path.endswith(end)), default=0) for end in endings)
+
+
 def one_line(error: Exception) -> str:
     """What a library says, short enough for a sentence."""
     return " ".join(str(error).split())[:200]
