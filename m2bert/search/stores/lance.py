@@ -48,8 +48,17 @@ from m2bert.search.stores.lance_indexes import (
     vector_index,
     words_behind,
 )
-from m2bert.search.stores.lance_memory import keep_in_bounds
-from m2bert.search.stores.lance_places import TABLE, bytes_at, connect, damaged, has_table, is_unused, one_line
+from m2bert.search.stores.lance_memory import fits_together, keep_in_bounds
+from m2bert.search.stores.lance_places import (
+    TABLE,
+    bytes_at,
+    connect,
+    damaged,
+    has_table,
+    is_unused,
+    largest_part_at,
+    one_line,
+)
 from m2bert.search.stores.lance_reading import matching, near, scanned, taken
 from m2bert.search.stores.lance_writing import completed, widen
 from m2bert.search.stores.ranked import CANDIDATES, SCORED_EXACTLY, WORDS_LISTED, best_of
@@ -83,7 +92,7 @@ class LanceStore:
         """Use :meth:`open` or :meth:`create`. name: for messages; of object storage, whose folder is `path` here."""
         self.path, self.info = path, info
         self.name = name or str(path)
-        self._is_remote = name is not None
+        self._is_remote, self._place = name is not None, name or path
         self._database = database
         self._connected_at: int = table.version
         self._tidied_until: int = table.version - 2  # whoever wrote last may have made an index or two after tidying
@@ -227,7 +236,8 @@ class LanceStore:
             # Counted back from when it is looked at, a moment later.
             kept = min(kept, versions[-1]["timestamp"] - versions[-2]["timestamp"] + timedelta(seconds=0.03))
         keep_in_bounds(table)
-        table.optimize(cleanup_older_than=kept)
+        if fits_together(table, largest_part_at(self._place)):  # or else the next time
+            table.optimize(cleanup_older_than=kept)
 
     def _is_wasteful(self, size: int) -> bool:
         """Whether old versions and indexes take so much that tidying pays though files are large."""
@@ -341,7 +351,7 @@ class LanceStore:
     def sizes(self) -> StoreSizes:
         """See VectorStore.sizes."""
         indexes, names = self._read(lambda table: (index_sizes(table), known_names(table.schema.names)))
-        return StoreSizes(bytes_at(self.name if self._is_remote else self.path), indexes, tuple(names))
+        return StoreSizes(bytes_at(self._place), indexes, tuple(names))
 
     def _vector_index(self, table: Any) -> VectorIndex | None:
         """The index of vectors of a version of the table, looked for once."""
@@ -376,7 +386,7 @@ class LanceStore:
                 table = self._database.open_table(TABLE)
             table.checkout_latest()
             if abs(table.version - self._connected_at) >= VERSIONS_OF_A_CONNECTION:
-                self._database, idle = connect(self.name if self._is_remote else self.path), []
+                self._database, idle = connect(self._place), []
                 table = self._database.open_table(TABLE)
                 self._connected_at, self._idle = table.version, idle
             yield table

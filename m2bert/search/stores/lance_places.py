@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.fs
 
 from m2bert.errors import StoreError
+from m2bert.search.stores.lance_memory import bytes_kept
 from m2bert.search.stores.staging import STAGING
 
 TABLE = "documents"
@@ -19,9 +20,10 @@ TABLE = "documents"
 
 def connect(place: Path | str) -> Any:
     """The database there; of a folder by its absolute path, because `s3:notes` would be a place on the network."""
-    import lancedb  # after m2bert.search.stores.lance, which sets what it reads when it is imported
+    import lancedb  # after lance_memory, which sets what it reads when it is imported
 
-    return lancedb.connect(str(place.absolute()) if isinstance(place, Path) else place)
+    session = lancedb.Session(metadata_cache_size_bytes=bytes_kept())
+    return lancedb.connect(str(place.absolute()) if isinstance(place, Path) else place, session=session)
 
 
 def has_table(folder: Path) -> bool:
@@ -50,6 +52,15 @@ def bytes_at(place: Path | str) -> int:
     """What the files of a store take."""
     files, path = files_at(place)
     return sum(each.size or 0 for each in files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)))
+
+
+def largest_part_at(place: Path | str) -> int:
+    """What the largest part of an index of words takes there: its words, and where they are."""
+    files, path = files_at(place)
+    indexes = pyarrow.fs.FileSelector(f"{path}/{TABLE}.lance/_indices", allow_not_found=True, recursive=True)
+    found = files.get_file_info(indexes)
+    endings = ("_tokens.lance", "_invert.lance")
+    return sum(max((each.size or 0 for each in found if each.path.endswith(end)), default=0) for end in endings)
 
 
 def one_line(error: Exception) -> str:
