@@ -16,6 +16,8 @@ import pytest
 import torch
 from native import ROOT, needs_compiler, tool
 
+import m2ops
+
 PROJECT = """
 [build-system]
 requires = ["setuptools>=77"]
@@ -27,6 +29,17 @@ name = "small"
 version = "1"
 """
 PLACES = ["first", "another/folder"]
+
+
+def test_libraries_keep_no_room_for_the_path_of_their_build() -> None:
+    """A path that an installation writes over leaves zeros behind the new one, and all that follows lies elsewhere."""
+    elffile = pytest.importorskip("elftools.elf.elffile", reason="needs pyelftools, which auditwheel brings on Linux")
+    libraries = list(Path(m2ops.__file__).parent.glob("*.so"))
+    assert len(libraries) >= 3
+    for library in libraries:
+        with library.open("rb") as file:
+            strings = elffile.ELFFile(file).get_section_by_name(".dynstr").data()
+        assert b"\0\0" not in strings, library.name
 
 
 @needs_compiler
