@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 from lancedb.table import LanceTable
 from streamed import Cheap
 
-import m2bert.memory
 from m2bert.search.index import SearchIndex
 from m2bert.search.stores import lance, lance_memory
 from m2bert.search.stores.lance_memory import AHEAD, ROWS, WORDS, fits_together, keep_in_bounds, note_rows
@@ -110,7 +110,7 @@ def test_files_are_put_together_where_enough_memory_is_left(
 def test_the_largest_part_of_an_index_of_words_is_that_of_its_files(tmp_path: Path) -> None:
     assert largest_part_at(tmp_path) == 0
     SearchIndex(tmp_path, Cheap()).add({f"d{n}": f"river number{n}" for n in range(30)})
-    folders = [path for path in (tmp_path / "documents.lance" / "_indices").iterdir()]  # of a part each
+    folders = list((tmp_path / "documents.lance" / "_indices").iterdir())  # of a part each
     sizes = [sum(path.stat().st_size for path in folder.glob("part_0_[ti]*")) for folder in folders]
     assert largest_part_at(tmp_path) == max(sizes) > 1000
 
@@ -135,19 +135,23 @@ def test_without_memory_files_wait_and_nothing_is_kept(tmp_path: Path, monkeypat
         kept.append(max(each.size_bytes for each in sessions))
         assert [found.id for found in index.search("number3", rank="words")] == ["d3"]
         sessions.clear()
-    print(kept)
     assert files[0]["num_fragments"] < files[1]["num_fragments"] == 4
     assert kept[1] < 100_000 < kept[0]
 
 
-def test_read_ahead_follows_from_what_is_left_when_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_ahead_follows_from_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     for left, ahead in ((0, 16 * MB), (640 * MB, 40 * MB), (1 << 40, 2 << 30)):
-        monkeypatch.delenv(AHEAD)
-        monkeypatch.setattr(m2bert.memory, "memory_left", lambda left=left: left)
-        importlib.reload(lance_memory)
-        assert os.environ[AHEAD] == str(ahead)
-    importlib.reload(lance_memory)
-    assert os.environ[AHEAD] == str(2 << 30)
+        monkeypatch.setattr(lance_memory, "memory_left", lambda left=left: left)
+        assert lance_memory.bytes_ahead() == ahead
+
+
+def test_read_ahead_is_set_when_the_store_is_loaded_unless_it_was() -> None:
+    code = f"import os, m2bert.search.stores.lance_memory as m; print(os.environ['{AHEAD}'], m.bytes_ahead())"
+    for given in (None, "12345678"):
+        env = {name: value for name, value in os.environ.items() if name != AHEAD} | ({AHEAD: given} if given else {})
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        used, own = map(int, done.stdout.split())
+        assert used == int(given) if given else 0.5 < used / own < 2  # what is left changes from moment to moment
 
 
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:

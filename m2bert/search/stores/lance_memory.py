@@ -36,7 +36,6 @@ _ours = {
     for name, most in ((ROWS, str(MOST_ROWS)), (WORDS, str(MOST_WORDS)))
     if os.environ.setdefault(name, most) == most
 }
-os.environ.setdefault(AHEAD, str(min(max(memory_left() // SHARE_AHEAD, LEAST_AHEAD), MOST_AHEAD)))
 _largest = 1
 
 
@@ -45,6 +44,14 @@ def note_rows(batch: pa.RecordBatch) -> None:
     global _largest
     if batch.num_rows:
         _largest = max(_largest, batch.nbytes // batch.num_rows)
+
+
+def bytes_ahead() -> int:
+    """What a scan may have of files in memory before it comes to them."""
+    return min(max(memory_left() // SHARE_AHEAD, LEAST_AHEAD), MOST_AHEAD)
+
+
+os.environ.setdefault(AHEAD, str(bytes_ahead()))
 
 
 def bytes_kept() -> int:
