@@ -138,7 +138,7 @@ Tensor monarch_mixer_cpu(const Tensor& p, const Tensor& u, const Tensor& weight,
 }
 
 // The gradients in the order of the operands they belong to; empty where there is no residual convolution.
-struct Gradients {
+struct GradientTensors {
   Tensor dp, du, dweight, dbias, dspectrum, dskip, dspectrum2, dskip2;
 };
 
@@ -164,7 +164,7 @@ struct ConvolutionBackward {
 // With g = x1 v, y = conv(g) and e = dout: conv runs backward with e x2, the residual convolution with e, and the gates
 // and the short convolution with what comes back. One owner per channel, batch rows in order: deterministic.
 template <class T>
-void mix_bwd(const Operands& o, const View& dout, const Gradients& grads) {
+void mix_bwd(const Operands& o, const View& dout, const GradientTensors& grads) {
   const Filter<T> filter = o.filter<T>(), residual = o.residual<T>();
   const Layout<T> layout(filter, residual);
   const auto& mixer = mixer_kernels<T>();
@@ -215,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> monar
   const Operands o = operands(op, p, u, weight, bias, spectrum, skip, spectrum2, skip2, mask);
   const View dy = view_like(op, "dout", dout, o.u);
   const int64_t dim = o.u.dim;
-  Gradients g{new_output(p, {p.size(0), p.size(1), p.size(2)}),
+  GradientTensors g{new_output(p, {p.size(0), p.size(1), p.size(2)}),
               spectrum2 ? new_output(u, {u.size(0), u.size(1), u.size(2)}) : torch::stable::new_empty(u, {0}),
               torch::stable::new_zeros(o.weight, {3 * dim, o.width}), torch::stable::new_zeros(o.weight, {3 * dim}),
               new_output(o.spectrum, {dim, o.spectrum.size(1)}), torch::stable::new_zeros(o.spectrum, {dim}),
