@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/m2bert demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
