@@ -149,6 +149,7 @@ bool check_values() {
   // Of the longer ones first: what a barrier protects in them is looked for with each barrier left out.
   bool good = check({1, 1, 600, 8192, 20, 10, Element::f16});
   good = check({1, 1, 600, 16384, 20, 10, Element::f16}) && good;
+  random_engine.seed(5);
   for (Element element : {Element::f16, Element::bf16}) {
     for (const auto& [seqlen, size] : {std::pair<int, int>{1, 256}, {63, 256}, {256, 256}, {257, 512}, {512, 512},
                                        {1000, 1024}, {2047, 2048}, {4096, 4096}})
