@@ -43,8 +43,11 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	$(INSTALL) '.[serve]'
 	touch $@
 
+# The wheel is built while the packages that it needs are chosen and installed, which leaves a processor idle.
 $(VENV)/.installed-test: $(VENV)/.torch $(SOURCES)
-	$(INSTALL) '.[test]'
+	rm -rf $(VENV)/wheel
+	$(PIP) wheel --quiet --no-deps --wheel-dir $(VENV)/wheel . & wheel=$$!; \
+	$(INSTALL) --only-deps '.[test]' && wait $$wheel && $(INSTALL) --no-deps --force-reinstall $(VENV)/wheel/*.whl
 	touch $@ $(VENV)/.installed
 
 # What the tests of the page need beside Python: Debian's Chromium and axe-core. Without them these tests are skipped.
